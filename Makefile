@@ -1,0 +1,37 @@
+# `make run` and `make test` need Python 3.10 or newer with venv, and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test lint lock clean
+
+run: .venv/run
+	@$(BIN)/python -m email_services
+	@exec $(BIN)/gunicorn --config gunicorn.conf.py
+
+test: .venv/dev
+	$(BIN)/pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Exact versions of everything, from the short lists in *.in; needs `pip install uv`.
+lock:
+	uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-emit-index-url \
+	  --custom-compile-command "make lock" requirements.in -o requirements.txt
+	uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-emit-index-url \
+	  --custom-compile-command "make lock" -c requirements.txt requirements-dev.in -o requirements-dev.txt
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+
+.venv/run: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/dev: requirements-dev.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ .venv/run
