@@ -1,0 +1,143 @@
+"""Every error this package raises on purpose.
+
+    EmailServicesError
+    ├── InvalidInput              the caller's fault, with a sentence for every field
+    ├── UnknownDomain             no such email domain
+    ├── UnknownService            no such service in the domain
+    ├── KeyRefused                the key is missing or opens nothing here
+    ├── StoreUnavailable          the state that workers share cannot be read or written
+    └── ProviderError             the one family that the pool catches and fails over on
+        ├── MessageRejected       the message itself is refused; other services may take it
+        ├── AccountRefused        key, quota or account settings at the provider
+        ├── RateLimited           too many requests at the provider
+        ├── ServiceUnavailable    the provider is down, or cannot be reached
+        └── OutcomeUnknown        the provider may or may not have accepted the message
+
+    ConfigError (SystemExit)      config.json is wrong: the start stops with one line
+
+Any other exception is a bug of ours: it is never caught to fail over.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Final
+
+from pydantic import ValidationError
+
+SENT: Final = "sent"
+NOT_SENT: Final = "not sent"
+UNKNOWN: Final = "unknown"
+
+
+class ConfigError(SystemExit):
+    """The configuration cannot be used.
+
+    It derives from SystemExit so that a start that nobody guards ends with this one line
+    on stderr and exit status 1, not with a traceback.
+    """
+
+
+class EmailServicesError(Exception):
+    """Base of the errors that have an answer for the caller."""
+
+
+class InvalidInput(EmailServicesError):
+    """What the caller sent is not acceptable.
+
+    problems: a sentence for each field at fault, keyed by its dotted path ("to_recipients.1").
+    """
+
+    def __init__(self, problems: Mapping[str, str]) -> None:
+        count = len(problems)
+        super().__init__(f"{count} {'problem' if count == 1 else 'problems'} with what was sent.")
+        self.problems = dict(problems)
+
+    @classmethod
+    def from_validation(cls, error: ValidationError, known: Iterable[str] = ()) -> InvalidInput:
+        """Turn pydantic's error into problems; `known` field names serve as suggestions."""
+        return cls({_path(item["loc"]): describe(item, known) for item in error.errors()})
+
+
+class UnknownDomain(EmailServicesError):
+    """This server has no such email domain."""
+
+    def __init__(self, email_domain: str) -> None:
+        super().__init__(f"There is no email domain '{email_domain}' here.")
+
+
+class UnknownService(EmailServicesError):
+    """The email domain has no such service."""
+
+    def __init__(self, email_domain: str, service: str) -> None:
+        super().__init__(f"The email domain '{email_domain}' has no service '{service}'.")
+
+
+class KeyRefused(EmailServicesError):
+    """The key is missing, wrong, or opens something else."""
+
+
+class StoreUnavailable(EmailServicesError):
+    """The database behind $DATABASE_URL did not answer, or is locked."""
+
+
+class ProviderError(Exception):
+    """One attempt at one service did not end in acceptance.
+
+    reason: one sentence for the caller; it never holds a key.
+    retry_after: seconds after which the provider wants to be tried again, if it said so.
+    """
+
+    outcome: ClassVar[str] = NOT_SENT
+    blames_service: ClassVar[bool] = True
+    """Whether the fault counts against the service's health."""
+
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class MessageRejected(ProviderError):
+    """The provider refuses this message (400, 413, 422), or cannot carry it."""
+
+    blames_service = False
+
+
+class AccountRefused(ProviderError):
+    """Key, quota or settings of the account (401, 403, 404): an operator has to act."""
+
+
+class RateLimited(ProviderError):
+    """Too many requests (429)."""
+
+
+class ServiceUnavailable(ProviderError):
+    """The provider failed (3xx, 5xx) or was never reached (DNS, TCP, TLS)."""
+
+
+class OutcomeUnknown(ProviderError):
+    """The request was written and no trustworthy answer came back."""
+
+    outcome = UNKNOWN
+
+
+def describe(item: Mapping[str, Any], known: Iterable[str] = ()) -> str:
+    """One sentence for one of pydantic's errors. It never repeats the value that was given."""
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "missing":
+        return "Required."
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(str(item["loc"][-1]), list(known), n=1)
+        return f"Unknown field. Did you mean '{close[0]}'?" if close else "Unknown field."
+    if kind in ("model_type", "dict_type"):
+        return "It should be an object."
+    if kind == "value_error":
+        return str(context["error"])
+    sentence = str(item["msg"]).replace("Input should", "It should", 1)
+    return sentence if sentence.endswith((".", "?")) else sentence + "."
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location)
