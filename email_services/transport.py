@@ -1,0 +1,314 @@
+"""HTTP to a provider: kept-alive connections, a deadline that holds, and one honest boundary.
+
+`Transport.exchange` sends one request and returns what the provider answered. If there is no
+answer, it raises one of two errors, and which one depends on a single fact: had the whole request
+been handed to the operating system? If not, the provider cannot have accepted the message
+(`ServiceUnavailable`); if so, it may have (`OutcomeUnknown`).
+
+`requests` bounds each wait on a socket, not their sum, so that a server which sends one byte a
+second holds it for ever. Here each wait gets only what is left of the whole: the sockets ask the
+exchange in progress, which a context variable names, before each call to the operating system.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import ssl
+import threading
+import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextvars import ContextVar
+from dataclasses import dataclass
+from json import JSONDecodeError, loads
+from typing import Any, ClassVar, Final
+
+import certifi
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.util.connection import create_connection
+from urllib3.util.ssl_ import create_urllib3_context
+
+from email_services.exceptions import OutcomeUnknown, ServiceUnavailable
+
+MAX_ANSWER_BYTES: Final = 64 * 1024
+"""More of an answer than this is not read: the longest documented one is far shorter."""
+
+MAX_IDLE_SECONDS: Final = 30.0
+"""A connection unused for longer is not used again. Providers and load balancers close idle ones
+after 60 s or more, and a request written into a connection that is being closed is `unknown`."""
+
+KEPT_CONNECTIONS: Final = 100
+"""Idle connections kept for each service in each worker; more than a worker has threads."""
+
+FAULTS: Final = (
+    requests.ConnectionError,
+    requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,
+    requests.exceptions.ContentDecodingError,
+    requests.exceptions.InvalidHeader,  # of the answer: our own are checked before
+    urllib3.exceptions.HTTPError,  # requests lets some of urllib3's through
+)
+"""What `requests` raises while it sends and reads. The rest of its exceptions are bugs of ours."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a provider answered.
+
+    status: the HTTP status. headers: compared without case.
+    body: the first 64 KiB. complete: False if it was cut, too long or too slow.
+    """
+
+    status: int
+    headers: CaseInsensitiveDict[str]
+    body: bytes
+    complete: bool = True
+
+    @property
+    def json(self) -> Any:
+        """The body read as JSON, or None."""
+        try:
+            return loads(self.body)
+        except (JSONDecodeError, UnicodeDecodeError, RecursionError, ValueError):
+            return None
+
+    @property
+    def json_object(self) -> dict[str, Any]:
+        """The body read as a JSON object, or {}."""
+        return self.json if isinstance(self.json, dict) else {}
+
+    @property
+    def claims_json(self) -> bool:
+        """Whether the Content-Type is JSON."""
+        return "json" in self.headers.get("Content-Type", "").partition(";")[0].lower()
+
+
+class Transport:
+    """The connections to one provider, shared by the threads of a worker.
+
+    base_url decides which proxy of the environment (HTTPS_PROXY, NO_PROXY) is used, if any. TLS
+    is verified against certifi's authorities, or the file that REQUESTS_CA_BUNDLE names.
+    Neither cookies nor .netrc nor redirects are followed.
+    """
+
+    def __init__(self, base_url: str) -> None:
+        self._adapter = _Adapter(pool_maxsize=KEPT_CONNECTIONS)
+        self._proxies = requests.utils.get_environ_proxies(base_url)
+
+    def exchange(self, request: requests.Request, timeout: float) -> Answer:
+        """Send `request` and read the answer, in `timeout` seconds all together.
+
+        Raises ServiceUnavailable if the request was not written whole, OutcomeUnknown if it was.
+        """
+        prepared = request.prepare()
+        progress = _Exchange(time.monotonic() + timeout)
+        token = _current.set(progress)
+        try:
+            response = self._adapter.send(
+                prepared, stream=True, timeout=timeout, proxies=self._proxies
+            )
+            body, complete = _read(response)
+        except FAULTS as error:
+            fault = OutcomeUnknown if progress.written else ServiceUnavailable
+            raise fault(_why(error, timeout, written=progress.written)) from None
+        finally:
+            _current.reset(token)
+        return Answer(response.status_code, response.headers, body, complete)
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    __slots__ = ("_deadline", "written")
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        self.written = False
+
+    def remaining(self) -> float:
+        """Seconds left; raises TimeoutError where none are."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        return left
+
+
+_current: ContextVar[_Exchange] = ContextVar("exchange in progress")
+
+
+class _TimedSocket(socket.socket):
+    """A socket whose every wait is bounded by what is left of the exchange."""
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        self.settimeout(_current.get().remaining())
+        return super().recv_into(*args, **kwargs)
+
+    def send(self, *args: Any, **kwargs: Any) -> int:
+        self.settimeout(_current.get().remaining())
+        return super().send(*args, **kwargs)
+
+    def sendall(self, *args: Any, **kwargs: Any) -> None:
+        self.settimeout(_current.get().remaining())
+        super().sendall(*args, **kwargs)
+
+
+class _TimedTLSSocket(ssl.SSLSocket):
+    """The same with TLS; the handshake as a whole is bounded by the timeout set before it."""
+
+    recv_into = _TimedSocket.recv_into
+    send = _TimedSocket.send
+
+
+class _Timed:
+    """What our plain and TLS connections have in common."""
+
+    _last_used = 0.0
+
+    def _new_conn(self: Any) -> socket.socket:
+        """Resolve and connect within the exchange's time, with the errors urllib3 documents."""
+        exchange = _current.get()
+        try:
+            addresses = _resolve(self._dns_host, self.port, exchange.remaining())
+            plain = _connect(addresses, exchange, self.socket_options)
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, "timed out") from error
+        except OSError as error:
+            raise NewConnectionError(self, "no connection") from error
+        timed = _TimedSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
+        timed.settimeout(exchange.remaining())
+        return timed
+
+    def request(self: Any, *args: Any, **kwargs: Any) -> None:
+        """Write the request, and note it when the last byte is with the operating system.
+
+        urllib3 swallows the error of a write that was cut, to read an answer that may have
+        come early; the note tells that case from a request that arrived.
+        """
+        super().request(*args, **kwargs)  # type: ignore[misc]
+        _current.get().written = True
+        self._last_used = time.monotonic()
+
+    @property
+    def is_connected(self: Any) -> bool:
+        fresh = time.monotonic() - self._last_used < MAX_IDLE_SECONDS
+        return fresh and bool(super().is_connected)  # type: ignore[misc]
+
+
+class _TimedHTTPConnection(_Timed, HTTPConnection):
+    pass
+
+
+class _TimedHTTPSConnection(_Timed, HTTPSConnection):
+    pass
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _TimedHTTPConnection
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _TimedHTTPSConnection
+
+
+class _Adapter(HTTPAdapter):
+    """requests' adapter, with our connections underneath."""
+
+    _pools: ClassVar = {"http": _HTTPPool, "https": _HTTPSPool}
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, ssl_context=_tls_context(), **kwargs)
+        self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, ssl_context=_tls_context(), **kwargs)
+        manager.pool_classes_by_scheme = self._pools
+        return manager
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """Nothing to do: the context verifies, and has read its authorities once."""
+
+
+def _tls_context() -> ssl.SSLContext:
+    context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
+    context.load_verify_locations(os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where())
+    context.sslsocket_class = _TimedTLSSocket
+    return context
+
+
+def _resolve(host: str, port: int, timeout: float) -> list[tuple[str, int]]:
+    """Look up `host`, in a thread, since nothing can interrupt getaddrinfo."""
+    found: Future[list[Any]] = Future()
+
+    def look_up() -> None:
+        try:
+            found.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except OSError as error:
+            found.set_exception(error)
+
+    threading.Thread(target=look_up, daemon=True).start()
+    try:
+        return [address[:2] for *_, address in found.result(timeout)]
+    except TimeoutError:
+        raise
+    except FutureTimeoutError as error:  # another class than TimeoutError before Python 3.11
+        raise TimeoutError("timed out") from error
+
+
+def _connect(
+    addresses: list[tuple[str, int]], exchange: _Exchange, socket_options: Any
+) -> socket.socket:
+    """Connect to the first address that answers; each gets a fair share of what time is left."""
+    for tried, address in enumerate(addresses):
+        share = exchange.remaining() / (len(addresses) - tried)
+        try:
+            return create_connection(address, share, socket_options=socket_options)
+        except OSError:
+            if tried + 1 == len(addresses):
+                raise
+    raise OSError("no address")
+
+
+def _read(response: requests.Response) -> tuple[bytes, bool]:
+    """Read the body up to the bound, as far as it comes: the status is known whatever follows."""
+    body = bytearray()
+    try:
+        for chunk in response.iter_content(16 * 1024):
+            body += chunk
+            if len(body) > MAX_ANSWER_BYTES:
+                response.close()
+                return bytes(body[:MAX_ANSWER_BYTES]), False
+    except FAULTS:
+        return bytes(body), False
+    return bytes(body), True
+
+
+def _why(error: BaseException, timeout: float, *, written: bool) -> str:
+    """Name the root of a chain of exceptions, in words that hold nothing of the request."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    if isinstance(error, TimeoutError):
+        awaited = "answer" if written else "connection"
+        return f"No {awaited} within {timeout:.3g} s."
+    for kind, words in _REASONS:
+        if isinstance(error, kind):
+            return words
+    return "The connection failed."
+
+
+_REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
+    (socket.gaierror, "Its host name was not found."),
+    (ssl.SSLError, "The TLS handshake failed."),
+    (ConnectionRefusedError, "The connection was refused."),
+    (ConnectionError, "The connection was cut."),
+    (http.client.HTTPException, "What it answered is not HTTP."),
+)
