@@ -1,0 +1,61 @@
+"""Prepare a first run: `python -m email_services` (what `make run` does before it starts).
+
+Makes config.json from config_example.json, with random keys, where neither it nor $EMAIL_CONFIG is
+there, and prints where the service will be and a command that sends a message.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shlex
+from pathlib import Path
+
+from email_services.config import PLACEHOLDER, Config, load_config
+
+
+def make_config(example: Path, target: Path) -> None:
+    """Write `target` as `example` with a random key for each placeholder; for the owner alone."""
+    text = example.read_text(encoding="utf-8")
+    text = re.sub(rf"{PLACEHOLDER}-\w+", lambda _: secrets.token_urlsafe(24), text)
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+
+
+def curl_command(config: Config, address: str) -> str:
+    """A command for a shell that sends a message through the first domain."""
+    domain = next(iter(config.domains.values()))
+    message = {
+        "from_email": f"me@{domain.email_domain}",
+        "to_recipients": "ada@example.org",
+        "subject": "Hello",
+        "raw_text_body": "It works.",
+    }
+    arguments = [
+        f"{address}/{domain.email_domain}/send",
+        "-H",
+        f"Authorization: Bearer {domain.pool_api_key.get_secret_value()}",
+        "-H",
+        "Content-Type: application/json",
+        "-d",
+        json.dumps(message),
+    ]
+    return shlex.join(["curl", *arguments])
+
+
+def main() -> None:
+    """Make the configuration if there is none, and say what to do next."""
+    target = Path("config.json")
+    if "EMAIL_CONFIG" not in os.environ and not target.exists():
+        make_config(Path("config_example.json"), target)
+    config = load_config()
+    address = f"http://localhost:{os.environ.get('PORT', '8000')}"
+    print(f"\nOpen {address}/ in a browser, or send a message:\n")  # noqa: T201 - for a person
+    print(f"  {curl_command(config, address)}\n")  # noqa: T201
+    print("The keys are in config.json.\n")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

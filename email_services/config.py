@@ -1,0 +1,289 @@
+"""config.json: read, checked as a whole, and turned into pools."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import requests
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
+
+from email_services.abstract import AbstractEmailService, HTTPSettings, Key, Seconds
+from email_services.exceptions import ConfigError, UnknownDomain, describe
+from email_services.message import canonical_domain
+from email_services.pool import DEFAULT_DEADLINE_SECONDS, OnUnknown, PooledEmailService
+from email_services.providers import find_provider, provider_names
+from email_services.store import DEFAULT_URL, Store
+
+_Model = TypeVar("_Model", bound=BaseModel)
+logger = logging.getLogger(__name__)
+
+PLACEHOLDER: Final = "CHANGE-ME"
+"""How the keys in config_example.json begin."""
+
+_SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_RESERVED_NAMES: Final = ("send", "messages")
+"""They stand where a service's name would in a URL."""
+
+
+class _Domain(BaseModel):
+    """One email domain as config.json describes it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    email_domain: Annotated[str, AfterValidator(canonical_domain)]
+    pool_api_key: Key
+    deadline_seconds: Seconds = DEFAULT_DEADLINE_SECONDS
+    on_unknown: OnUnknown = "failover"
+    enabled_services: dict[str, dict[str, Any]] = Field(min_length=1)
+
+
+class _File(BaseModel):
+    """config.json as a whole."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    root_api_key: Key
+    production: bool = False
+    state_url: str | None = None
+    email_services: list[_Domain] = Field(min_length=1)
+
+
+class EmailDomain:
+    """One email domain: its key, its services, and how it fails over."""
+
+    def __init__(self, settings: _Domain, services: list[AbstractEmailService]) -> None:
+        self.email_domain = settings.email_domain
+        self.pool_api_key = settings.pool_api_key
+        self.services = services
+        self._settings = settings
+
+    def pool(self, store: Store) -> PooledEmailService:
+        """The domain's services as a pool that keeps its state in `store`."""
+        return PooledEmailService(
+            self.email_domain,
+            self.services,
+            store,
+            deadline_seconds=self._settings.deadline_seconds,
+            on_unknown=self._settings.on_unknown,
+        )
+
+
+class Config:
+    """A configuration that was found good.
+
+    production: listings need a key, and keys are never shown. state_url: where the state is.
+    """
+
+    def __init__(self, file: _File, domains: list[EmailDomain]) -> None:
+        self.production = file.production
+        self.state_url = os.environ.get("DATABASE_URL") or file.state_url or DEFAULT_URL
+        self.root_api_key = file.root_api_key
+        self.domains = {domain.email_domain: domain for domain in domains}
+
+    def domain(self, name: str) -> EmailDomain:
+        """The domain `name`, however it is spelled. Raises UnknownDomain."""
+        try:
+            return self.domains[canonical_domain(name)]
+        except (KeyError, ValueError):
+            raise UnknownDomain(name) from None
+
+    def is_root(self, keys: Iterable[str]) -> bool:
+        """Whether the root key is among `keys`."""
+        return _matches(self.root_api_key, keys)
+
+    def opens(self, domain: EmailDomain, keys: Iterable[str]) -> bool:
+        """Whether the pool key of `domain` is among `keys`."""
+        return _matches(domain.pool_api_key, keys)
+
+
+def _matches(key: SecretStr, presented: Iterable[str]) -> bool:
+    expected = key.get_secret_value().encode()
+    # In constant time, and every one of them: how long it takes tells nothing.
+    return True in [hmac.compare_digest(expected, p.encode("utf-8", "replace")) for p in presented]
+
+
+def load_config(source: str | None = None) -> Config:
+    """Read the configuration from `source`, a path or URL, else $EMAIL_CONFIG, else config.json.
+
+    Raises ConfigError with one line that names the file and, for each problem, its JSON path.
+    """
+    source = source or os.environ.get("EMAIL_CONFIG") or "config.json"
+    name = _printable(source)
+    try:
+        given = json.loads(_read(source, name), object_pairs_hook=_without_duplicates)
+    except ValueError as error:  # not JSON, not UTF-8, or a key given twice
+        raise ConfigError(f"{name}: {error}") from None
+    problems = _Problems()
+    file = _validated(_File, _with_environment(given, (), problems), (), problems)
+    domains = _domains(file, problems) if file else []
+    if file is None or problems:
+        raise ConfigError(f"{name}: {problems}")
+    config = Config(file, domains)
+    _refuse_or_warn(config, name)
+    return config
+
+
+class _Problems:
+    """What is wrong, by JSON path, in the order found."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def add(self, path: tuple[int | str, ...], sentence: str) -> None:
+        self._lines.append(f"{_json_path(path)}: {sentence.rstrip('.')}")
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def __str__(self) -> str:
+        return "; ".join(self._lines)
+
+
+def _json_path(path: tuple[int | str, ...]) -> str:
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return "".join(parts).lstrip(".") or "the file"
+
+
+def _read(source: str, name: str) -> str:
+    try:
+        if re.match(r"https?://", source):
+            response = requests.get(source, timeout=10)
+            response.raise_for_status()
+            return response.content.decode("utf-8-sig")
+        return Path(source).read_text(encoding="utf-8-sig")
+    except requests.HTTPError as error:
+        raise ConfigError(f"{name}: HTTP {error.response.status_code}") from None
+    except requests.RequestException:
+        raise ConfigError(f"{name}: could not be fetched") from None
+    except OSError as error:
+        raise ConfigError(f"{name}: {error.strerror}") from None
+
+
+def _printable(source: str) -> str:
+    """The source without what may be secret in a URL."""
+    url = urlsplit(source)
+    return f"{url.scheme}://{url.hostname}{url.path}" if url.hostname else source
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key '{twice}' is given twice in one object")
+    return result
+
+
+def _with_environment(value: Any, path: tuple[int | str, ...], problems: _Problems) -> Any:
+    """`value` with each "env:NAME" in it replaced by that variable of the environment."""
+    if isinstance(value, dict):
+        return {k: _with_environment(v, (*path, k), problems) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_with_environment(v, (*path, i), problems) for i, v in enumerate(value)]
+    if isinstance(value, str) and value.startswith("env:"):
+        variable = value.removeprefix("env:")
+        if variable not in os.environ:
+            problems.add(path, f"the environment has no variable {variable}")
+        return os.environ.get(variable, "unset")
+    return value
+
+
+def _validated(
+    model: type[_Model], given: Any, path: tuple[int | str, ...], problems: _Problems
+) -> _Model | None:
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        for item in error.errors():
+            problems.add((*path, *item["loc"]), describe(item, model.model_fields))
+    return None
+
+
+def _domains(file: _File, problems: _Problems) -> list[EmailDomain]:
+    seen: set[str] = set()
+    domains = []
+    for index, settings in enumerate(file.email_services):
+        path = ("email_services", index)
+        if settings.email_domain in seen:
+            problems.add((*path, "email_domain"), f"'{settings.email_domain}' is given twice")
+        seen.add(settings.email_domain)
+        domains.append(EmailDomain(settings, _services(settings, path, problems)))
+    return domains
+
+
+def _services(
+    domain: _Domain, domain_path: tuple[int | str, ...], problems: _Problems
+) -> list[AbstractEmailService]:
+    services: dict[str, AbstractEmailService] = {}
+    for given_name, given in domain.enabled_services.items():
+        path = (*domain_path, "enabled_services", given_name)
+        name = given_name.lower()
+        if not _SERVICE_NAME.fullmatch(name) or name in _RESERVED_NAMES:
+            problems.add(path, "a service's name has letters, digits, - and _, and is not reserved")
+        if name in services:
+            problems.add(path, f"'{name}' is given twice")
+        try:
+            provider = find_provider(str(given.get("service", name)).lower())
+        except KeyError:
+            known = ", ".join(provider_names())
+            problems.add(path, f'no such provider; give "service" one of: {known}')
+            continue
+        fields = {key: value for key, value in given.items() if key != "service"}
+        settings = _validated(provider.Settings, fields, path, problems)
+        if settings is not None:
+            services[name] = provider(name, domain.email_domain, settings)
+    return list(services.values())
+
+
+def _refuse_or_warn(config: Config, name: str) -> None:
+    """What is convenient on a laptop and dangerous in production."""
+    weaknesses = [*_weak_keys(config), *_clear_text(config)]
+    if weaknesses and config.production:
+        raise ConfigError(f"{name}: not fit for production: {'; '.join(weaknesses)}")
+    for weakness in weaknesses:
+        logger.warning("%s: %s", name, weakness)
+
+
+def _weak_keys(config: Config) -> Iterable[str]:
+    keys = {"root_api_key": config.root_api_key}
+    keys |= {f"pool_api_key of {d.email_domain}": d.pool_api_key for d in config.domains.values()}
+    seen: dict[str, str] = {}
+    for name, key in keys.items():
+        value = key.get_secret_value()
+        if value.startswith(PLACEHOLDER):
+            yield f"the {name} is a placeholder that everybody knows"
+        if value in seen:
+            yield f"the {name} is the same as the {seen[value]}"
+        seen[value] = name
+
+
+def _clear_text(config: Config) -> Iterable[str]:
+    for domain in config.domains.values():
+        for service in domain.services:
+            settings = service.settings
+            url = settings.base_url if isinstance(settings, HTTPSettings) else None
+            if url and url.scheme == "http" and not _is_loopback(url.host or ""):
+                yield f"{service.name} of {domain.email_domain} would send its key unencrypted"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
