@@ -1,0 +1,9 @@
+"""HTTP and pages, nothing of email: one answer for programs (JSON) and for people (HTML)."""
+
+from browsable_api import compat as compat  # first: flask_api does not import without it
+from browsable_api.app import BrowsableAPI
+from browsable_api.errors import APIError
+from browsable_api.forms import takes
+from browsable_api.request import request
+
+__all__ = ["APIError", "BrowsableAPI", "request", "takes"]

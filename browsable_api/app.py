@@ -1,0 +1,117 @@
+"""The application class: Flask-API with what it gets wrong put right."""
+
+from __future__ import annotations
+
+import logging
+import time
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from flask import Flask, g
+from flask.typing import ResponseReturnValue
+from flask_api import FlaskAPI
+from flask_api.exceptions import APIException
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response
+
+from browsable_api.errors import SENTENCES, APIError
+from browsable_api.renderers import JSONRenderer, PageRenderer
+from browsable_api.request import Request, request
+
+access_log = logging.getLogger("access")
+
+MAX_BODY_BYTES: Final = 10 * 1024 * 1024
+
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
+    """A Flask-API application whose views return dicts, for programs and for people.
+
+    A view's docstring is its page: the first line is the title, the rest Markdown. Every error
+    leaves in the same shape (see `errors`) and in the format the client asked for.
+    """
+
+    request_class = Request
+
+    # Flask-API's own ignore TRUSTED_HOSTS, and handlers registered for a base class.
+    create_url_adapter = Flask.create_url_adapter
+    handle_user_exception = Flask.handle_user_exception
+
+    def __init__(self, import_name: str) -> None:
+        """Set up like FlaskAPI, but for its blueprint, which serves jQuery 1.8 and Bootstrap 2."""
+        here = Path(__file__).parent
+        Flask.__init__(
+            self,
+            import_name,
+            static_folder=here / "static",
+            template_folder=str(here / "templates"),
+        )
+        self.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+        self.url_map.strict_slashes = False
+        self.before_request(_start_clock)
+        self.after_request(_complete)
+        self.register_error_handler(APIError, _answer_error)
+        self.register_error_handler(APIException, _answer_flask_api_exception)
+        self.register_error_handler(HTTPException, _answer_http_exception)
+
+    def preprocess_request(self) -> ResponseReturnValue | None:
+        """Settle the format of the answer first: nothing is done for one we cannot give."""
+        request.renderer_classes = (JSONRenderer, PageRenderer)
+        _ = request.accepted_renderer
+        return Flask.preprocess_request(self)
+
+    def log_exception(self, exc_info: Any) -> None:
+        """A bug of ours, with its traceback; the path quoted, so that it stays one line."""
+        self.logger.error("%s %s failed", request.method, quote(request.path), exc_info=exc_info)
+
+
+def _answer_error(error: APIError) -> ResponseReturnValue:
+    return error.as_dict(), error.status, error.headers
+
+
+def _answer_flask_api_exception(error: APIException) -> ResponseReturnValue:
+    if error.status_code == HTTPStatus.NOT_ACCEPTABLE:
+        request._accepted_renderer = JSONRenderer()  # noqa: SLF001
+        request._accepted_media_type = JSONRenderer.media_type  # noqa: SLF001
+    sentence = SENTENCES.get(HTTPStatus(error.status_code), error.detail)
+    return _answer_error(APIError(error.status_code, sentence))
+
+
+def _answer_http_exception(error: HTTPException) -> ResponseReturnValue:
+    """Werkzeug's and Flask's errors, a bug of ours (500) among them; with their headers (Allow)."""
+    status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
+    sentence = SENTENCES.get(status, error.description or status.phrase)
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        sentence = f"The body is larger than {MAX_BODY_BYTES // 1024 // 1024} MB."
+    headers = {k: v for k, v in error.get_headers() if k.lower() != "content-type"}
+    return _answer_error(APIError(status, sentence, headers=headers))
+
+
+def _start_clock() -> None:
+    g.started = time.monotonic()
+
+
+def _complete(response: Response) -> Response:
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers.add("Vary", "Accept")
+    access_log.info(
+        "%s %s %s %d %.0f ms",
+        request.remote_addr,
+        request.method,
+        quote(request.path),  # never the query, where somebody may put a key by mistake
+        response.status_code,
+        (time.monotonic() - g.started) * 1000 if "started" in g else 0,
+    )
+    return response

@@ -1,0 +1,159 @@
+"""What a client sent: its body as data, the format it wants back, and the keys it shows."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from io import BytesIO
+from typing import Any, Final, cast
+from urllib.parse import parse_qsl
+
+import flask
+from flask_api import exceptions
+from flask_api.negotiation import BaseNegotiation
+from flask_api.request import APIRequest
+from werkzeug.datastructures import MIMEAccept, MultiDict
+from werkzeug.formparser import MultiPartParser
+from werkzeug.http import parse_options_header
+from werkzeug.wrappers import Request as WerkzeugRequest
+
+from browsable_api.errors import APIError
+
+MAX_FORM_FIELDS: Final = 2000
+
+
+class Negotiation(BaseNegotiation):  # type: ignore[misc]
+    """Content negotiation by quality and specificity, which Flask-API's own leaves out."""
+
+    def select_renderer(self, renderers: list[Any]) -> tuple[Any, str]:
+        """The renderer for `Accept`, and its media type; the first where anything goes."""
+        wanted = MIMEAccept(
+            (media_type.partition(";")[0].strip(), quality)
+            for media_type, quality in flask.request.accept_mimetypes
+        )
+        names = [renderer.media_type for renderer in renderers]
+        best = wanted.best_match(names) if wanted else names[0]
+        if best is None:
+            raise exceptions.NotAcceptable
+        return renderers[names.index(best)], best
+
+
+class Request(APIRequest):  # type: ignore[misc]
+    """A request whose body becomes a dict, or a clear 4xx.
+
+    Flask-API lets a form override method and body, and cannot read a chunked body; here both
+    are Werkzeug's again.
+    """
+
+    negotiator_class = Negotiation
+
+    content_type = WerkzeugRequest.content_type
+    content_length = WerkzeugRequest.content_length
+    stream = WerkzeugRequest.stream
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The body's fields. Raises APIError with 400, 413 or 415."""
+        if not hasattr(self, "_fields"):
+            self._fields = self._parse_body()
+        return self._fields
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """What a form held, to fill it in again; {} for any other body."""
+        return {} if self.mimetype == "application/json" else getattr(self, "_fields", {})
+
+    def _parse_body(self) -> dict[str, Any]:
+        body = self.get_data(cache=False)
+        if not body:
+            return {}
+        if self.mimetype == "application/json":
+            return _parse_json(body)
+        if self.mimetype == "application/x-www-form-urlencoded":
+            return _parse_urlencoded(body)
+        if self.mimetype == "multipart/form-data":
+            return _parse_multipart(body, self.headers["Content-Type"])
+        raise exceptions.UnsupportedMediaType
+
+
+request = cast("Request", flask.request)
+"""Flask's proxy, known to be one of ours."""
+
+
+def _parse_json(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(
+            body.decode("utf-8-sig"),
+            object_pairs_hook=_without_duplicates,
+            parse_constant=_refuse_constant,
+        )
+    except UnicodeDecodeError:
+        raise _bad_request("The body is not UTF-8.") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise _bad_request(f"The body is not JSON: {error.msg}, {where}.") from None
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise _bad_request(f"The body cannot be read as JSON: {reason}.") from None
+    if not isinstance(value, dict):
+        raise _bad_request("The body should be a JSON object.")
+    return value
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        raise ValueError("an object has the same key twice")
+    return result
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _parse_urlencoded(body: bytes) -> dict[str, Any]:
+    if body.lstrip().startswith(b"{"):
+        # What curl sends for -d without a header: the most common mistake of all.
+        raise _bad_request("The body looks like JSON: send it with Content-Type: application/json.")
+    try:
+        pairs = parse_qsl(
+            body.decode("utf-8"),
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=MAX_FORM_FIELDS,
+        )
+    except UnicodeDecodeError:
+        raise _bad_request("The form is not UTF-8.") from None
+    except ValueError as error:
+        raise _bad_request(f"The form cannot be read: {error}.") from None
+    return _fields(MultiDict(pairs))
+
+
+def _parse_multipart(body: bytes, content_type: str) -> dict[str, Any]:
+    boundary = parse_options_header(content_type)[1].get("boundary", "")
+    if not boundary or not boundary.isascii():
+        raise _bad_request("The Content-Type of a multipart form needs a boundary.")
+    parser = MultiPartParser(max_form_memory_size=len(body), max_form_parts=MAX_FORM_FIELDS)
+    try:
+        form, files = parser.parse(BytesIO(body), boundary.encode("ascii"), len(body))
+    except ValueError as error:
+        raise _bad_request(f"The multipart form cannot be read: {error}.") from None
+    if any("\ufffd" in value for value in form.values()):  # what the parser puts for other bytes
+        raise _bad_request("The form is not UTF-8.")
+    if files:
+        raise APIError(
+            HTTPStatus.BAD_REQUEST,
+            "This address takes no files.",
+            dict.fromkeys(files, "It is a file."),
+        )
+    return _fields(form)
+
+
+def _fields(form: MultiDict[str, str]) -> dict[str, Any]:
+    """One value as a string, several as a list; what was left empty was not given."""
+    given = {name: [v for v in values if v.strip()] for name, values in form.lists()}
+    return {name: v if len(v) > 1 else v[0] for name, v in given.items() if v}
+
+
+def _bad_request(error: str) -> APIError:
+    return APIError(HTTPStatus.BAD_REQUEST, error)
