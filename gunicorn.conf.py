@@ -1,0 +1,49 @@
+"""How gunicorn runs the service; read by itself from the folder it is started in."""
+
+import os
+
+wsgi_app = "app:create_app()"
+# Where a platform sets $PORT, its router has to reach us; on a laptop nobody else should.
+host = os.environ.get("HOST", "0.0.0.0" if "PORT" in os.environ else "127.0.0.1")  # noqa: S104
+bind = f"{host}:{os.environ.get('PORT', '8000')}"
+
+# Threads, since a send mostly waits for a provider: one that takes 10 s must not hold up others.
+workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+worker_class = "gthread"
+threads = int(os.environ.get("WEB_THREADS", "16"))
+
+# The configuration is read once, before the fork: an error in it is one line and no worker starts.
+preload_app = True
+
+# Longer than the longest deadline config.json may set (email_services.abstract), so that a send in
+# progress ends before its worker does.
+timeout = 120
+graceful_timeout = 120
+keepalive = 75  # longer than a proxy in front keeps its connections
+
+control_socket_disable = True
+
+# On Heroku only its router reaches us, and says whether the client used TLS.
+forwarded_allow_ips = os.environ.get(
+    "FORWARDED_ALLOW_IPS", "*" if "DYNO" in os.environ else "127.0.0.1"
+)
+
+# The application logs each request, without the query.
+logconfig_dict = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "line": {"format": "%(asctime)s %(levelname)s %(process)d %(name)s %(message)s"},
+    },
+    "handlers": {
+        "stdout": {
+            "class": "logging.StreamHandler",
+            "stream": "ext://sys.stdout",
+            "formatter": "line",
+        },
+    },
+    "root": {"level": os.environ.get("LOG_LEVEL", "INFO").upper(), "handlers": ["stdout"]},
+    "loggers": {
+        "gunicorn.error": {"level": os.environ.get("LOG_LEVEL", "INFO").upper(), "propagate": True},
+    },
+}
