@@ -144,30 +144,31 @@ class _Exchange:
 _current: ContextVar[_Exchange] = ContextVar("exchange in progress")
 
 
-class _TimedSocket(socket.socket):
+class _Timed:
     """A socket whose every wait is bounded by what is left of the exchange."""
 
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+    def recv_into(self: Any, *args: Any, **kwargs: Any) -> int:
         self.settimeout(_current.get().remaining())
-        return super().recv_into(*args, **kwargs)
+        return int(super().recv_into(*args, **kwargs))  # type: ignore[misc]
 
-    def send(self, *args: Any, **kwargs: Any) -> int:
+    def send(self: Any, *args: Any, **kwargs: Any) -> int:
         self.settimeout(_current.get().remaining())
-        return super().send(*args, **kwargs)
+        return int(super().send(*args, **kwargs))  # type: ignore[misc]
 
-    def sendall(self, *args: Any, **kwargs: Any) -> None:
+    def sendall(self: Any, *args: Any, **kwargs: Any) -> None:
         self.settimeout(_current.get().remaining())
-        super().sendall(*args, **kwargs)
+        super().sendall(*args, **kwargs)  # type: ignore[misc]
 
 
-class _TimedTLSSocket(ssl.SSLSocket):
-    """The same with TLS; the handshake as a whole is bounded by the timeout set before it."""
-
-    recv_into = _TimedSocket.recv_into
-    send = _TimedSocket.send
+class _TimedSocket(_Timed, socket.socket):
+    pass
 
 
-class _Timed:
+class _TimedTLSSocket(_Timed, ssl.SSLSocket):
+    """The handshake as a whole is bounded by the timeout that is set before it."""
+
+
+class _Connection:
     """What our plain and TLS connections have in common."""
 
     _last_used = 0.0
@@ -204,11 +205,11 @@ class _Timed:
         return fresh and bool(super().is_connected)  # type: ignore[misc]
 
 
-class _TimedHTTPConnection(_Timed, HTTPConnection):
+class _TimedHTTPConnection(_Connection, HTTPConnection):
     pass
 
 
-class _TimedHTTPSConnection(_Timed, HTTPSConnection):
+class _TimedHTTPSConnection(_Connection, HTTPSConnection):
     pass
 
 
@@ -254,6 +255,8 @@ def _resolve(host: str, port: int, timeout: float) -> list[tuple[str, int]]:
             found.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except OSError as error:
             found.set_exception(error)
+        except UnicodeError:  # a label of over 63 characters
+            found.set_exception(socket.gaierror("not a host name"))
 
     threading.Thread(target=look_up, daemon=True).start()
     try:

@@ -81,7 +81,8 @@ class Mailgun(HTTPEmailService):
 
     def retry_after(self, answer: Answer) -> float | None:
         """From the text where the header is missing."""
-        return super().retry_after(answer) or _try_again_after(self.error_text(answer))
+        seconds = super().retry_after(answer)
+        return _try_again_after(self.error_text(answer)) if seconds is None else seconds
 
 
 def _try_again_after(text: str) -> float | None:

@@ -114,9 +114,10 @@ class SendGrid(HTTPEmailService):
     def retry_after(self, answer: Answer) -> float | None:
         """Until X-RateLimit-Reset, Unix seconds, where it rate-limits and gives no Retry-After."""
         reset = answer.headers.get("X-RateLimit-Reset", "")
-        if answer.status == HTTPStatus.TOO_MANY_REQUESTS and reset.isdecimal():
-            return super().retry_after(answer) or max(0.0, float(reset) - time.time())
-        return super().retry_after(answer)
+        seconds = super().retry_after(answer)
+        if seconds is None and answer.status == HTTPStatus.TOO_MANY_REQUESTS and reset.isdecimal():
+            return max(0.0, float(reset) - time.time())
+        return seconds
 
 
 def _mailbox(kind: type, address: Address) -> Any:

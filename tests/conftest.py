@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+from standins import StandIn, answer
+
+from app import create_app
+from email_services.config import load_config
+from email_services.message import EmailMessage
+from email_services.providers import find_provider
+from email_services.store import Store
+
+ROOT_KEY = "root-key-of-this-server"
+POOL_KEY = "pool-key-of-example.com"
+OTHER_POOL_KEY = "pool-key-of-example.net"
+PROVIDER_KEY = "SG.key-at-the-provider"
+
+ROOT = {"Authorization": f"Bearer {ROOT_KEY}"}
+POOL = {"Authorization": f"Bearer {POOL_KEY}"}
+OTHER_POOL = {"Authorization": f"Bearer {OTHER_POOL_KEY}"}
+
+OK = answer(200)
+PLAIN = {
+    "from_email": "me@example.com",
+    "to_recipients": "ada@example.org",
+    "subject": "Hello",
+    "raw_text_body": "It works.",
+}
+
+
+@pytest.fixture
+def stand_in():
+    """Make a StandIn; all are closed at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def make(behaviour=OK, **options) -> StandIn:
+            server = StandIn(behaviour, **options)
+            stack.callback(server.close)
+            return server
+
+        yield make
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(f"sqlite:///{tmp_path}/state.sqlite3")
+
+
+def make_message(**fields) -> EmailMessage:
+    return EmailMessage.parse({**PLAIN, **fields}, "example.com")
+
+
+def make_service(provider: str, base_url: str, timeout: float = 5):
+    """One service at `provider`, called like it, for example.com."""
+    cls = find_provider(provider)
+    settings = cls.Settings.model_validate(
+        {
+            "api_key": PROVIDER_KEY,
+            "priority_value": 10,
+            "base_url": base_url,
+            "timeout_seconds": timeout,
+        }
+    )
+    return cls(provider, "example.com", settings)
+
+
+def make_config(tmp_path, **changes) -> dict:
+    """Two domains; the first fails over between two maildirs."""
+    maildir = {"service": "maildir"}
+    return {
+        "root_api_key": ROOT_KEY,
+        "state_url": f"sqlite:///{tmp_path}/state.sqlite3",
+        "email_services": [
+            {
+                "email_domain": "example.com",
+                "pool_api_key": POOL_KEY,
+                "enabled_services": {
+                    "backup": {**maildir, "priority_value": 10, "path": f"{tmp_path}/backup"},
+                    "Primary": {**maildir, "priority_value": 20, "path": f"{tmp_path}/primary"},
+                },
+            },
+            {
+                "email_domain": "example.net",
+                "pool_api_key": OTHER_POOL_KEY,
+                "enabled_services": {
+                    "maildir": {"priority_value": 1, "path": f"{tmp_path}/other"},
+                },
+            },
+        ],
+        **changes,
+    }
+
+
+@pytest.fixture
+def config(tmp_path):
+    return make_config(tmp_path)
+
+
+@pytest.fixture
+def make_app(tmp_path, monkeypatch):
+    """Make the application from a configuration as a dict."""
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+
+    def make(config: dict):
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(config))
+        return create_app(load_config(str(path)))
+
+    return make
+
+
+@pytest.fixture
+def client(make_app, config):
+    return make_app(config).test_client()
