@@ -55,6 +55,11 @@ class Maildir(AbstractEmailService):
         return name
 
 
+# Lines end as files on this system do, which is what mail programs expect in a Maildir.
+_ASCII = email.policy.default
+_UTF8 = email.policy.default.clone(utf8=True)
+
+
 def build_mime(message: EmailMessage) -> MIMEMessage:
     """The message as RFC 5322 and MIME describe it.
 
@@ -63,7 +68,7 @@ def build_mime(message: EmailMessage) -> MIMEMessage:
     ascii_only = all(
         address.email.isascii() for address in (message.from_email, *message.recipients)
     )
-    mime = MIMEMessage(policy=email.policy.SMTP if ascii_only else email.policy.SMTPUTF8)
+    mime = MIMEMessage(policy=_ASCII if ascii_only else _UTF8)
     mime["From"] = _header_address(message.from_email)
     for header, addresses in (
         ("To", message.to_recipients),

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import email
+import email.policy
+import mailbox
+import threading
+
+import pytest
+from conftest import make_message
+
+from email_services.exceptions import ServiceUnavailable
+from email_services.message import EmailMessage
+from email_services.providers.maildir import Maildir, MaildirSettings
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "mail" / "box"
+
+
+@pytest.fixture
+def service(folder):
+    return Maildir("maildir", "example.com", MaildirSettings(priority_value=1, path=folder))
+
+
+def stored(folder) -> list[email.message.EmailMessage]:
+    """What a mail program finds there."""
+    box = mailbox.Maildir(folder, create=False)
+    return [
+        email.message_from_bytes(box.get_bytes(key), policy=email.policy.default)
+        for key in box.keys()  # noqa: SIM118 - iterating gives messages
+    ]
+
+
+def test_a_message_is_found_by_a_mail_program(service, folder):
+    message = make_message(
+        from_name="Müller, Jörg",
+        to_recipients=['"Doe, Jane" <jane@example.org>', "b@bücher.example"],
+        to_cc="Zoë <zoe@example.org>",
+        to_bcc="eve@example.org",
+        subject="Grüße aus 東京 ✉",
+        raw_text_body="Erste Zeile\nZweite 😀\n",
+        html_body="<p>Hällo</p>\n",
+    )
+    name = service.send(message, 5)
+    (found,) = stored(folder)
+    assert (folder / "new" / name).is_file()
+    assert not list((folder / "tmp").iterdir())
+    assert found["From"] == '"Müller, Jörg" <me@example.com>'
+    assert found["To"] == '"Doe, Jane" <jane@example.org>, b@xn--bcher-kva.example'
+    assert found["Cc"] == "Zoë <zoe@example.org>"
+    assert found["Bcc"] == "eve@example.org"
+    assert found["Subject"] == "Grüße aus 東京 ✉"
+    assert found["Message-ID"] == f"<{message.message_id}@example.com>"
+    assert found["Date"].datetime is not None
+    assert found.get_body(("plain",)).get_content() == "Erste Zeile\nZweite 😀\n"
+    assert found.get_body(("html",)).get_content() == "<p>Hällo</p>\n"
+    assert not any(part.defects for part in found.walk())
+
+
+@pytest.mark.parametrize(
+    ("fields", "content_type"),
+    [
+        ({}, "text/plain"),
+        ({"raw_text_body": "", "html_body": "<p>x</p>"}, "text/html"),
+        ({"html_body": "<p>x</p>"}, "multipart/alternative"),
+    ],
+)
+def test_a_message_has_no_more_parts_than_it_needs(fields, content_type, service, folder):
+    service.send(make_message(**fields), 5)
+    assert stored(folder)[0].get_content_type() == content_type
+
+
+def test_the_file_is_ascii_with_short_lines_as_rfc_5322_asks(service, folder):
+    message = make_message(subject="東" * 400, raw_text_body="x" * 5000 + "ü", from_name="ü" * 200)
+    name = service.send(message, 5)
+    lines = (folder / "new" / name).read_bytes().split(b"\n")
+    head = lines[: lines.index(b"")]
+    assert all(line.isascii() and len(line) <= 78 for line in head)
+    assert all(len(line) <= 998 and b"\r" not in line for line in lines)
+
+
+def test_an_address_beyond_ascii_is_written_as_rfc_6532_asks(service, folder):
+    name = service.send(make_message(to_recipients="Jörg <jörg@example.org>"), 5)
+    assert "To: Jörg <jörg@example.org>" in (folder / "new" / name).read_text("utf-8")
+
+
+@pytest.mark.parametrize("body", ["a\rb", "a\r\nb", "From me\n.\n", "x\x0b\x0c\x85\u2028", " x \n"])
+def test_odd_characters_in_a_body_stay(body, service, folder):
+    service.send(make_message(raw_text_body=body), 5)
+    content = stored(folder)[0].get_content()
+    assert content.rstrip("\n") == body.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
+
+
+def test_a_thousand_recipients_are_written(service, folder):
+    addresses = [f"Recipient Number {n} <r{n}@example.org>" for n in range(1000)]
+    service.send(make_message(to_recipients=addresses), 5)
+    assert len(stored(folder)[0]["To"].addresses) == 1000
+
+
+def test_a_folder_that_cannot_be_written_is_not_sent(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    settings = MaildirSettings(priority_value=1, path=tmp_path / "file")
+    with pytest.raises(ServiceUnavailable, match="cannot be written"):
+        Maildir("maildir", "example.com", settings).send(make_message(), 5)
+
+
+def test_many_threads_write_without_losing_one(service, folder):
+    def send_ten():
+        for _ in range(10):
+            service.send(EmailMessage.parse(FIELDS, "example.com"), 5)
+
+    threads = [threading.Thread(target=send_ten) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({message["Message-ID"] for message in stored(folder)}) == 80
+
+
+FIELDS = {
+    "from_email": "me@example.com",
+    "to_recipients": "ada@example.org",
+    "subject": "Hello",
+    "raw_text_body": "It works.",
+}

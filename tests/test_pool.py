@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+import pytest
+from conftest import make_message
+
+from email_services.abstract import AbstractEmailService, ServiceSettings
+from email_services.exceptions import (
+    AccountRefused,
+    MessageRejected,
+    OutcomeUnknown,
+    RateLimited,
+    ServiceUnavailable,
+    StoreUnavailable,
+    UnknownService,
+)
+from email_services.pool import PooledEmailService
+
+
+class Clock:
+    """A monotonic clock that a test moves."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Scripted(AbstractEmailService):
+    """A provider of the test's own: takes `seconds`, then accepts, or fails with `fault`."""
+
+    def __init__(self, name, clock, fault=None, priority=0, seconds=0.0, timeout=10):
+        settings = ServiceSettings(priority_value=priority, timeout_seconds=timeout)
+        super().__init__(name, "example.com", settings)
+        self.clock, self.fault, self.seconds = clock, fault, seconds
+        self.timeouts = []
+
+    def send(self, message, timeout):  # noqa: ARG002
+        self.timeouts.append(timeout)
+        self.clock.now += min(self.seconds, timeout)
+        if self.fault:
+            raise self.fault
+        return f"id at {self.name}"
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def make_pool(store, clock):
+    def make(*services, **options) -> PooledEmailService:
+        return PooledEmailService("example.com", services, store, clock=clock, **options)
+
+    return make
+
+
+def test_the_highest_priority_is_used_alone(make_pool, clock):
+    low, high = Scripted("low", clock, priority=1), Scripted("high", clock, priority=1.5)
+    message = make_message()
+    delivery = make_pool(low, high).send(message)
+    assert delivery.as_dict() == {
+        "result": "success",
+        "message_id": message.message_id,
+        "service_used": "high",
+        "service_message_id": "id at high",
+        "services_unsuccessful": {},
+        "attempts": [{"service": "high", "outcome": "sent", "reason": "", "milliseconds": 0}],
+        "possible_duplicate": False,
+    }
+    assert low.timeouts == []
+
+
+NOT_SENT = [
+    MessageRejected("no"),
+    AccountRefused("no"),
+    RateLimited("no", 60),
+    ServiceUnavailable("no"),
+]
+
+
+@pytest.mark.parametrize("fault", NOT_SENT, ids=lambda fault: type(fault).__name__)
+def test_a_definite_refusal_fails_over(fault, make_pool, clock):
+    first = Scripted("first", clock, fault, priority=2, seconds=0.25)
+    second = Scripted("second", clock, priority=1, seconds=0.5)
+    answer = make_pool(second, first).send(make_message()).as_dict()
+    assert answer["service_used"] == "second"
+    assert answer["services_unsuccessful"] == {"first": "no"}
+    assert answer["possible_duplicate"] is False
+    assert answer["attempts"] == [
+        {"service": "first", "outcome": "not sent", "reason": "no", "milliseconds": 250},
+        {"service": "second", "outcome": "sent", "reason": "", "milliseconds": 500},
+    ]
+
+
+def test_an_unknown_outcome_fails_over_with_a_flag(make_pool, clock):
+    first = Scripted("first", clock, OutcomeUnknown("silence"), priority=2)
+    answer = make_pool(first, Scripted("second", clock)).send(make_message()).as_dict()
+    assert answer["result"] == "success"
+    assert answer["possible_duplicate"] is True
+    assert [attempt["outcome"] for attempt in answer["attempts"]] == ["unknown", "sent"]
+
+
+def test_an_unknown_outcome_stops_where_the_domain_says_so(make_pool, clock):
+    first = Scripted("first", clock, OutcomeUnknown("silence"), priority=2)
+    second = Scripted("second", clock)
+    answer = make_pool(first, second, on_unknown="stop").send(make_message()).as_dict()
+    assert answer == {
+        "result": "unknown",
+        "error": "The message may have been sent: a service took it and did not answer.",
+        "services_unsuccessful": {"first": "silence"},
+        "attempts": [
+            {"service": "first", "outcome": "unknown", "reason": "silence", "milliseconds": 0}
+        ],
+    }
+    assert second.timeouts == []
+
+
+OUTCOMES = [
+    ([ServiceUnavailable("a"), ServiceUnavailable("b")], "not sent", False),
+    ([MessageRejected("a"), ServiceUnavailable("b")], "not sent", False),
+    ([MessageRejected("a"), MessageRejected("b")], "not sent", True),
+    ([OutcomeUnknown("a"), ServiceUnavailable("b")], "unknown", False),
+    ([OutcomeUnknown("a"), MessageRejected("b")], "unknown", False),
+    ([AccountRefused("a"), OutcomeUnknown("b")], "unknown", False),
+]
+
+
+@pytest.mark.parametrize(("faults", "outcome", "rejected"), OUTCOMES)
+def test_what_became_of_it_is_the_honest_sum(faults, outcome, rejected, make_pool, clock):
+    services = [
+        Scripted(name, clock, fault, priority=-index)
+        for index, (name, fault) in enumerate(zip("ab", faults, strict=True))
+    ]
+    delivery = make_pool(*services).send(make_message())
+    assert (delivery.outcome, delivery.rejected) == (outcome, rejected)
+    assert delivery.services_unsuccessful == {"a": "a", "b": "b"}
+
+
+def test_a_bug_is_no_failover(make_pool, clock):
+    second = Scripted("second", clock)
+    pool = make_pool(Scripted("first", clock, KeyError("bug"), priority=2), second)
+    with pytest.raises(KeyError, match="bug"):
+        pool.send(make_message())
+    assert second.timeouts == []
+
+
+def test_equals_share_the_load(make_pool, clock):
+    pool = make_pool(*(Scripted(name, clock, priority=1) for name in "abc"), Scripted("d", clock))
+    used = Counter(pool.send(make_message()).service_used for _ in range(300))
+    assert sorted(used) == ["a", "b", "c"]
+    assert min(used.values()) > 50
+
+
+def test_one_service_alone_has_no_backup(make_pool, clock):
+    first = Scripted("first", clock, ServiceUnavailable("down"), priority=2)
+    second = Scripted("second", clock)
+    pool = make_pool(first, second)
+    assert pool.send(make_message(), only=pool.service("FIRST")).outcome == "not sent"
+    assert second.timeouts == []
+
+
+def test_a_service_that_is_not_there_is_an_error(make_pool, clock):
+    with pytest.raises(UnknownService, match="no service 'nobody'"):
+        make_pool(Scripted("first", clock)).service("nobody")
+
+
+def test_a_simulated_failure_fails_without_the_provider(make_pool, clock, store):
+    first, second = Scripted("first", clock, priority=2), Scripted("second", clock)
+    store.set_simulated_failure("example.com", "first", enabled=True)
+    answer = make_pool(first, second).send(make_message()).as_dict()
+    assert answer["services_unsuccessful"] == {"first": "Simulated failure."}
+    assert answer["service_used"] == "second"
+    assert first.timeouts == []
+
+
+def test_a_simulated_failure_elsewhere_changes_nothing(make_pool, clock, store):
+    store.set_simulated_failure("example.net", "first", enabled=True)
+    assert make_pool(Scripted("first", clock)).send(make_message()).outcome == "sent"
+
+
+def test_a_send_goes_out_without_the_store(make_pool, clock, store, monkeypatch, caplog):
+    def unavailable(email_domain):
+        raise StoreUnavailable("The state database does not answer.")
+
+    monkeypatch.setattr(store, "simulated_failures", unavailable)
+    assert make_pool(Scripted("first", clock)).send(make_message()).outcome == "sent"
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+# deadline, then (timeout, seconds taken) of each service, then the timeouts they are given
+TIMEOUTS = [
+    (25, [(10, 0)], [10]),
+    (25, [(10, 0), (10, 0)], [10, 10]),
+    (25, [(10, 99), (10, 99)], [10, 10]),
+    (25, [(10, 99), (10, 99), (10, 99)], [25 / 3, 25 / 3, 25 / 3]),
+    (25, [(10, 0), (10, 99), (10, 99)], [25 / 3, 10, 10]),
+    (6, [(10, 99), (10, 99)], [3, 3]),
+    (6, [(1, 99), (10, 99)], [1, 5]),
+    (6, [(10, 99), (1, 99)], [5, 1]),
+]
+
+
+@pytest.mark.parametrize(("deadline", "services", "expected"), TIMEOUTS)
+def test_the_deadline_is_shared_fairly(deadline, services, expected, make_pool, clock):
+    scripted = [
+        Scripted(f"s{n}", clock, OutcomeUnknown("slow"), -n, seconds, timeout)
+        for n, (timeout, seconds) in enumerate(services)
+    ]
+    make_pool(*scripted, deadline_seconds=deadline).send(make_message())
+    assert [service.timeouts for service in scripted] == [[pytest.approx(t)] for t in expected]
+    assert clock.now - 1000 <= deadline + 1e-6
+
+
+def test_a_service_for_which_no_time_is_left_is_named(make_pool, clock):
+    class Late(Scripted):
+        def send(self, message, timeout):  # noqa: ARG002
+            self.clock.now += 100  # what no real service can do: its transport holds the deadline
+            raise ServiceUnavailable("late")
+
+    second = Scripted("second", clock)
+    delivery = make_pool(Late("first", clock, priority=2), second).send(make_message())
+    assert delivery.services_unsuccessful["second"] == "Not tried: the deadline had passed."
+    assert (delivery.outcome, second.timeouts) == ("not sent", [])
+
+
+LEVELS = [
+    (MessageRejected("it quotes the message"), "WARNING", False),
+    (AccountRefused("quota"), "ERROR", True),
+    (RateLimited("slow down"), "WARNING", True),
+    (ServiceUnavailable("down"), "WARNING", True),
+    (OutcomeUnknown("silence"), "WARNING", True),
+]
+
+
+@pytest.mark.parametrize(("fault", "level", "in_log"), LEVELS)
+def test_a_fault_is_logged_as_loud_as_it_is_urgent(fault, level, in_log, make_pool, clock, caplog):
+    caplog.set_level(logging.DEBUG)
+    message = make_message()
+    make_pool(Scripted("first", clock, fault)).send(message)
+    (record,) = caplog.records
+    assert record.levelname == level
+    assert (fault.reason in record.message) is in_log
+    assert message.message_id in record.message
