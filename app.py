@@ -14,6 +14,7 @@ from flask import Blueprint, current_app, url_for
 from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from werkzeug.local import LocalProxy
+from werkzeug.routing import BaseConverter
 
 from browsable_api import APIError, BrowsableAPI, request, takes
 from email_services.abstract import AbstractEmailService, HTTPEmailService
@@ -54,6 +55,12 @@ EXAMPLE_BODY = {
 }
 
 
+class DomainConverter(BaseConverter):
+    """A part of an address that may be an email domain: it has a dot, as no other word here."""
+
+    regex = r"[^/]+\.[^/]*"
+
+
 @dataclass(frozen=True)
 class Mailpool:
     """What the views work with; one in each application."""
@@ -80,6 +87,7 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     app = BrowsableAPI(__name__)
     if trusted := os.environ.get("TRUSTED_HOSTS"):
         app.config["TRUSTED_HOSTS"] = trusted.split(",")
+    app.url_map.converters["domain"] = DomainConverter
     app.extensions["mailpool"] = Mailpool(config, store, pools)
     app.register_blueprint(views)
     app.register_error_handler(EmailServicesError, answer_error)
@@ -145,7 +153,7 @@ def home() -> ResponseReturnValue:
     }
 
 
-@views.route("/<email_domain>", methods=["GET", "POST"])
+@views.route("/<domain:email_domain>", methods=["GET", "POST"])
 @takes(RootKey)
 def show_domain(email_domain: str) -> ResponseReturnValue:
     """An email domain.
@@ -162,7 +170,7 @@ def show_domain(email_domain: str) -> ResponseReturnValue:
     return domain_as_dict(visible_domain(email_domain))
 
 
-@views.route("/<email_domain>/send", methods=["GET", "POST"])
+@views.route("/<domain:email_domain>/send", methods=["GET", "POST"])
 @takes(PoolKey, EmailMessage)
 def send(email_domain: str) -> ResponseReturnValue:
     """Send a message.
@@ -195,7 +203,7 @@ def send(email_domain: str) -> ResponseReturnValue:
     return how_to_send(pool_of(visible_domain(email_domain)))
 
 
-@views.route("/<email_domain>/<service>/send", methods=["GET", "POST"])
+@views.route("/<domain:email_domain>/<service>/send", methods=["GET", "POST"])
 @takes(PoolKey, EmailMessage)
 def send_through(email_domain: str, service: str) -> ResponseReturnValue:
     """Send through one service.
@@ -212,7 +220,7 @@ def send_through(email_domain: str, service: str) -> ResponseReturnValue:
     return how_to_send(pool, pool.service(service))
 
 
-@views.route("/<email_domain>/<service>/fail", methods=["GET", "POST"])
+@views.route("/<domain:email_domain>/<service>/fail", methods=["GET", "POST"])
 @takes(RootKey, Failure)
 def fail(email_domain: str, service: str) -> ResponseReturnValue:
     """Simulated failure.

@@ -58,12 +58,16 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
             template_folder=str(here / "templates"),
         )
         self.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-        self.url_map.strict_slashes = False
         self.before_request(_start_clock)
         self.after_request(_complete)
         self.register_error_handler(APIError, _answer_error)
         self.register_error_handler(APIException, _answer_flask_api_exception)
         self.register_error_handler(HTTPException, _answer_http_exception)
+
+    def wsgi_app(self, environ: Any, start_response: Any) -> Any:
+        """Trailing slashes never matter."""
+        environ["PATH_INFO"] = environ["PATH_INFO"].rstrip("/") or "/"
+        return super().wsgi_app(environ, start_response)
 
     def preprocess_request(self) -> ResponseReturnValue | None:
         """Settle the format of the answer first: nothing is done for one we cannot give."""

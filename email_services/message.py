@@ -74,12 +74,15 @@ _QUOTED_OR_COMMA = re.compile(r'"(?:\\.|[^"\\])*"|[,\n]')
 def canonical_domain(name: str) -> str:
     """An email domain in ASCII and lower case, whichever way it was written.
 
-    Raises ValueError if it is not a host name.
+    Raises ValueError if it is not a host name with a dot, as all email domains are.
     """
     try:
-        return idna.encode(name.rstrip("."), uts46=True).decode("ascii").lower()
-    except (idna.IDNAError, UnicodeError) as error:
-        raise ValueError("It should be a domain name.") from error
+        domain = idna.encode(name.rstrip("."), uts46=True).decode("ascii").lower()
+    except (idna.IDNAError, UnicodeError):
+        domain = ""
+    if "." not in domain:
+        raise ValueError("It should be a domain name, with a dot.")
+    return domain
 
 
 def parse_address(value: str) -> Address:

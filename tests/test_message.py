@@ -270,7 +270,9 @@ def test_a_domain_has_one_spelling(written, canonical):
     assert canonical_domain(written) == canonical
 
 
-@pytest.mark.parametrize("written", ["", ".", "a b.example", "x" * 64 + ".example", "a..b", "a/b"])
+@pytest.mark.parametrize(
+    "written", ["", ".", "a b.example", "x" * 64 + ".example", "a..b", "a/b.example", "localhost"]
+)
 def test_what_is_no_domain_is_refused(written):
     with pytest.raises(ValueError, match="domain name"):
         canonical_domain(written)

@@ -241,11 +241,12 @@ UNKNOWN = {
 @pytest.mark.parametrize("behaviour", UNKNOWN)
 def test_after_the_request_is_written_only_the_providers_word_counts(provider, behaviour, stand_in):
     server = stand_in(UNKNOWN[behaviour])
+    timeout = 0.5 if behaviour in ("no answer", "headers that drip") else 30
     started = time.monotonic()
-    error = outcome_of(make_service(provider, server.url), timeout=0.5)
+    error = outcome_of(make_service(provider, server.url), timeout=timeout)
     assert type(error) is OutcomeUnknown
     assert len(server.requests) == 1
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5
 
 
 @every_http_provider

@@ -1,0 +1,425 @@
+"""The contract over HTTP: every path, format, key and method; and what each endpoint answers."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from conftest import (
+    OTHER_POOL,
+    OTHER_POOL_KEY,
+    PLAIN,
+    POOL,
+    POOL_KEY,
+    PROVIDER_KEY,
+    ROOT,
+    ROOT_KEY,
+    make_config,
+)
+from standins import answer as answering
+from standins import answer_json, hang
+
+JSON = "application/json"
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+WRONG = {"Authorization": "Bearer wrong"}
+KEYS = {"no": {}, "wrong": WRONG, "pool": POOL, "other": OTHER_POOL, "root": ROOT}
+
+# path, then the status for each key of GET, and of POST with a body that is right
+MATRIX = {
+    "/": (
+        {"no": 200, "wrong": 401, "pool": 200, "other": 200, "root": 200},
+        {"no": 401, "wrong": 401, "pool": 200, "other": 200, "root": 200},
+    ),
+    "/example.com": (
+        {"no": 200, "wrong": 401, "pool": 200, "other": 401, "root": 200},
+        {"no": 401, "wrong": 401, "pool": 200, "other": 401, "root": 200},
+    ),
+    "/example.com/send": (
+        {"no": 200, "wrong": 401, "pool": 200, "other": 401, "root": 200},
+        {"no": 401, "wrong": 401, "pool": 200, "other": 401, "root": 401},
+    ),
+    "/example.com/primary/send": (
+        {"no": 200, "wrong": 401, "pool": 200, "other": 401, "root": 200},
+        {"no": 401, "wrong": 401, "pool": 200, "other": 401, "root": 401},
+    ),
+    "/example.com/primary/fail": (
+        {"no": 200, "wrong": 401, "pool": 200, "other": 401, "root": 200},
+        {"no": 401, "wrong": 401, "pool": 401, "other": 401, "root": 200},
+    ),
+    "/example.org": (dict.fromkeys(KEYS, 404), dict.fromkeys(KEYS, 404)),
+    "/example.org/send": (dict.fromkeys(KEYS, 404), dict.fromkeys(KEYS, 404)),
+    "/example.com/nobody/send": (
+        {"no": 404, "wrong": 401, "pool": 404, "other": 401, "root": 404},
+        {"no": 401, "wrong": 401, "pool": 404, "other": 401, "root": 401},
+    ),
+    "/example.com/nobody/fail": (
+        {"no": 404, "wrong": 401, "pool": 404, "other": 401, "root": 404},
+        {"no": 401, "wrong": 401, "pool": 401, "other": 401, "root": 404},
+    ),
+    "/a/b/c/d": (dict.fromkeys(KEYS, 404), dict.fromkeys(KEYS, 404)),
+    "/nodot": (dict.fromkeys(KEYS, 404), dict.fromkeys(KEYS, 404)),
+    "/example.com/primary": (dict.fromkeys(KEYS, 404), dict.fromkeys(KEYS, 404)),
+    "/healthz": (dict.fromkeys(KEYS, 200), dict.fromkeys(KEYS, 405)),
+    "/readyz": (dict.fromkeys(KEYS, 200), dict.fromkeys(KEYS, 405)),
+}
+NOWHERE = ("/a/b/c/d", "/nodot", "/example.com/primary")
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.parametrize("accept", [JSON, BROWSER])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("path", MATRIX)
+def test_every_path_has_the_contracts_status_and_shape(path, key, method, accept, slash, client):
+    body = PLAIN if path.endswith("/send") else {}
+    headers = {**KEYS[key], "Accept": accept}
+    answer = client.open(
+        path if path == "/" else path + slash,
+        method=method,
+        headers=headers,
+        json=body if method == "POST" else None,
+    )
+    gets, posts = MATRIX[path]
+    put = 404 if path in NOWHERE else 405
+    expected = {"GET": gets[key], "POST": posts[key], "PUT": put}[method]
+    assert answer.status_code == expected
+    assert answer.mimetype == accept.partition(",")[0]
+    if answer.status_code == 401:
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+    if answer.status_code == 405:
+        assert "GET" in answer.headers["Allow"]
+    if accept == JSON and expected >= 400:
+        assert list(answer.json) == ["error"]
+        assert answer.json["error"].endswith(".")
+    if accept == BROWSER:
+        assert answer.text.startswith("<!doctype html>")
+
+
+PRODUCTION = {
+    "/": {"no": 401, "wrong": 401, "pool": 200, "other": 200, "root": 200},
+    "/example.com": {"no": 401, "wrong": 401, "pool": 200, "other": 401, "root": 200},
+    "/example.com/send": {"no": 401, "wrong": 401, "pool": 200, "other": 401, "root": 200},
+    "/example.com/primary/fail": {"no": 401, "wrong": 401, "pool": 200, "other": 401, "root": 200},
+    "/example.org": {"no": 401, "wrong": 401, "pool": 401, "other": 401, "root": 404},
+}
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("path", PRODUCTION)
+def test_in_production_listings_need_a_key(path, key, method, make_app, tmp_path):
+    client = make_app(make_config(tmp_path, production=True)).test_client()
+    if method == "POST" and path.endswith(("send", "fail")):
+        pytest.skip("a POST there is no listing")
+    answer = client.open(path, method=method, headers=KEYS[key])
+    assert answer.status_code == PRODUCTION[path][key]
+
+
+def test_in_production_a_pool_key_sees_its_domain_only_and_nobody_sees_keys(make_app, tmp_path):
+    client = make_app(make_config(tmp_path, production=True)).test_client()
+    seen = {key: client.get("/", headers=KEYS[key]) for key in ("pool", "root")}
+    names = {
+        key: [domain["email_domain"] for domain in answer.json["email_services"]]
+        for key, answer in seen.items()
+    }
+    assert names == {"pool": ["example.com"], "root": ["example.com", "example.net"]}
+    for answer in seen.values():
+        assert not any(key in answer.text for key in (ROOT_KEY, POOL_KEY, OTHER_POOL_KEY))
+
+
+def test_a_listing_shows_services_by_priority_and_where_to_go(client):
+    domain = client.get("/example.com").json
+    assert domain == {
+        "email_domain": "example.com",
+        "url": "http://localhost/example.com",
+        "send_url": "http://localhost/example.com/send",
+        "deadline_seconds": 25,
+        "on_unknown": "failover",
+        "enabled_services": {
+            "primary": {
+                "service": "maildir",
+                "priority_value": 20,
+                "timeout_seconds": 10,
+                "simulated_failure_enabled": False,
+                "send_url": "http://localhost/example.com/primary/send",
+                "fail_url": "http://localhost/example.com/primary/fail",
+            },
+            "backup": {
+                "service": "maildir",
+                "priority_value": 10,
+                "timeout_seconds": 10,
+                "simulated_failure_enabled": False,
+                "send_url": "http://localhost/example.com/backup/send",
+                "fail_url": "http://localhost/example.com/backup/fail",
+            },
+        },
+    }
+    assert list(domain["enabled_services"]) == ["primary", "backup"]
+    home = client.get("/").json
+    assert [entry["email_domain"] for entry in home["email_services"]] == [
+        "example.com",
+        "example.net",
+    ]
+    assert home["email_services"][0] == domain
+
+
+def with_providers(tmp_path, **services):
+    config = make_config(tmp_path)
+    config["email_services"][0]["enabled_services"] = services
+    return config
+
+
+def http_service(url, priority, **settings):
+    return {"api_key": PROVIDER_KEY, "priority_value": priority, "base_url": url, **settings}
+
+
+def test_the_root_sees_the_api_keys(make_app, tmp_path):
+    app = make_app(with_providers(tmp_path, Mailgun=http_service("http://127.0.0.1:1", 1)))
+    client = app.test_client()
+    for answer in (
+        client.get("/example.com", headers=ROOT),
+        client.post("/example.com", json={"root_api_key": ROOT_KEY}),
+        client.post("/example.com", data={"root_api_key": ROOT_KEY}),
+    ):
+        assert answer.json["pool_api_key"] == POOL_KEY
+        assert answer.json["enabled_services"]["mailgun"]["api_key"] == PROVIDER_KEY
+    for answer in (client.get("/example.com"), client.get("/example.com", headers=POOL)):
+        assert POOL_KEY not in answer.text
+        assert PROVIDER_KEY not in answer.text
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"json": {**PLAIN, "pool_api_key": POOL_KEY}},
+        {"data": {**PLAIN, "pool_api_key": POOL_KEY}},
+        {"data": {**PLAIN, "pool_api_key": POOL_KEY}, "content_type": "multipart/form-data"},
+        {"json": PLAIN, "headers": POOL},
+        {"data": PLAIN, "headers": {"Authorization": f"bearer {POOL_KEY}"}},
+    ],
+)
+def test_a_key_may_be_in_the_header_or_the_body(sent, client):
+    assert client.post("/example.com/send", **sent).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"query_string": {"pool_api_key": POOL_KEY}, "json": PLAIN},
+        {"json": {**PLAIN, "pool_api_key": [POOL_KEY]}},
+        {"json": {**PLAIN, "pool_api_key": None}},
+        {"json": PLAIN, "headers": {"Authorization": f"Basic {POOL_KEY}"}},
+        {"json": PLAIN, "headers": {"Authorization": "Bearer"}},
+        {"json": PLAIN, "headers": {"Authorization": f"Bearer {POOL_KEY.upper()}"}},
+        {"json": PLAIN, "headers": {"Authorization": "Bearer \xe9"}},
+    ],
+)
+def test_a_key_anywhere_else_is_none(sent, client):
+    assert client.post("/example.com/send", **sent).status_code == 401
+
+
+def test_a_message_is_sent(client, tmp_path):
+    answer = client.post("/example.com/send", json=PLAIN, headers=POOL)
+    assert answer.status_code == 200
+    assert {name: type(value) for name, value in answer.json.items()} == {
+        "result": str,
+        "message_id": str,
+        "service_used": str,
+        "service_message_id": str,
+        "services_unsuccessful": dict,
+        "attempts": list,
+        "possible_duplicate": bool,
+    }
+    assert answer.json["service_used"] == "primary"
+    assert len(list((tmp_path / "primary" / "new").iterdir())) == 1
+
+
+@pytest.mark.parametrize("path", ["/EXAMPLE.com/send", "/example.com/send/", "/example.com./send"])
+def test_a_domain_may_be_spelled_in_other_ways(path, client):
+    assert client.post(path, json=PLAIN, headers=POOL).status_code == 200
+
+
+def test_a_simulated_failure_is_seen_everywhere_and_fails_over(client):
+    switched = client.post("/example.com/PRIMARY/fail", headers=ROOT)
+    assert switched.json == {"service_name": "primary", "simulated_failure_enabled": True}
+    assert client.get("/example.com/primary/fail").json == switched.json
+    services = client.get("/").json["email_services"][0]["enabled_services"]
+    assert services["primary"]["simulated_failure_enabled"] is True
+    assert services["backup"]["simulated_failure_enabled"] is False
+    sent = client.post("/example.com/send", json=PLAIN, headers=POOL).json
+    assert sent["service_used"] == "backup"
+    assert sent["services_unsuccessful"] == {"primary": "Simulated failure."}
+    client.post("/example.com/primary/fail", headers=ROOT)
+    assert client.get("/example.com/primary/fail").json["simulated_failure_enabled"] is False
+
+
+@pytest.mark.parametrize(
+    ("sent", "result"),
+    [
+        ({"json": {"simulated_failure": True}}, True),
+        ({"json": {"simulated_failure": False}}, False),
+        ({"data": {"simulated_failure": "true"}}, True),
+        ({"data": {"simulated_failure": "false"}}, False),
+        ({"data": {"simulated_failure": ""}}, None),
+        ({"json": {"simulated_failure": None}}, None),
+        ({}, None),
+    ],
+)
+def test_a_simulated_failure_is_set_or_switched_over(sent, result, client):
+    answers = [
+        client.post("/example.com/primary/fail", headers=ROOT, **sent).json for _ in range(2)
+    ]
+    enabled = [answer["simulated_failure_enabled"] for answer in answers]
+    assert enabled == ([True, False] if result is None else [result, result])
+
+
+@pytest.mark.parametrize("wrong", [{"simulated_failure": "perhaps"}, {"simulated": True}])
+def test_a_wrong_switch_is_named_and_changes_nothing(wrong, client):
+    answer = client.post("/example.com/primary/fail", json=wrong, headers=ROOT)
+    assert answer.status_code == 400
+    assert list(answer.json["problems"]) == list(wrong)
+    assert client.get("/example.com/primary/fail").json["simulated_failure_enabled"] is False
+
+
+def test_problems_are_named_all_at_once_and_nothing_is_sent(client, tmp_path):
+    answer = client.post(
+        "/example.com/send",
+        json={"from_email": "me@example.net", "to_bcc": ["nobody"], "subjct": "x"},
+        headers=POOL,
+    )
+    assert answer.status_code == 400
+    assert answer.json["error"] == "5 problems with what was sent."
+    assert sorted(answer.json["problems"]) == [
+        "from_email",
+        "raw_text_body",
+        "subjct",
+        "subject",
+        "to_bcc.0",
+    ]
+    assert not (tmp_path / "primary").exists()
+
+
+OUTCOMES = [
+    ((500, 500), 503, "error", ["not sent", "not sent"]),
+    ((400, 500), 503, "error", ["not sent", "not sent"]),
+    ((400, 422), 422, "error", ["not sent", "not sent"]),
+    ((401, 420), 503, "error", ["not sent", "not sent"]),
+    ((500, 200), 200, "success", ["not sent", "sent"]),
+    ((None, 200), 200, "success", ["unknown", "sent"]),
+    ((None, 500), 504, "unknown", ["unknown", "not sent"]),
+    ((None, 400), 504, "unknown", ["unknown", "not sent"]),
+]
+
+
+@pytest.mark.parametrize(("statuses", "status", "result", "outcomes"), OUTCOMES)
+def test_the_status_says_what_became_of_the_message(
+    statuses, status, result, outcomes, stand_in, make_app, tmp_path
+):
+    behaviours = [hang if code is None else answer_json(code, {"id": "1"}) for code in statuses]
+    services = {
+        f"mailgun{n}": http_service(
+            stand_in(behaviour).url, 10 - n, service="mailgun", timeout_seconds=0.3
+        )
+        for n, behaviour in enumerate(behaviours)
+    }
+    client = make_app(with_providers(tmp_path, **services)).test_client()
+    sent = client.post("/example.com/send", json=PLAIN, headers=POOL)
+    assert sent.status_code == status
+    assert sent.json["result"] == result
+    assert [attempt["outcome"] for attempt in sent.json["attempts"]] == outcomes
+    if status == 200:
+        assert sent.json["possible_duplicate"] is ("unknown" in outcomes)
+    else:
+        assert list(sent.json) == ["result", "error", "services_unsuccessful", "attempts"]
+        assert list(sent.json["services_unsuccessful"]) == ["mailgun0", "mailgun1"]
+
+
+def test_one_service_is_tried_alone(stand_in, make_app, tmp_path):
+    server = stand_in(answering(500))
+    config = with_providers(
+        tmp_path,
+        mailgun=http_service(server.url, 2),
+        maildir={"priority_value": 1, "path": str(tmp_path / "mail")},
+    )
+    client = make_app(config).test_client()
+    assert client.post("/example.com/mailgun/send", json=PLAIN, headers=POOL).status_code == 503
+    assert client.post("/example.com/maildir/send", json=PLAIN, headers=POOL).status_code == 200
+    assert len(server.requests) == 1
+
+
+def test_without_the_store_messages_go_out_and_the_rest_says_so(make_app, tmp_path):
+    url = f"sqlite:///{tmp_path}/no/such/folder/state.sqlite3"
+    client = make_app(make_config(tmp_path, state_url=url)).test_client()
+    assert client.post("/example.com/send", json=PLAIN, headers=POOL).status_code == 200
+    for answer in (
+        client.get("/"),
+        client.get("/example.com/primary/fail"),
+        client.post("/example.com/primary/fail", headers=ROOT),
+        client.get("/readyz"),
+    ):
+        assert answer.status_code == 503
+        assert answer.json == {"error": "The state database does not answer."}
+    assert client.get("/healthz").status_code == 200
+
+
+def test_how_to_send_tells_a_program_what_it_needs(client):
+    told = client.get("/example.com/send").json
+    assert told["services"] == ["primary", "backup"]
+    assert told["fields"]["subject"] == {"required": True, "description": "The subject, not empty."}
+    sent = client.post("/example.com/send", json=told["example"], headers=POOL)
+    assert sent.status_code == 200
+    assert client.get("/example.com/backup/send").json["services"] == ["backup"]
+
+
+def test_no_key_and_no_body_is_in_any_log_or_answer(stand_in, make_app, tmp_path, caplog):
+    caplog.set_level(logging.DEBUG)
+    secret_body = "Nobody else should read this, ever."
+    echo = answer_json(401, {"message": f"{PROVIDER_KEY} {secret_body}", "errors": []})
+    config = with_providers(
+        tmp_path,
+        sendgrid=http_service(stand_in(echo).url, 3),
+        mailgun=http_service(stand_in(echo).url, 2),
+        maildir={"priority_value": 1, "path": str(tmp_path / "mail")},
+    )
+    client = make_app(config).test_client()
+    answers = [
+        client.post(
+            "/example.com/send?pool_api_key=" + POOL_KEY,
+            headers={**POOL, "Accept": accept},
+            data={**PLAIN, "raw_text_body": secret_body, "root_api_key": ROOT_KEY, **changes},
+        )
+        for accept in (JSON, BROWSER)
+        for changes in ({}, {"subject": ""})
+    ]
+    answers += [client.get("/?root_api_key=" + ROOT_KEY), client.get("/%0aINJECTED?" + ROOT_KEY)]
+    assert [answer.status_code for answer in answers[:4]] == [200, 400, 200, 400]
+    log = "\n".join(f"{r.getMessage()} {r.args!r} {r.exc_text}" for r in caplog.records)
+    for secret in (ROOT_KEY, POOL_KEY, OTHER_POOL_KEY, PROVIDER_KEY):
+        assert secret not in log
+        assert not any(secret in answer.text for answer in answers)
+    assert secret_body not in log
+    assert "\nINJECTED" not in log
+    assert "POST /example.com/send 200" in log
+
+
+def test_a_bug_of_ours_is_a_500_in_the_log_and_no_failover(make_app, config, caplog, monkeypatch):
+    app = make_app(config)
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    pool = app.extensions["mailpool"].pools["example.com"]
+    monkeypatch.delattr(pool.service("primary"), "settings")
+    for accept in (JSON, BROWSER):
+        headers = {**POOL, "Accept": accept}
+        answer = app.test_client().post("/example.com/send", json=PLAIN, headers=headers)
+        assert answer.status_code == 500
+        assert answer.mimetype == accept.partition(",")[0]
+        assert "An error of this service; it is in the log." in answer.text
+    assert "AttributeError" in caplog.text
+    assert "/example.com/send failed" in caplog.text
+
+
+def test_trusted_hosts_are_kept_to(make_app, config, monkeypatch):
+    monkeypatch.setenv("TRUSTED_HOSTS", "mail.example.com,.example.net")
+    client = make_app(config).test_client()
+    assert client.get("/", headers={"Host": "mail.example.com"}).status_code == 200
+    assert client.get("/", headers={"Host": "a.example.net"}).status_code == 200
+    assert client.get("/", headers={"Host": "evil.example"}).status_code == 400

@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import POOL_KEY, ROOT_KEY, make_config
+from standins import answer
+
+from email_services.__main__ import curl_command
+from email_services.__main__ import make_config as write_config
+from email_services.config import PLACEHOLDER, load_config
+from email_services.exceptions import ConfigError, UnknownDomain
+from email_services.pool import DEFAULT_DEADLINE_SECONDS
+
+ROOT = Path(__file__).parents[1]
+
+ORIGINAL_DESIGN = {
+    "root_api_key": "root",
+    "email_services": [
+        {
+            "email_domain": "example.com",
+            "pool_api_key": "pool",
+            "enabled_services": {
+                "Mailgun": {"api_key": "key-123", "priority_value": 10},
+                "Sendgrid": {"api_key": "SG.456", "priority_value": 20},
+            },
+        }
+    ],
+}
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+
+    def write_and_load(content):
+        path = tmp_path / "config.json"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return load_config(str(path))
+
+    return write_and_load
+
+
+def error_of(load, content, tmp_path) -> str:
+    """The one line that ends the start, without the file's name before it."""
+    with pytest.raises(ConfigError) as caught:
+        load(content)
+    line = str(caught.value)
+    assert line.startswith(f"{tmp_path}/config.json: ")
+    assert "\n" not in line
+    return line.partition("config.json: ")[2]
+
+
+def changed(*path_and_value):
+    """The configuration of the original design with one value changed, or left out for `...`."""
+    *path, last, value = path_and_value
+    content = copy.deepcopy(ORIGINAL_DESIGN)
+    place = content
+    for step in path:
+        place = place[step]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return content
+
+
+def test_a_configuration_of_the_original_design_loads_unchanged(load, store):
+    config = load(ORIGINAL_DESIGN)
+    pool = config.domain("example.com").pool(store)
+    assert {name: service.provider for name, service in pool.services.items()} == {
+        "sendgrid": "sendgrid",
+        "mailgun": "mailgun",
+    }
+    assert list(pool.services) == ["sendgrid", "mailgun"]
+    assert (pool.deadline_seconds, pool.on_unknown) == (DEFAULT_DEADLINE_SECONDS, "failover")
+    assert config.production is False
+
+
+def test_every_setting_of_the_contract_is_taken(load, store):
+    config = load(
+        {
+            "root_api_key": "root",
+            "production": True,
+            "state_url": "sqlite:///elsewhere.sqlite3",
+            "email_services": [
+                {
+                    "email_domain": "Bücher.example",
+                    "pool_api_key": "pool",
+                    "deadline_seconds": 12.5,
+                    "on_unknown": "stop",
+                    "enabled_services": {
+                        "Mailgun": {
+                            "api_key": "k",
+                            "priority_value": 10,
+                            "base_url": "https://api.eu.mailgun.net",
+                            "timeout_seconds": 3,
+                        },
+                        "Backup": {"service": "MAILGUN", "api_key": "k", "priority_value": 5},
+                    },
+                }
+            ],
+        }
+    )
+    pool = config.domain("BÜCHER.example").pool(store)
+    assert (pool.email_domain, pool.deadline_seconds) == ("xn--bcher-kva.example", 12.5)
+    assert pool.on_unknown == "stop"
+    assert pool.service("mailgun").base_url == "https://api.eu.mailgun.net"
+    assert pool.service("mailgun").settings.timeout_seconds == 3
+    assert pool.service("backup").provider == "mailgun"
+    assert (config.production, config.state_url) == (True, "sqlite:///elsewhere.sqlite3")
+
+
+SERVICES = ("email_services", 0, "enabled_services")
+PROBLEMS = [
+    ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+    ("[]", "the file: It should be an object"),
+    (b'{"root_api_key": "\xff"}', "'utf-8' codec can't decode byte 0xff"),
+    ('{"a": 1, "a": 2}', "the key 'a' is given twice in one object"),
+    (changed("root_api_key", ...), "root_api_key: Required"),
+    (changed("root_api_key", 5), "root_api_key: It should be a valid string"),
+    (changed("root_api_key", ""), "root_api_key: It should be printable ASCII without spaces"),
+    (changed("root_api_key", "a\n"), "root_api_key: It should be printable ASCII without spaces"),
+    (changed("prodution", True), "prodution: Unknown field. Did you mean 'production'?"),
+    (changed("email_services", []), "email_services: List should have at least 1 item"),
+    (
+        changed("email_services", 0, "email_domain", "a b"),
+        "email_services[0].email_domain: It should be a domain name, with a dot",
+    ),
+    (
+        changed("email_services", 0, "deadline_seconds", 0),
+        "email_services[0].deadline_seconds: It should be greater than 0",
+    ),
+    (
+        changed("email_services", 0, "deadline_seconds", 3600),
+        "email_services[0].deadline_seconds: It should be less than or equal to 110",
+    ),
+    (
+        changed("email_services", 0, "on_unknown", "retry"),
+        "email_services[0].on_unknown: It should be 'failover' or 'stop'",
+    ),
+    (
+        changed("email_services", 0, "enabled_services", {}),
+        "email_services[0].enabled_services: Dictionary should have at least 1 item",
+    ),
+    (
+        changed(*SERVICES, "Mailgun", "api_key", ...),
+        "email_services[0].enabled_services.Mailgun.api_key: Required",
+    ),
+    (
+        changed(*SERVICES, "Mailgun", "priority", 3),
+        (
+            "email_services[0].enabled_services.Mailgun.priority: "
+            "Unknown field. Did you mean 'priority_value'?"
+        ),
+    ),
+    (
+        changed(*SERVICES, "Mailgun", "base_url", "api.mailgun.net"),
+        "email_services[0].enabled_services.Mailgun.base_url: It should be a valid URL",
+    ),
+    (
+        changed(*SERVICES, "Mailgun", "base_url", "https://u:p@api.mailgun.net"),
+        "email_services[0].enabled_services.Mailgun.base_url: It should hold no user",
+    ),
+    (
+        changed(*SERVICES, "Mailgun", "api_key", "k k"),
+        "email_services[0].enabled_services.Mailgun.api_key: It should be printable ASCII",
+    ),
+    (
+        changed(*SERVICES, "backup", {"api_key": "k", "priority_value": 1}),
+        (
+            "email_services[0].enabled_services.backup: no such provider; "
+            'give "service" one of: maildir, mailgun, sendgrid'
+        ),
+    ),
+    (
+        changed(*SERVICES, "MAILGUN", {"api_key": "k", "priority_value": 1}),
+        "email_services[0].enabled_services.MAILGUN: 'mailgun' is given twice",
+    ),
+    (
+        changed(*SERVICES, "send", {"service": "mailgun", "api_key": "k", "priority_value": 1}),
+        "email_services[0].enabled_services.send: a service's name has letters, digits",
+    ),
+    (
+        changed(*SERVICES, "a/b", {"service": "mailgun", "api_key": "k", "priority_value": 1}),
+        "email_services[0].enabled_services.a/b: a service's name has letters, digits",
+    ),
+    (
+        changed(*SERVICES, "backup", {"service": "../config", "priority_value": 1}),
+        "email_services[0].enabled_services.backup: no such provider",
+    ),
+    (
+        changed(*SERVICES, "backup", 5),
+        "email_services[0].enabled_services.backup: It should be an object",
+    ),
+    (
+        changed("root_api_key", "env:NO_SUCH_VARIABLE"),
+        "root_api_key: the environment has no variable NO_SUCH_VARIABLE",
+    ),
+]
+
+
+@pytest.mark.parametrize(("content", "expected"), PROBLEMS)
+def test_an_error_names_file_path_and_problem(content, expected, load, tmp_path):
+    assert error_of(load, content, tmp_path).startswith(expected)
+
+
+def test_a_domain_given_twice_in_two_spellings_is_an_error(load, tmp_path):
+    content = copy.deepcopy(ORIGINAL_DESIGN)
+    content["email_services"] *= 2
+    content["email_services"][1] = {**content["email_services"][1], "email_domain": "EXAMPLE.com."}
+    assert error_of(load, content, tmp_path) == (
+        "email_services[1].email_domain: 'example.com' is given twice"
+    )
+
+
+def test_all_problems_are_in_the_one_line(load, tmp_path):
+    content = changed("root_api_key", ...)
+    content["email_services"][0]["on_unknown"] = "?"
+    line = error_of(load, content, tmp_path)
+    assert "root_api_key: Required; email_services[0].on_unknown" in line
+
+
+def test_no_error_shows_a_key(load, tmp_path):
+    secret = "a secret with spaces"
+    content = changed(*SERVICES, "Mailgun", "api_key", secret)
+    content["root_api_key"] = [secret]
+    content["email_services"][0]["pool_api_key"] = {"key": secret}
+    assert secret not in error_of(load, content, tmp_path)
+
+
+def test_keys_may_come_from_the_environment(load, monkeypatch):
+    monkeypatch.setenv("THE_ROOT_KEY", "from-the-environment")
+    monkeypatch.setenv("THE_API_KEY", "also-from-there")
+    content = changed(*SERVICES, "Mailgun", "api_key", "env:THE_API_KEY")
+    config = load({**content, "root_api_key": "env:THE_ROOT_KEY"})
+    assert config.is_root(["from-the-environment"])
+    mailgun = next(s for s in config.domain("example.com").services if s.name == "mailgun")
+    assert mailgun.api_key == "also-from-there"
+
+
+def test_the_file_is_found_by_argument_environment_or_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EMAIL_CONFIG", raising=False)
+    with pytest.raises(ConfigError, match=re.escape("config.json: No such file or directory")):
+        load_config()
+    Path("config.json").write_text(json.dumps(changed("root_api_key", "by-name")))
+    assert load_config().is_root(["by-name"])
+    Path("other.json").write_text(json.dumps(changed("root_api_key", "by-environment")))
+    monkeypatch.setenv("EMAIL_CONFIG", "other.json")
+    assert load_config().is_root(["by-environment"])
+
+
+def test_the_file_may_be_fetched(stand_in):
+    server = stand_in(answer(200, {}, json.dumps(ORIGINAL_DESIGN).encode()))
+    assert load_config(f"{server.url}/config.json").is_root(["root"])
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "problem"),
+    [(answer(404), "HTTP 404"), (answer(200, {}, b"<"), "Expecting value")],
+)
+def test_a_url_that_fails_is_named_without_what_is_secret_in_it(behaviour, problem, stand_in):
+    server = stand_in(behaviour)
+    url = server.url.replace("://", "://user:password@") + "/config.json?token=secret"
+    with pytest.raises(ConfigError) as caught:
+        load_config(url)
+    assert str(caught.value).startswith(f"http://127.0.0.1/config.json: {problem}")
+
+
+def test_database_url_wins_over_state_url(load, monkeypatch):
+    content = {**ORIGINAL_DESIGN, "state_url": "sqlite:///a.sqlite3"}
+    assert load(content).state_url == "sqlite:///a.sqlite3"
+    assert load(ORIGINAL_DESIGN).state_url == "sqlite:///state.sqlite3"
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///b.sqlite3")
+    assert load(content).state_url == "sqlite:///b.sqlite3"
+
+
+WEAK = {
+    "a placeholder": (
+        changed("root_api_key", "CHANGE-ME-root"),
+        "the root_api_key is a placeholder that everybody knows",
+    ),
+    "one key for two things": (
+        changed("root_api_key", "pool"),
+        "the pool_api_key of example.com is the same as the root_api_key",
+    ),
+    "a key in clear text": (
+        changed(*SERVICES, "Mailgun", "base_url", "http://mailgun.example"),
+        "mailgun of example.com would send its key unencrypted",
+    ),
+}
+
+
+@pytest.mark.parametrize("weakness", WEAK)
+def test_what_is_weak_is_warned_of_and_refused_in_production(weakness, load, tmp_path, caplog):
+    content, expected = WEAK[weakness]
+    load(content)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert expected in caplog.text
+    line = error_of(load, {**content, "production": True}, tmp_path)
+    assert line == f"not fit for production: {expected}"
+
+
+def test_a_stand_in_on_loopback_is_fit_for_production(load):
+    content = changed(*SERVICES, "Mailgun", "base_url", "http://127.0.0.1:4010")
+    assert load({**content, "production": True}).production
+
+
+def test_keys_are_told_apart(load, tmp_path):
+    config = load(make_config(tmp_path))
+    own, other = config.domain("example.com"), config.domain("example.net")
+    assert config.is_root([ROOT_KEY])
+    assert config.is_root(["x", ROOT_KEY])
+    assert not config.is_root([POOL_KEY, "", "é\ud800"])
+    assert not config.is_root([])
+    assert config.opens(own, [POOL_KEY])
+    assert not config.opens(other, [POOL_KEY])
+    assert not config.opens(own, [ROOT_KEY, POOL_KEY + " ", POOL_KEY[:-1]])
+
+
+@pytest.mark.parametrize("name", ["example.org", "", "..", "x" * 300, "a b", "\ud800"])
+def test_a_domain_that_is_not_there_is_an_error(name, load, tmp_path):
+    with pytest.raises(UnknownDomain):
+        load(make_config(tmp_path)).domain(name)
+
+
+def test_the_example_runs_as_it_is(monkeypatch, tmp_path, caplog):
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    config = load_config(str(ROOT / "config_example.json"))
+    providers = [service.provider for service in config.domain("example.com").services]
+    assert providers == ["maildir", "maildir"]
+    assert caplog.text.count("placeholder") == 2
+
+
+def test_the_first_run_makes_keys_that_nobody_knows(tmp_path):
+    target = tmp_path / "config.json"
+    write_config(ROOT / "config_example.json", target)
+    assert PLACEHOLDER not in target.read_text()
+    assert target.stat().st_mode & 0o777 == 0o600
+    config = load_config(str(target))
+    key = config.domain("example.com").pool_api_key.get_secret_value()
+    assert key != config.root_api_key.get_secret_value()
+    assert len(key) >= 32
+    assert f"'Authorization: Bearer {key}'" in curl_command(config, "http://localhost:8000")
+
+
+def test_a_config_that_is_there_is_not_overwritten(tmp_path):
+    target = tmp_path / "config.json"
+    target.write_text("mine")
+    with pytest.raises(FileExistsError):
+        write_config(ROOT / "config_example.json", target)
+    assert target.read_text() == "mine"
+
+
+@pytest.mark.parametrize("module", ["app", "email_services"])
+def test_a_start_with_an_error_ends_with_one_line(module, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    code = (
+        "import app; app.create_app()"
+        if module == "app"
+        else "import email_services.__main__ as m; m.main()"
+    )
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "PYTHONWARNINGS": "ignore"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.decode() == (
+        "config.json: root_api_key: Required; email_services: Required\n"
+    )
