@@ -55,16 +55,20 @@ class Request(APIRequest):  # type: ignore[misc]
     def data(self) -> dict[str, Any]:
         """The body's fields. Raises APIError with 400, 413 or 415."""
         if not hasattr(self, "_fields"):
+            self._fields: dict[
+                str, Any
+            ] = {}  # what there is if it fails, for the page that says so
             self._fields = self._parse_body()
         return self._fields
 
     @property
     def form(self) -> dict[str, Any]:
         """What a form held, to fill it in again; {} for any other body."""
-        return {} if self.mimetype == "application/json" else getattr(self, "_fields", {})
+        return {} if self.mimetype == "application/json" else self.data
 
     def _parse_body(self) -> dict[str, Any]:
         body = self.get_data(cache=False)
+        self.stream.read(1)  # 413 if a chunked body goes on: at the limit, Werkzeug just stops
         if not body:
             return {}
         if self.mimetype == "application/json":
@@ -140,6 +144,8 @@ def _parse_multipart(body: bytes, content_type: str) -> dict[str, Any]:
         raise _bad_request(f"The multipart form cannot be read: {error}.") from None
     if any("\ufffd" in value for value in form.values()):  # what the parser puts for other bytes
         raise _bad_request("The form is not UTF-8.")
+    for file in files.values():
+        file.close()
     if files:
         raise APIError(
             HTTPStatus.BAD_REQUEST,
