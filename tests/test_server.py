@@ -1,0 +1,256 @@
+"""The service as it runs: several workers under gunicorn, real providers' servers on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+from conftest import (
+    OTHER_POOL_KEY,
+    PLAIN,
+    POOL,
+    POOL_KEY,
+    PROVIDER_KEY,
+    ROOT,
+    ROOT_KEY,
+    make_config,
+)
+from servers import ROOT as REPOSITORY
+from servers import Server, free_port
+from standins import answer, answer_json, delayed, hang
+
+from email_services.abstract import MAX_TIMEOUT_SECONDS
+
+ACCEPTED = {
+    "mailgun": answer_json(200, {"id": "<1@example.com>", "message": "Queued. Thank you."}),
+    "sendgrid": answer(202, {"X-Message-Id": "1"}),
+}
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Start a service; all are stopped at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def start(config: dict, **environment: str) -> Server:
+            server = Server(tmp_path, config, **environment)
+            stack.callback(server.kill)
+            return server
+
+        yield start
+
+
+def with_services(tmp_path, services: dict, **domain_settings) -> dict:
+    config = make_config(tmp_path)
+    config["email_services"][0].update(enabled_services=services, **domain_settings)
+    return config
+
+
+def account(provider: str, url: str, priority: int, **settings) -> dict:
+    return {
+        "service": provider,
+        "api_key": PROVIDER_KEY,
+        "priority_value": priority,
+        "base_url": url,
+        **settings,
+    }
+
+
+def post(server: Server, **settings) -> requests.Response:
+    return requests.post(f"{server.url}/example.com/send", json=PLAIN, headers=POOL, **settings)
+
+
+def test_after_one_toggle_200_of_200_requests_to_4_workers_see_it(serve, config):
+    server = serve(config, WEB_CONCURRENCY="4")
+    assert len(server.workers) == 4
+    address = f"{server.url}/example.com/primary/fail"
+    for expected in (True, False):
+        requests.post(address, headers=ROOT, timeout=30).raise_for_status()
+        with ThreadPoolExecutor(16) as threads:
+            seen = list(threads.map(lambda _: requests.get(address, timeout=30).json(), range(200)))
+        assert [answer["simulated_failure_enabled"] for answer in seen] == [expected] * 200
+
+
+def test_a_toggle_is_still_there_after_a_restart(serve, config):
+    first = serve(config)
+    requests.post(f"{first.url}/example.com/primary/fail", headers=ROOT, timeout=30)
+    first.stop()
+    second = serve(config)
+    assert post(second, timeout=30).json()["service_used"] == "backup"
+
+
+@pytest.mark.parametrize("provider", sorted(ACCEPTED))
+def test_200_sends_use_no_more_connections_than_busy_threads(provider, serve, stand_in, tmp_path):
+    stand = stand_in(delayed(ACCEPTED[provider], 0.02))
+    services = {provider: account(provider, stand.url, 1)}
+    server = serve(with_services(tmp_path, services), WEB_CONCURRENCY="4", WEB_THREADS="4")
+    session = requests.Session()
+    session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=16))
+    with session, ThreadPoolExecutor(16) as threads:
+        url = f"{server.url}/example.com/send"
+        sent = threads.map(
+            lambda _: session.post(url, json=PLAIN, headers=POOL, timeout=30).status_code,
+            range(200),
+        )
+        assert list(sent) == [200] * 200
+    assert len(stand.requests) == 200
+    assert stand.connections <= 4 * 4
+
+
+@pytest.mark.parametrize("provider", sorted(ACCEPTED))
+def test_a_provider_that_never_answers_costs_its_timeout(provider, serve, stand_in, tmp_path):
+    services = {
+        "hanging": account(provider, stand_in(hang).url, 2, timeout_seconds=1),
+        "working": account(provider, stand_in(ACCEPTED[provider]).url, 1),
+    }
+    server = serve(with_services(tmp_path, services))
+    post(server, timeout=30)
+    started = time.monotonic()
+    answer = post(server, timeout=30)
+    elapsed = time.monotonic() - started
+    assert answer.json()["service_used"] == "working"
+    assert answer.json()["possible_duplicate"] is True
+    assert 1 <= elapsed < 1.5
+
+
+def test_two_that_never_answer_cost_no_more_than_the_deadline(serve, stand_in, tmp_path):
+    services = {
+        name: account("mailgun", stand_in(hang).url, 1, timeout_seconds=10) for name in ("a", "b")
+    }
+    server = serve(with_services(tmp_path, services, deadline_seconds=1))
+    started = time.monotonic()
+    answer = post(server, timeout=30)
+    elapsed = time.monotonic() - started
+    assert (answer.status_code, answer.json()["result"]) == (504, "unknown")
+    assert [attempt["outcome"] for attempt in answer.json()["attempts"]] == ["unknown"] * 2
+    assert 0.9 <= elapsed < 1.5
+
+
+def test_a_slow_provider_does_not_block_other_requests(serve, stand_in, tmp_path):
+    stand = stand_in(hang)
+    services = {"slow": account("mailgun", stand.url, 1, timeout_seconds=10)}
+    server = serve(with_services(tmp_path, services, deadline_seconds=10), WEB_CONCURRENCY="1")
+    with ThreadPoolExecutor(8) as threads:
+        waiting = [threads.submit(post, server, timeout=30) for _ in range(8)]
+        wait_for(lambda: len(stand.requests) == 8)
+        assert requests.get(f"{server.url}/example.com", timeout=5).status_code == 200
+        stand.close()
+        assert {future.result().status_code for future in waiting} == {504}
+
+
+def wait_for(condition, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+
+
+def test_a_graceful_stop_lets_sends_in_progress_finish(serve, stand_in, tmp_path):
+    release = threading.Event()
+
+    def when_released(exchange):
+        release.wait(20)
+        ACCEPTED["mailgun"](exchange)
+
+    stand = stand_in(when_released)
+    server = serve(with_services(tmp_path, {"mailgun": account("mailgun", stand.url, 1)}))
+    with ThreadPoolExecutor(20) as threads:
+        sends = [threads.submit(post, server, timeout=30) for _ in range(20)]
+        wait_for(lambda: len(stand.requests) == 20)
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: "Handling signal: term" in server.log)
+        release.set()
+        assert {future.result().status_code for future in sends} == {200}
+    assert server.process.wait(20) == 0
+
+
+def test_a_worker_killed_in_mid_send_is_replaced(serve, stand_in, tmp_path):
+    stand = stand_in(hang)
+    services = {
+        "slow": account("mailgun", stand.url, 2),
+        "maildir": {"priority_value": 1, "path": str(tmp_path / "mail")},
+    }
+    server = serve(with_services(tmp_path, services), WEB_CONCURRENCY="1")
+    with ThreadPoolExecutor(1) as threads:
+        cut_off = threads.submit(post, server, timeout=30)
+        wait_for(lambda: len(stand.requests) == 1)
+        (killed,) = server.workers
+        os.kill(killed, signal.SIGKILL)
+        with pytest.raises(requests.ConnectionError):
+            cut_off.result()
+    wait_for(lambda: server.workers not in ([], [killed]))
+    answer = requests.post(
+        f"{server.url}/example.com/maildir/send", json=PLAIN, headers=POOL, timeout=30
+    )
+    assert answer.status_code == 200
+
+
+def test_no_key_and_no_body_is_in_the_log_at_debug(serve, stand_in, tmp_path):
+    secret_body = "Nobody else should read this, ever."
+    services = {
+        provider: account(provider, stand_in(ACCEPTED[provider]).url, priority)
+        for priority, provider in enumerate(ACCEPTED)
+    }
+    server = serve(with_services(tmp_path, services), LOG_LEVEL="debug")
+    for path in ("send", "mailgun/send", "sendgrid/send"):
+        url = f"{server.url}/example.com/{path}?pool_api_key={POOL_KEY}"
+        body = {**PLAIN, "raw_text_body": secret_body, "root_api_key": ROOT_KEY}
+        answer = requests.post(url, json=body, headers=POOL, timeout=30)
+        assert answer.status_code == 200
+    requests.get(f"{server.url}/%0aINJECTED?{ROOT_KEY}", timeout=30)
+    server.stop()
+    log = server.log
+    assert "DEBUG" in log
+    assert log.count("sent") >= 3
+    for secret in (ROOT_KEY, POOL_KEY, OTHER_POOL_KEY, PROVIDER_KEY, secret_body):
+        assert secret not in log
+    assert "\nINJECTED" not in log
+    assert "gunicorn.ctl" not in log or "control_socket_disable: True" in log
+
+
+def test_a_wrong_configuration_is_one_line_and_no_worker(tmp_path):
+    (tmp_path / "config.json").write_text('{"root_api_key": 5}')
+    ended = subprocess.run(
+        [sys.executable, "-m", "gunicorn", "--config", str(REPOSITORY / "gunicorn.conf.py")],
+        cwd=REPOSITORY,
+        env={
+            **os.environ,
+            "EMAIL_CONFIG": str(tmp_path / "config.json"),
+            "PORT": str(free_port()),
+            "HOST": "127.0.0.1",
+        },
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.decode() == (
+        f"{tmp_path}/config.json: root_api_key: It should be a valid string; "
+        "email_services: Required\n"
+    )
+    assert "Booting worker" not in ended.stdout.decode()
+
+
+def test_gunicorn_waits_longer_than_any_deadline(monkeypatch):
+    monkeypatch.delenv("PORT", raising=False)
+    monkeypatch.delenv("HOST", raising=False)
+    settings = runpy.run_path(str(REPOSITORY / "gunicorn.conf.py"))
+    assert settings["timeout"] > MAX_TIMEOUT_SECONDS
+    assert settings["graceful_timeout"] > MAX_TIMEOUT_SECONDS
+    assert settings["control_socket_disable"] is True
+    assert settings["bind"] == "127.0.0.1:8000"
+    monkeypatch.setenv("PORT", "1234")
+    assert runpy.run_path(str(REPOSITORY / "gunicorn.conf.py"))["bind"] == "0.0.0.0:1234"
+
+
+def test_the_procfile_starts_what_is_tested_here():
+    assert (REPOSITORY / "Procfile").read_text() == "web: gunicorn --config gunicorn.conf.py\n"
