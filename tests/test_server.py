@@ -71,7 +71,7 @@ def post(server: Server, **settings) -> requests.Response:
 
 def test_after_one_toggle_200_of_200_requests_to_4_workers_see_it(serve, config):
     server = serve(config, WEB_CONCURRENCY="4")
-    assert len(server.workers) == 4
+    wait_for(lambda: len(server.workers) == 4)
     address = f"{server.url}/example.com/primary/fail"
     for expected in (True, False):
         requests.post(address, headers=ROOT, timeout=30).raise_for_status()
