@@ -8,10 +8,11 @@ from functools import cache
 from typing import Any
 from urllib.parse import quote
 
+import markdown
 from flask import current_app, render_template
 from flask.globals import request_ctx
-from flask_api.compat import apply_markdown
 from flask_api.renderers import BaseRenderer, dedent
+from markdown.extensions.toc import TocExtension
 from markupsafe import Markup, escape
 
 from browsable_api.forms import form_fields
@@ -60,7 +61,8 @@ def _encode(text: str) -> bytes:
 def _documentation(docstring: str) -> tuple[str, Markup]:
     """The title, which is the first line, and the rest as HTML."""
     title, _, text = dedent(docstring).partition("\n")
-    return title.rstrip("."), Markup(apply_markdown(text.strip()))  # noqa: S704 - our own text
+    html = markdown.markdown(text.strip(), extensions=["tables", TocExtension(baselevel=2)])
+    return title.rstrip("."), Markup(html)  # noqa: S704 - our own text
 
 
 def _breadcrumbs() -> list[tuple[str, str]]:

@@ -207,14 +207,14 @@ class EmailMessage(BaseModel):
     )
     from_name: _HeaderText = Field(default="", description="The sender's display name.")
     to_recipients: list[_Mailbox] = _recipients(
-        "Who it is for: one address or a list of them. `Ada <ada@example.org>` gives a name."
+        "Who it is for: one address or a list; Ada <ada@example.org> gives a name."
     )
     to_cc: list[_Mailbox] = _recipients("Who gets a copy.")
     to_bcc: list[_Mailbox] = _recipients("Who gets a copy that nobody else knows of.")
     subject: Annotated[_HeaderText, AfterValidator(_not_empty)] = Field(
         description="The subject, not empty."
     )
-    raw_text_body: _BodyText = _body("The plain text. A message has this, `html_body`, or both.")
+    raw_text_body: _BodyText = _body("The plain text. A message has this, html_body, or both.")
     html_body: _BodyText = _body("The HTML.")
 
     _message_id: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)

@@ -32,6 +32,10 @@ def client():
         """Things & co.
 
         Send a **thing**: `<b>` is no markup.
+
+        | colour | is |
+        |---|---|
+        | red | warm |
         """
         return {"given": request.data, "see": "http://localhost/things"}
 
@@ -249,6 +253,7 @@ def test_a_page_says_what_the_docstring_says(client):
     html = page(client, "/things", method="GET")
     assert "<h1>Things &amp; co</h1>" in html
     assert "<strong>thing</strong>: <code>&lt;b&gt;</code>" in html
+    assert "<td>warm</td>" in html
     assert "200 OK" in html
 
 
