@@ -41,7 +41,7 @@ _RESERVED_NAMES: Final = ("send", "messages")
 """They stand where a service's name would in a URL."""
 
 
-class _Domain(BaseModel):
+class DomainSettings(BaseModel):
     """One email domain as config.json describes it."""
 
     model_config = ConfigDict(extra="forbid")
@@ -53,7 +53,7 @@ class _Domain(BaseModel):
     enabled_services: dict[str, dict[str, Any]] = Field(min_length=1)
 
 
-class _File(BaseModel):
+class ConfigFile(BaseModel):
     """config.json as a whole."""
 
     model_config = ConfigDict(extra="forbid")
@@ -61,13 +61,13 @@ class _File(BaseModel):
     root_api_key: Key
     production: bool = False
     state_url: str | None = None
-    email_services: list[_Domain] = Field(min_length=1)
+    email_services: list[DomainSettings] = Field(min_length=1)
 
 
 class EmailDomain:
     """One email domain: its key, its services, and how it fails over."""
 
-    def __init__(self, settings: _Domain, services: list[AbstractEmailService]) -> None:
+    def __init__(self, settings: DomainSettings, services: list[AbstractEmailService]) -> None:
         self.email_domain = settings.email_domain
         self.pool_api_key = settings.pool_api_key
         self.services = services
@@ -90,7 +90,7 @@ class Config:
     production: listings need a key, and keys are never shown. state_url: where the state is.
     """
 
-    def __init__(self, file: _File, domains: list[EmailDomain]) -> None:
+    def __init__(self, file: ConfigFile, domains: list[EmailDomain]) -> None:
         self.production = file.production
         self.state_url = os.environ.get("DATABASE_URL") or file.state_url or DEFAULT_URL
         self.root_api_key = file.root_api_key
@@ -130,7 +130,7 @@ def load_config(source: str | None = None) -> Config:
     except ValueError as error:  # not JSON, not UTF-8, or a key given twice
         raise ConfigError(f"{name}: {error}") from None
     problems = _Problems()
-    file = _validated(_File, _with_environment(given, (), problems), (), problems)
+    file = _validated(ConfigFile, _with_environment(given, (), problems), (), problems)
     domains = _domains(file, problems) if file else []
     if file is None or problems:
         raise ConfigError(f"{name}: {problems}")
@@ -215,7 +215,7 @@ def _validated(
     return None
 
 
-def _domains(file: _File, problems: _Problems) -> list[EmailDomain]:
+def _domains(file: ConfigFile, problems: _Problems) -> list[EmailDomain]:
     seen: set[str] = set()
     domains = []
     for index, settings in enumerate(file.email_services):
@@ -228,7 +228,7 @@ def _domains(file: _File, problems: _Problems) -> list[EmailDomain]:
 
 
 def _services(
-    domain: _Domain, domain_path: tuple[int | str, ...], problems: _Problems
+    domain: DomainSettings, domain_path: tuple[int | str, ...], problems: _Problems
 ) -> list[AbstractEmailService]:
     services: dict[str, AbstractEmailService] = {}
     for given_name, given in domain.enabled_services.items():
