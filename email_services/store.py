@@ -83,6 +83,10 @@ class Store:
                 connection.execute(insert(_simulated_failures).values(**key, since=time.time()))
         return result
 
+    def close(self) -> None:
+        """Close the connections; it may be used again."""
+        self._engine.dispose()
+
     def check(self) -> None:
         """Ask the database for an answer."""
         with self._transaction() as connection:

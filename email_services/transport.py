@@ -296,16 +296,15 @@ def _read(response: requests.Response) -> tuple[bytes, bool]:
 
 
 def _why(error: BaseException, timeout: float, *, written: bool) -> str:
-    """Name the root of a chain of exceptions, in words that hold nothing of the request."""
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    if isinstance(error, TimeoutError):
-        awaited = "answer" if written else "connection"
-        return f"No {awaited} within {timeout:.3g} s."
-    for kind, words in _REASONS:
-        if isinstance(error, kind):
-            return words
-    return "The connection failed."
+    """Name the deepest cause that we know, in words that hold nothing of the request."""
+    awaited = "answer" if written else "connection"
+    known = ((TimeoutError, f"No {awaited} within {timeout:.3g} s."), *_REASONS)
+    words = "The connection failed."
+    cause: BaseException | None = error
+    while cause:
+        words = next((told for kind, told in known if isinstance(cause, kind)), words)
+        cause = cause.__cause__ or cause.__context__
+    return words
 
 
 _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (

@@ -44,8 +44,9 @@ def stand_in():
 
 
 @pytest.fixture
-def store(tmp_path) -> Store:
-    return Store(f"sqlite:///{tmp_path}/state.sqlite3")
+def store(tmp_path):
+    with contextlib.closing(Store(f"sqlite:///{tmp_path}/state.sqlite3")) as opened:
+        yield opened
 
 
 def make_message(**fields) -> EmailMessage:
@@ -102,13 +103,16 @@ def config(tmp_path):
 def make_app(tmp_path, monkeypatch):
     """Make the application from a configuration as a dict."""
     monkeypatch.delenv("DATABASE_URL", raising=False)
+    with contextlib.ExitStack() as stack:
 
-    def make(config: dict):
-        path = tmp_path / "config.json"
-        path.write_text(json.dumps(config))
-        return create_app(load_config(str(path)))
+        def make(config: dict):
+            path = tmp_path / "config.json"
+            path.write_text(json.dumps(config))
+            app = create_app(load_config(str(path)))
+            stack.callback(app.extensions["mailpool"].store.close)
+            return app
 
-    return make
+        yield make
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from conftest import PLAIN, POOL, make_message
 from conftest import ROOT as WITH_ROOT_KEY
 from standins import answer, answer_json
 
-from app import KEY_FIELDS, STATUS_OF_OUTCOME, create_app
+from app import KEY_FIELDS, STATUS_OF_OUTCOME
 from email_services.abstract import HTTPSettings
 from email_services.config import ConfigFile, DomainSettings, load_config
 from email_services.exceptions import AccountRefused, MessageRejected, OutcomeUnknown
@@ -33,16 +33,10 @@ def json_in_readme(word: str) -> str:
     return next(block for block in blocks if word in block)
 
 
-def routes() -> list[str]:
-    app = create_app(load_config(str(ROOT / "config_example.json")))
-    rules = [rule.rule for rule in app.url_map.iter_rules() if rule.endpoint != "static"]
-    return [rule.replace("<domain:email_domain>", "<domain>") for rule in rules]
-
-
-def test_every_route_is_in_the_readme(tmp_path, monkeypatch):
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/state.sqlite3")
-    missing = [route for route in routes() if f"`{route}`" not in README]
-    assert missing == []
+def test_every_route_is_in_the_readme(make_app, config):
+    rules = [rule for rule in make_app(config).url_map.iter_rules() if rule.endpoint != "static"]
+    routes = [rule.rule.replace("<domain:email_domain>", "<domain>") for rule in rules]
+    assert [route for route in routes if f"`{route}`" not in README] == []
 
 
 def test_every_setting_is_in_the_readme():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import pytest
@@ -17,33 +18,41 @@ def test_a_failure_is_switched_over_and_set(store):
     assert store.simulated_failures("example.net") == frozenset()
 
 
-def test_it_is_seen_by_another_process_and_after_a_restart(tmp_path):
-    url = f"sqlite:///{tmp_path}/state.sqlite3"
-    first, second = Store(url), Store(url)
+@pytest.fixture
+def open_store(tmp_path):
+    """Open the same database once more, as another process does."""
+    with contextlib.ExitStack() as stack:
+
+        def make(url: str = f"sqlite:///{tmp_path}/state.sqlite3") -> Store:
+            return stack.enter_context(contextlib.closing(Store(url)))
+
+        yield make
+
+
+def test_it_is_seen_by_another_process_and_after_a_restart(open_store):
+    first, second = open_store(), open_store()
     first.set_simulated_failure("example.com", "a", enabled=True)
     assert second.simulated_failures("example.com") == {"a"}
-    assert Store(url).simulated_failures("example.com") == {"a"}
+    assert open_store().simulated_failures("example.com") == {"a"}
 
 
-def test_switches_at_once_take_turns(tmp_path):
-    url = f"sqlite:///{tmp_path}/state.sqlite3"
+def test_switches_at_once_take_turns(open_store):
     results = []
 
-    def switch():
-        store = Store(url)
+    def switch(store):
         results.extend(store.set_simulated_failure("example.com", "a", None) for _ in range(10))
 
-    threads = [threading.Thread(target=switch) for _ in range(8)]
+    threads = [threading.Thread(target=switch, args=(open_store(),)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert (results.count(True), results.count(False)) == (40, 40)
-    assert Store(url).simulated_failures("example.com") == frozenset()
+    assert open_store().simulated_failures("example.com") == frozenset()
 
 
-def test_a_database_that_is_away_is_an_error_and_no_crash(tmp_path):
-    store = Store(f"sqlite:///{tmp_path}/no/such/folder/state.sqlite3")
+def test_a_database_that_is_away_is_an_error_and_no_crash(tmp_path, open_store):
+    store = open_store(f"sqlite:///{tmp_path}/no/such/folder/state.sqlite3")
     for ask in (
         lambda: store.simulated_failures("example.com"),
         lambda: store.set_simulated_failure("example.com", "a", None),
@@ -53,11 +62,10 @@ def test_a_database_that_is_away_is_an_error_and_no_crash(tmp_path):
             ask()
 
 
-def test_a_locked_database_is_an_error_and_readers_do_not_mind(tmp_path, monkeypatch):
+def test_a_locked_database_is_an_error_and_readers_do_not_mind(tmp_path, open_store, monkeypatch):
     monkeypatch.setattr("email_services.store.BUSY_SECONDS", 0)
-    url = f"sqlite:///{tmp_path}/state.sqlite3"
-    store = Store(url)
-    engine = create_engine(url)
+    store = open_store()
+    engine = create_engine(f"sqlite:///{tmp_path}/state.sqlite3")
     with engine.connect() as other:
         other.execute(text("BEGIN IMMEDIATE"))
         with pytest.raises(StoreUnavailable):
@@ -73,8 +81,8 @@ def test_a_url_that_is_none_stops_the_start(url):
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
-def test_herokus_url_is_understood(scheme):
-    store = Store(f"{scheme}://user:secret@127.0.0.1:1/db")
+def test_herokus_url_is_understood(scheme, open_store):
+    store = open_store(f"{scheme}://user:secret@127.0.0.1:1/db")
     with pytest.raises(StoreUnavailable) as caught:
         store.check()
     assert "secret" not in str(caught.value)
