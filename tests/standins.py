@@ -80,6 +80,13 @@ def hang(exchange: Exchange) -> None:
     exchange.keep_alive = False
 
 
+def sip(exchange: Exchange) -> None:
+    """Read a little at a time, for longer than any test waits."""
+    exchange.keep_alive = False
+    while not exchange.stopping.wait(0.1) and exchange.connection.recv(65536):
+        pass
+
+
 def drip(data: bytes, after: bytes = b"", seconds: float = 0.05) -> Behaviour:
     """Send `after` at once, then `data` a byte at a time."""
 

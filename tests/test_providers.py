@@ -21,6 +21,7 @@ from standins import (
     response,
     send_and_close,
     send_bytes,
+    sip,
 )
 
 from email_services import transport
@@ -264,6 +265,21 @@ def test_a_request_that_nobody_reads_is_not_sent(provider, stand_in):
     message = make_message(raw_text_body="x" * 9_000_000)
     error = outcome_of(make_service(provider, server.url), message, timeout=0.5)
     assert type(error) is ServiceUnavailable
+
+
+@every_http_provider
+def test_a_request_that_is_read_in_sips_holds_the_deadline(
+    provider, authority, stand_in, tmp_path, monkeypatch
+):
+    bundle = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(bundle)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    server = stand_in(sip, tls=tls_server(authority), read_body=False)
+    message = make_message(raw_text_body="x" * 9_000_000)
+    started = time.monotonic()
+    error = outcome_of(make_service(provider, server.url), message, timeout=0.5)
+    assert type(error) is ServiceUnavailable
+    assert time.monotonic() - started < 2
 
 
 def accepted_but_for_the_body(provider: str) -> bytes:
