@@ -145,15 +145,14 @@ _current: ContextVar[_Exchange] = ContextVar("exchange in progress")
 
 
 class _Timed:
-    """A socket whose every wait is bounded by what is left of the exchange."""
+    """A socket whose every wait is bounded by what is left of the exchange.
+
+    Python bounds a sendall as a whole, and a TLS handshake too; a read only until the next byte.
+    """
 
     def recv_into(self: Any, *args: Any, **kwargs: Any) -> int:
         self.settimeout(_current.get().remaining())
         return int(super().recv_into(*args, **kwargs))  # type: ignore[misc]
-
-    def send(self: Any, *args: Any, **kwargs: Any) -> int:
-        self.settimeout(_current.get().remaining())
-        return int(super().send(*args, **kwargs))  # type: ignore[misc]
 
     def sendall(self: Any, *args: Any, **kwargs: Any) -> None:
         self.settimeout(_current.get().remaining())
@@ -165,7 +164,7 @@ class _TimedSocket(_Timed, socket.socket):
 
 
 class _TimedTLSSocket(_Timed, ssl.SSLSocket):
-    """The handshake as a whole is bounded by the timeout that is set before it."""
+    pass
 
 
 class _Connection:
@@ -178,16 +177,13 @@ class _Connection:
         exchange = _current.get()
         try:
             addresses = _resolve(self._dns_host, self.port, exchange.remaining())
-            plain = _connect(addresses, exchange, self.socket_options)
+            return _connect(addresses, exchange, self.socket_options)
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from error
         except TimeoutError as error:
             raise ConnectTimeoutError(self, "timed out") from error
         except OSError as error:
             raise NewConnectionError(self, "no connection") from error
-        timed = _TimedSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
-        timed.settimeout(exchange.remaining())
-        return timed
 
     def request(self: Any, *args: Any, **kwargs: Any) -> None:
         """Write the request, and note it when the last byte is with the operating system.
@@ -274,11 +270,24 @@ def _connect(
     for tried, address in enumerate(addresses):
         share = exchange.remaining() / (len(addresses) - tried)
         try:
-            return create_connection(address, share, socket_options=socket_options)
+            plain = create_connection(address, share, socket_options=socket_options)
         except OSError:
             if tried + 1 == len(addresses):
                 raise
+        else:
+            return _timed(plain, exchange)
     raise OSError("no address")
+
+
+def _timed(plain: socket.socket, exchange: _Exchange) -> _TimedSocket:
+    """The same connection as a socket that holds the deadline, from the TLS handshake on."""
+    timed = _TimedSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
+    try:
+        timed.settimeout(exchange.remaining())
+    except TimeoutError:
+        timed.close()
+        raise
+    return timed
 
 
 def _read(response: requests.Response) -> tuple[bytes, bool]:

@@ -83,7 +83,7 @@ def hang(exchange: Exchange) -> None:
 def sip(exchange: Exchange) -> None:
     """Read a little at a time, for longer than any test waits."""
     exchange.keep_alive = False
-    while not exchange.stopping.wait(0.1) and exchange.connection.recv(65536):
+    while not exchange.stopping.wait(0.02) and exchange.connection.recv(65536):
         pass
 
 
@@ -116,6 +116,7 @@ class StandIn:
     behaviour: Behaviour
     tls: ssl.SSLContext | None = None
     read_body: bool = True  # else it acts as soon as it has seen the headers
+    receive_buffer: int | None = None  # bytes that the system takes before they are read
     silent: bool = False  # accepts connections and says nothing, not even a TLS handshake
     requests: list[Received] = field(default_factory=list)
     connections: int = 0
@@ -126,6 +127,8 @@ class StandIn:
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        if self.receive_buffer:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
         self._port = self._listener.getsockname()[1]
         self._start(self._accept)
 

@@ -111,7 +111,7 @@ def test_an_odd_body_changes_no_meaning(provider, status, body, stand_in):
 
 def tls_server(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
     return context
 
 
@@ -268,18 +268,45 @@ def test_a_request_that_nobody_reads_is_not_sent(provider, stand_in):
 
 
 @every_http_provider
-def test_a_request_that_is_read_in_sips_holds_the_deadline(
-    provider, authority, stand_in, tmp_path, monkeypatch
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_slow_name_server_and_a_slow_reader_share_the_time(
+    provider, tls, authority, stand_in, tmp_path, monkeypatch
 ):
     bundle = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(bundle)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
-    server = stand_in(sip, tls=tls_server(authority), read_body=False)
+    context = tls_server(authority) if tls else None
+    server = stand_in(sip, tls=context, read_body=False, receive_buffer=16384)
+    look_up = socket.getaddrinfo
+
+    def slow(host, *args, **kwargs):
+        if host == "localhost":
+            threading.Event().wait(0.8)
+        return look_up("127.0.0.1", *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
     message = make_message(raw_text_body="x" * 9_000_000)
+    service = make_service(provider, server.url.replace("127.0.0.1", "localhost"))
     started = time.monotonic()
-    error = outcome_of(make_service(provider, server.url), message, timeout=0.5)
+    error = outcome_of(service, message, timeout=1)
     assert type(error) is ServiceUnavailable
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 1.5
+
+
+@every_http_provider
+def test_a_connection_that_comes_too_late_is_closed(provider, stand_in, monkeypatch):
+    server = stand_in(answer(*ACCEPTED[provider]))
+    connect = transport.create_connection
+
+    def slow(*args, **kwargs):
+        threading.Event().wait(0.2)
+        return connect(*args, **kwargs)
+
+    monkeypatch.setattr(transport, "create_connection", slow)
+    error = outcome_of(make_service(provider, server.url), timeout=0.1)
+    assert type(error) is ServiceUnavailable
+    server.wait_until_closed()
+    assert server.requests == []
 
 
 def accepted_but_for_the_body(provider: str) -> bytes:
