@@ -115,8 +115,8 @@ class Failure(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    simulated_failure: bool | None = Field(
-        None,
+    simulated_failure: bool = Field(
+        False,
         description="On or off; without it, it is switched over.",
         json_schema_extra={
             "widget": "select",
@@ -141,8 +141,9 @@ def home() -> ResponseReturnValue:
 
     * **GET** lists them. On a production server this needs a key, and a pool key sees its own
       domain only.
-    * **POST** does the same with a key in the body. The root key sees the API keys too, unless the
-      server is in production.
+    * **POST** does the same with a key in the body.
+
+    The root key sees the API keys too, unless the server is in production.
 
     To send, go to a domain and follow its `send_url`.
     """
@@ -164,7 +165,7 @@ def show_domain(email_domain: str) -> ResponseReturnValue:
     * A service's own `send_url` sends through that service alone.
     * A service's `fail_url` switches its simulated failure, to rehearse an outage.
 
-    **GET** and **POST** differ as they do one level up: the root key in a POST sees the API keys.
+    **GET** and **POST** are as one level up. The root key sees the API keys, outside production.
     """
     checked(Nothing)
     return domain_as_dict(visible_domain(email_domain))
@@ -235,7 +236,8 @@ def fail(email_domain: str, service: str) -> ResponseReturnValue:
     if request.method == "POST":
         pool = pool_of(with_root_key(email_domain))
         name = pool.service(service).name
-        wanted = checked(Failure).simulated_failure
+        given = checked(Failure)
+        wanted = given.simulated_failure if given.model_fields_set else None
         return failure_answer(
             name, mailpool.store.set_simulated_failure(pool.email_domain, name, wanted)
         )

@@ -19,7 +19,13 @@ preload_app = True
 # progress ends before its worker does.
 timeout = 120
 graceful_timeout = 120
-keepalive = 75  # longer than a proxy in front keeps its connections
+# A worker takes no more connections than it has threads. By default it takes a thousand, and they
+# wait behind its busy threads, as long as a slow provider takes, while the next worker is idle.
+worker_connections = threads
+
+# Which only works if no connection is kept for later. It also spares callers the one error that
+# leaves them in doubt: a request written into a connection that we are just closing.
+keepalive = 0
 
 control_socket_disable = True
 

@@ -1,4 +1,4 @@
-"""The service itself under gunicorn, as `make run` and a platform run it, on a free port."""
+"""The service itself under gunicorn, as `make run` and a platform run it, on a port of its own."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import requests
-from urllib3.util import Retry
 
 ROOT = Path(__file__).parents[1]
+_NOT_INHERITED = ("DATABASE_URL", "EMAIL_CONFIG", "DYNO", "PORT", "HOST")
 
 
 class Server:
@@ -24,39 +24,29 @@ class Server:
         self._log = folder / f"server-{os.urandom(4).hex()}.log"
         config_file = folder / f"{self._log.name}.json"
         config_file.write_text(json.dumps(config))
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        inherited = {
-            name: value
-            for name, value in os.environ.items()
-            if name not in ("DATABASE_URL", "EMAIL_CONFIG", "DYNO")
+        environment = {
+            **{name: value for name, value in os.environ.items() if name not in _NOT_INHERITED},
+            "EMAIL_CONFIG": str(config_file),
+            **environment,
         }
-        with self._log.open("wb") as log:
+        command = [sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py"]
+        # The socket listens before the server does: a first request waits and is not refused.
+        with socket.create_server(("127.0.0.1", 0)) as listener, self._log.open("wb") as log:
+            self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "gunicorn.conf.py")],
+                [*command, "--bind", f"fd://{listener.fileno()}"],
                 cwd=ROOT,
+                env=environment,
+                pass_fds=[listener.fileno()],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a group of its own, to be killed as one
-                env={
-                    **inherited,
-                    "EMAIL_CONFIG": str(config_file),
-                    "HOST": "127.0.0.1",
-                    "PORT": str(port),
-                    **environment,
-                },
             )
         try:
-            self._wait_until_ready()
-        except BaseException:
+            requests.get(f"{self.url}/healthz", timeout=60).raise_for_status()
+        except requests.RequestException:
             self.kill()
             raise
-
-    def _wait_until_ready(self) -> None:
-        retries = Retry(total=12, connect=12, read=12, backoff_factor=0.05, backoff_max=1)
-        with requests.Session() as session:
-            session.mount("http://", requests.adapters.HTTPAdapter(max_retries=retries))
-            session.get(f"{self.url}/healthz", timeout=10).raise_for_status()
 
     @property
     def log(self) -> str:
@@ -78,8 +68,3 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]

@@ -25,7 +25,7 @@ from conftest import (
     make_config,
 )
 from servers import ROOT as REPOSITORY
-from servers import Server, free_port
+from servers import Server
 from standins import answer, answer_json, delayed, hang
 
 from email_services.abstract import MAX_TIMEOUT_SECONDS
@@ -147,6 +147,19 @@ def test_a_slow_provider_does_not_block_other_requests(serve, stand_in, tmp_path
         assert {future.result().status_code for future in waiting} == {504}
 
 
+def test_no_send_waits_behind_a_busy_thread_while_another_is_free(serve, stand_in, tmp_path):
+    stand = stand_in(hang)
+    services = {"slow": account("mailgun", stand.url, 1, timeout_seconds=60)}
+    config = with_services(tmp_path, services, deadline_seconds=60)
+    server = serve(config, WEB_CONCURRENCY="4", WEB_THREADS="4")
+    wait_for(lambda: len(server.workers) == 4)
+    with ThreadPoolExecutor(16) as threads:
+        waiting = [threads.submit(post, server, timeout=60) for _ in range(16)]
+        wait_for(lambda: len(stand.requests) == 16)
+        stand.close()
+        assert {future.result().status_code for future in waiting} == {504}
+
+
 def wait_for(condition, seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -225,8 +238,6 @@ def test_a_wrong_configuration_is_one_line_and_no_worker(tmp_path):
         env={
             **os.environ,
             "EMAIL_CONFIG": str(tmp_path / "config.json"),
-            "PORT": str(free_port()),
-            "HOST": "127.0.0.1",
         },
         capture_output=True,
         timeout=30,
