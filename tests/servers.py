@@ -59,7 +59,10 @@ class Server:
         return [int(pid) for pid in children.read_text().split()]
 
     def stop(self) -> int:
-        """End gracefully; returns the exit status."""
+        """End gracefully; returns the exit status.
+
+        For one worker only: gunicorn loses the signal for a worker that it is just starting.
+        """
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 

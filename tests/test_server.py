@@ -81,7 +81,7 @@ def test_after_one_toggle_200_of_200_requests_to_4_workers_see_it(serve, config)
 
 
 def test_a_toggle_is_still_there_after_a_restart(serve, config):
-    first = serve(config)
+    first = serve(config, WEB_CONCURRENCY="1")
     requests.post(f"{first.url}/example.com/primary/fail", headers=ROOT, timeout=30)
     first.stop()
     second = serve(config)
@@ -213,7 +213,7 @@ def test_no_key_and_no_body_is_in_the_log_at_debug(serve, stand_in, tmp_path):
         provider: account(provider, stand_in(ACCEPTED[provider]).url, priority)
         for priority, provider in enumerate(ACCEPTED)
     }
-    server = serve(with_services(tmp_path, services), LOG_LEVEL="debug")
+    server = serve(with_services(tmp_path, services), LOG_LEVEL="debug", WEB_CONCURRENCY="1")
     for path in ("send", "mailgun/send", "sendgrid/send"):
         url = f"{server.url}/example.com/{path}?pool_api_key={POOL_KEY}"
         body = {**PLAIN, "raw_text_body": secret_body, "root_api_key": ROOT_KEY}
