@@ -1,0 +1,108 @@
+"""When a service is left alone, and when it is tried again: the rules, without clock or storage.
+
+A service works until faults of its own come `FAILURES_TO_REST` in a row; an account's fault or a
+rate limit suffices alone. Then it rests: messages pass it by at no cost. After the rest one message
+is its probe, one at a time over all workers. If that is accepted, the service works again, at its
+place in the order, at once; if it fails, the next rest is longer.
+
+Times are seconds since the epoch, and always passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from email_services.exceptions import AccountRefused, ProviderError, RateLimited
+
+FAILURES_TO_REST: Final = 5
+FIRST_REST_SECONDS: Final = 15.0
+LONGEST_REST_SECONDS: Final = 300.0
+FIRST_ACCOUNT_REST_SECONDS: Final = 300.0
+LONGEST_ACCOUNT_REST_SECONDS: Final = 3600.0
+JITTER: Final = 0.2
+"""A rest is up to this part longer, so that the nodes of a fleet do not probe in step."""
+
+WORKING: Final = "working"
+RESTING: Final = "resting"
+PROBING: Final = "probing"
+
+
+@dataclass(frozen=True)
+class Health:
+    """The health of one service.
+
+    failures: in a row. rests: in a row, without a success between them.
+    rest_until: None while it works. probe_until: until when a probe may take, None without one.
+    since: when it began to work or to rest. reason: the fault that made it rest.
+    simulated: whether a drill's fault was the last one; what a drill did ends with it.
+    """
+
+    failures: int = 0
+    rests: int = 0
+    rest_until: float | None = None
+    probe_until: float | None = None
+    since: float | None = None
+    reason: str = ""
+    simulated: bool = False
+
+    def state(self, now: float) -> str:
+        """One of working, resting and probing."""
+        if self.rest_until is None:
+            return WORKING
+        return PROBING if self.probe_until is not None and now < self.probe_until else RESTING
+
+    def is_due(self, now: float) -> bool:
+        """Whether it rests, and a message may probe it."""
+        rested = self.rest_until is not None and self.rest_until <= now
+        return rested and self.state(now) != PROBING
+
+    def is_clean(self) -> bool:
+        """Whether a success changes nothing."""
+        return self.failures == 0 and self.rest_until is None
+
+
+def after_success(health: Health, now: float) -> Health:
+    """It works, whatever was before."""
+    return health if health.is_clean() else Health(since=now)
+
+
+def after_fault(
+    health: Health,
+    fault: ProviderError,
+    now: float,
+    random: Callable[[], float],
+    *,
+    was_probe: bool,
+) -> Health:
+    """What a fault makes of it.
+
+    was_probe: whether the message was its probe. random: gives a number from 0 to 1.
+    """
+    if not fault.blames_service:
+        return replace(health, probe_until=None) if was_probe else health
+    if health.rest_until is not None and not was_probe:
+        return health  # an attempt that began before the rest says nothing new
+    failures = health.failures + 1
+    urgent = isinstance(fault, AccountRefused | RateLimited)
+    if failures < FAILURES_TO_REST and not urgent and not was_probe:
+        return replace(health, failures=failures, simulated=fault.simulated)
+    rest = _rest_seconds(fault, health.rests) * (1 + JITTER * random())
+    return Health(
+        failures=failures,
+        rests=health.rests + 1,
+        rest_until=now + rest,
+        since=health.since if health.rest_until is not None else now,
+        reason=fault.reason,
+        simulated=fault.simulated,
+    )
+
+
+def _rest_seconds(fault: ProviderError, rests: int) -> float:
+    """Twice as long each time, up to a bound; at least as long as the provider asks for."""
+    account = isinstance(fault, AccountRefused)
+    first = FIRST_ACCOUNT_REST_SECONDS if account else FIRST_REST_SECONDS
+    longest = LONGEST_ACCOUNT_REST_SECONDS if account else LONGEST_REST_SECONDS
+    rest = min(longest, first * 2.0 ** min(rests, 20))
+    return max(rest, min(fault.retry_after or 0.0, 24 * 3600.0))

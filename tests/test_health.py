@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import pytest
+
+from email_services.exceptions import (
+    AccountRefused,
+    MessageRejected,
+    OutcomeUnknown,
+    RateLimited,
+    ServiceUnavailable,
+)
+from email_services.health import (
+    FAILURES_TO_REST,
+    FIRST_ACCOUNT_REST_SECONDS,
+    FIRST_REST_SECONDS,
+    JITTER,
+    LONGEST_ACCOUNT_REST_SECONDS,
+    LONGEST_REST_SECONDS,
+    Health,
+    after_fault,
+    after_success,
+)
+
+NOW = 1_000_000.0
+DOWN, SILENT = ServiceUnavailable("down"), OutcomeUnknown("silence")
+QUOTA, LIMIT, BAD = AccountRefused("quota"), RateLimited("slow down"), MessageRejected("bad")
+
+
+def after(*faults, health=None, now=NOW, was_probe=False, random=0.0) -> Health:
+    health = health or Health()
+    for fault in faults:
+        health = after_fault(health, fault, now, lambda: random, was_probe=was_probe)
+    return health
+
+
+RESTING = after(*[DOWN] * FAILURES_TO_REST)
+
+
+@pytest.mark.parametrize("faults", [[DOWN] * 5, [SILENT] * 5, [DOWN, SILENT, DOWN, SILENT, DOWN]])
+def test_it_rests_after_that_many_failures_in_a_row(faults):
+    assert after(*faults[:-1]).state(NOW) == "working"
+    health = after(*faults)
+    assert health.state(NOW) == "resting"
+    assert health.rest_until == NOW + FIRST_REST_SECONDS
+    assert (health.since, health.reason) == (NOW, faults[-1].reason)
+
+
+@pytest.mark.parametrize(
+    ("fault", "seconds"),
+    [
+        (QUOTA, FIRST_ACCOUNT_REST_SECONDS),
+        (AccountRefused("quota", retry_after=7200), 7200),
+        (AccountRefused("quota", retry_after=1), FIRST_ACCOUNT_REST_SECONDS),
+        (LIMIT, FIRST_REST_SECONDS),
+        (RateLimited("slow down", retry_after=120), 120),
+        (RateLimited("slow down", retry_after=1e9), 24 * 3600),
+    ],
+)
+def test_an_account_or_a_limit_makes_it_rest_at_once_and_as_long_as_asked(fault, seconds):
+    health = after(fault)
+    assert health.state(NOW) == "resting"
+    assert health.rest_until == NOW + seconds
+
+
+def test_a_bad_message_blames_nobody():
+    assert after(*[BAD] * 100) == Health()
+    nearly = after(*[DOWN] * 4)
+    assert after(BAD, health=nearly) == nearly
+
+
+def test_a_success_between_starts_the_count_again():
+    health = after_success(after(*[DOWN] * 4), NOW)
+    assert after(*[DOWN] * 4, health=health).state(NOW) == "working"
+
+
+def test_a_rest_ends_in_one_probe_at_a_time():
+    due = RESTING.rest_until
+    assert not RESTING.is_due(due - 0.001)
+    assert RESTING.is_due(due)
+    probed = Health(**{**vars(RESTING), "probe_until": due + 15})
+    assert probed.state(due + 14) == "probing"
+    assert not probed.is_due(due + 14)
+    assert probed.is_due(due + 15), "a probe whose worker died is lost after its time"
+
+
+def test_a_successful_probe_makes_it_work_as_if_nothing_had_been():
+    health = after_success(RESTING, NOW + 20)
+    assert health == Health(since=NOW + 20)
+    assert health.is_clean()
+
+
+def test_failed_probes_lengthen_the_rest_up_to_a_bound():
+    health, rests = RESTING, []
+    for _ in range(30):
+        now = health.rest_until
+        health = after(DOWN, health=health, now=now, was_probe=True)
+        rests.append(health.rest_until - now)
+    assert rests[:4] == [30, 60, 120, 240]
+    assert set(rests[4:]) == {LONGEST_REST_SECONDS}
+    assert health.since == NOW, "it rests since the first of them"
+
+
+def test_an_accounts_rest_has_a_bound_of_its_own():
+    health = after(QUOTA)
+    for _ in range(10):
+        health = after(QUOTA, health=health, now=NOW, was_probe=True)
+    assert health.rest_until == NOW + LONGEST_ACCOUNT_REST_SECONDS
+
+
+def test_a_probe_that_was_a_bad_message_lets_the_next_one_find_out():
+    probed = Health(**{**vars(RESTING), "probe_until": NOW + 100})
+    health = after(BAD, health=probed, now=NOW + 50, was_probe=True)
+    assert health == RESTING
+
+
+def test_what_began_before_the_rest_does_not_lengthen_it():
+    assert after(DOWN, SILENT, QUOTA, health=RESTING) == RESTING
+
+
+def test_rests_differ_so_that_nodes_do_not_probe_in_step():
+    longest = after(*[DOWN] * 5, random=1.0)
+    assert longest.rest_until == NOW + FIRST_REST_SECONDS * (1 + JITTER)
+
+
+def test_a_simulated_fault_is_remembered_as_one():
+    fault = ServiceUnavailable("Simulated failure.")
+    fault.simulated = True
+    assert after(fault).simulated
+    assert after(*[fault] * 5).simulated
+    assert not after(*[DOWN] * 5, health=after(fault)).simulated
