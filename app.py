@@ -5,34 +5,44 @@ A view's docstring is the page its address shows to a person, in Markdown.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from http import HTTPStatus
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from flask import Blueprint, current_app, url_for
 from flask.typing import ResponseReturnValue
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from werkzeug.local import LocalProxy
 from werkzeug.routing import BaseConverter
 
 from browsable_api import APIError, BrowsableAPI, request, takes
 from email_services.abstract import AbstractEmailService, HTTPEmailService
 from email_services.config import Config, EmailDomain, load_config
+from email_services.drill import KINDS, Drill, DrillKind
 from email_services.exceptions import (
     NOT_SENT,
     SENT,
     UNKNOWN,
     EmailServicesError,
     InvalidInput,
+    KeyInProgress,
     KeyRefused,
+    KeyReused,
     StoreUnavailable,
     UnknownDomain,
+    UnknownMessage,
     UnknownService,
 )
 from email_services.message import EmailMessage
-from email_services.pool import Delivery, PooledEmailService
-from email_services.store import Store
+from email_services.pool import Once, PooledEmailService
+from email_services.store import LoggedMessage, ServiceState, Store
 
 KEY_FIELDS = ("pool_api_key", "root_api_key")
 
@@ -46,6 +56,9 @@ STATUS_OF_ERROR = {
     KeyRefused: HTTPStatus.UNAUTHORIZED,
     UnknownDomain: HTTPStatus.NOT_FOUND,
     UnknownService: HTTPStatus.NOT_FOUND,
+    UnknownMessage: HTTPStatus.NOT_FOUND,
+    KeyInProgress: HTTPStatus.CONFLICT,
+    KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 EXAMPLE_BODY = {
@@ -82,7 +95,7 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     line, where it is not usable.
     """
     config = config or load_config()
-    store = Store(config.state_url)
+    store = Store(config.state_url, config.message_retention_days * 24 * 3600)
     pools = {name: domain.pool(store) for name, domain in config.domains.items()}
     app = BrowsableAPI(__name__)
     if trusted := os.environ.get("TRUSTED_HOSTS"):
@@ -92,6 +105,11 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     app.register_blueprint(views)
     app.register_error_handler(EmailServicesError, answer_error)
     return app
+
+
+def _parse_cursor(value: object) -> object:
+    at, _, message_id = str(value).partition("_")
+    return (float(at), message_id)
 
 
 class PoolKey(BaseModel):
@@ -123,6 +141,44 @@ class Failure(BaseModel):
             "options": {"": "switch it over", "true": "on", "false": "off"},
         },
     )
+    kind: DrillKind = Field(
+        "unavailable",
+        description="The fault that is simulated.",
+        json_schema_extra={
+            "widget": "select",
+            "options": {kind: kind.replace("_", " ") for kind in KINDS},
+        },
+    )
+    share: float = Field(
+        1, gt=0, le=1, description="The part of messages that meets it: 0.1 is one in ten."
+    )
+    minutes: float | None = Field(
+        None, gt=0, le=7 * 24 * 60, description="When it ends by itself; without it, it does not."
+    )
+
+    def drill(self, current: Drill | None, now: float) -> Drill | None:
+        """The drill that is wanted, where `current` is on or none is."""
+        fields = self.model_fields_set
+        switched_over = "simulated_failure" not in fields
+        wanted = self.simulated_failure
+        if switched_over:
+            wanted = current is None or bool(fields)
+        until = now + self.minutes * 60 if self.minutes else None
+        return Drill(self.kind, self.share, now, until) if wanted else None
+
+
+class MessageFilter(BaseModel):
+    """Which messages of the log are wanted, from the query of the URL."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    recipient: str | None = None
+    outcome: Literal["sent", "not sent", "unknown", "in progress"] | None = None
+    service: str | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    cursor: Annotated[tuple[float, str], BeforeValidator(_parse_cursor)] | None = None
+    limit: int = Field(50, ge=1, le=500)
 
 
 class Nothing(BaseModel):
@@ -168,7 +224,8 @@ def show_domain(email_domain: str) -> ResponseReturnValue:
     **GET** and **POST** are as one level up. The root key sees the API keys, outside production.
     """
     checked(Nothing)
-    return domain_as_dict(visible_domain(email_domain))
+    domain = visible_domain(email_domain)
+    return {**domain_as_dict(domain), "changes": changes_of(domain)}
 
 
 @views.route("/<domain:email_domain>/send", methods=["GET", "POST"])
@@ -200,7 +257,7 @@ def send(email_domain: str) -> ResponseReturnValue:
     """
     if request.method == "POST":
         pool = pool_of(with_pool_key(email_domain))
-        return delivery_answer(pool.send(EmailMessage.parse(given_fields(), pool.email_domain)))
+        return send_answer(pool)
     return how_to_send(pool_of(visible_domain(email_domain)))
 
 
@@ -214,9 +271,7 @@ def send_through(email_domain: str, service: str) -> ResponseReturnValue:
     """
     if request.method == "POST":
         pool = pool_of(with_pool_key(email_domain))
-        only = pool.service(service)
-        message = EmailMessage.parse(given_fields(), pool.email_domain)
-        return delivery_answer(pool.send(message, only=only))
+        return send_answer(pool, pool.service(service))
     pool = pool_of(visible_domain(email_domain))
     return how_to_send(pool, pool.service(service))
 
@@ -235,15 +290,73 @@ def fail(email_domain: str, service: str) -> ResponseReturnValue:
     """
     if request.method == "POST":
         pool = pool_of(with_root_key(email_domain))
-        name = pool.service(service).name
-        given = checked(Failure)
-        wanted = given.simulated_failure if given.model_fields_set else None
-        return failure_answer(
-            name, mailpool.store.set_simulated_failure(pool.email_domain, name, wanted)
-        )
-    pool = pool_of(visible_domain(email_domain))
+        pool.set_drill(pool.service(service), checked(Failure).drill)
+    else:
+        pool = pool_of(visible_domain(email_domain))
+    return failure_answer(pool, pool.service(service))
+
+
+@views.route("/<domain:email_domain>/<service>/health", methods=["GET", "POST"])
+@takes(RootKey)
+def health(email_domain: str, service: str) -> ResponseReturnValue:
+    """Health of a service.
+
+    A service that fails several times in a row, or whose account or rate limit is at fault, rests:
+    messages pass it by at no cost. After the rest one message tries it; if that is accepted, it is
+    back at its place in the order.
+
+    **POST** with the root key resets it: the service is tried again at once.
+    """
+    if request.method == "POST":
+        pool = pool_of(with_root_key(email_domain))
+        checked(Nothing)
+        pool.reset_health(pool.service(service))
+    else:
+        pool = pool_of(visible_domain(email_domain))
     name = pool.service(service).name
-    return failure_answer(name, name in mailpool.store.simulated_failures(pool.email_domain))
+    state = mailpool.store.service_states(pool.email_domain).get(name, ServiceState())
+    return {"service_name": name, **health_as_dict(pool, state)}
+
+
+@views.get("/<domain:email_domain>/messages")
+def messages(email_domain: str) -> ResponseReturnValue:
+    """Messages.
+
+    What was sent, newest first, with the pool key of the domain as `Authorization: Bearer KEY`.
+    Bodies are not kept.
+
+    | in the URL | |
+    |---|---|
+    | `recipient` | an address |
+    | `outcome` | `sent`, `not sent`, `unknown` or `in progress` |
+    | `service` | one that was tried or passed by |
+    | `since`, `until` | times, ISO 8601 with a zone: `2026-11-24T12:00:00Z` |
+    | `limit` | how many at once, 50 by default and at most 500 |
+
+    `next` is the address of the following page, or null. A message that was cut off by a crash is
+    `unknown`.
+    """
+    domain = with_reading_key(email_domain)
+    wanted = checked(MessageFilter, request.args.to_dict())
+    found = mailpool.store.messages(domain.email_domain, time.time(), **log_query(wanted))
+    return {
+        "messages": [message_as_dict(message) for message in found],
+        "next": next_page(domain.email_domain, found, wanted),
+    }
+
+
+@views.get("/<domain:email_domain>/messages/<message_id>")
+def message(email_domain: str, message_id: str) -> ResponseReturnValue:
+    """A message.
+
+    What became of it: every service in order, what it did and how long it took. With the pool key
+    of the domain as `Authorization: Bearer KEY`.
+    """
+    name = with_reading_key(email_domain).email_domain
+    found = mailpool.store.messages(name, time.time(), message_id=message_id)
+    if not found:
+        raise UnknownMessage(message_id)
+    return message_as_dict(found[0])
 
 
 @views.get("/healthz")
@@ -278,10 +391,10 @@ def given_fields() -> dict[str, Any]:
     return {name: value for name, value in request.data.items() if name not in KEY_FIELDS}
 
 
-def checked(model: type[Model]) -> Model:
-    """The body as a `model`. Raises InvalidInput."""
+def checked(model: type[Model], fields: Mapping[str, Any] | None = None) -> Model:
+    """The body, or `fields`, as a `model`. Raises InvalidInput."""
     try:
-        return model.model_validate(given_fields())
+        return model.model_validate(given_fields() if fields is None else fields)
     except ValidationError as error:
         raise InvalidInput.from_validation(error, known=model.model_fields) from None
 
@@ -327,6 +440,15 @@ def with_pool_key(name: str) -> EmailDomain:
     return domain
 
 
+def with_reading_key(name: str) -> EmailDomain:
+    """The domain `name`, for someone who may read its messages."""
+    domain = known_domain(name)
+    keys = keys_shown()
+    if not (mailpool.config.opens(domain, keys) or mailpool.config.is_root(keys)):
+        raise KeyRefused("The pool key of this domain or the root key is needed.")
+    return domain
+
+
 def with_root_key(name: str) -> EmailDomain:
     """The domain `name`, for someone who shows the root key. Raises UnknownDomain or KeyRefused."""
     domain = known_domain(name)
@@ -350,36 +472,123 @@ def domain_as_dict(domain: EmailDomain) -> dict[str, Any]:
     name = domain.email_domain
     pool = pool_of(domain)
     with_keys = mailpool.config.is_root(keys_shown()) and not mailpool.config.production
-    simulated = mailpool.store.simulated_failures(name)
+    states = mailpool.store.service_states(name)
     return {
         "email_domain": name,
         "url": address_of("show_domain", email_domain=name),
         "send_url": address_of("send", email_domain=name),
+        "messages_url": address_of("messages", email_domain=name),
         **({"pool_api_key": domain.pool_api_key.get_secret_value()} if with_keys else {}),
         "deadline_seconds": pool.deadline_seconds,
         "on_unknown": pool.on_unknown,
         "enabled_services": {
-            service.name: service_as_dict(service, with_keys, service.name in simulated)
+            service.name: service_as_dict(pool, service, states, with_keys)
             for service in pool.services.values()
         },
     }
 
 
+def changes_of(domain: EmailDomain) -> list[dict[str, Any]]:
+    """The newest changes of the domain's services, with the reason of each."""
+    changes = mailpool.store.service_changes(domain.email_domain)
+    return [{**change, "at": iso(change["at"])} for change in changes]
+
+
 def service_as_dict(
-    service: AbstractEmailService, with_keys: bool, simulated_failure: bool
+    pool: PooledEmailService,
+    service: AbstractEmailService,
+    states: Mapping[str, ServiceState],
+    with_keys: bool,
 ) -> dict[str, Any]:
     """What a listing says of a service."""
     names = {"email_domain": service.email_domain, "service": service.name}
     key = service.api_key if with_keys and isinstance(service, HTTPEmailService) else None
+    state = states.get(service.name, ServiceState())
     return {
         "service": service.provider,
         "priority_value": service.priority_value,
         "timeout_seconds": service.settings.timeout_seconds,
-        "simulated_failure_enabled": simulated_failure,
+        **drill_as_dict(pool.drill_in(state)),
+        **health_as_dict(pool, state),
         **({"api_key": key} if key else {}),
         "send_url": address_of("send_through", **names),
         "fail_url": address_of("fail", **names),
+        "health_url": address_of("health", **names),
     }
+
+
+def health_as_dict(pool: PooledEmailService, state: ServiceState) -> dict[str, Any]:
+    """Whether a service works, since when, why not, and when it is tried again."""
+    health = pool.health_in(state)
+    return {
+        "health": health.state(time.time()),
+        "health_since": iso(health.since),
+        "health_reason": health.reason,
+        "failures_in_a_row": health.failures,
+        "next_probe": iso(health.rest_until),
+        "last_errors": [
+            {"at": iso(error["at"]), "reason": error["reason"]} for error in state.last_errors
+        ],
+    }
+
+
+def drill_as_dict(drill: Drill | None) -> dict[str, Any]:
+    """The state of a simulated failure; more than on and off where there is more to say."""
+    if drill is None or drill == Drill(since=drill.since):
+        return {"simulated_failure_enabled": drill is not None}
+    return {
+        "simulated_failure_enabled": True,
+        "simulated_failure_kind": drill.kind,
+        "simulated_failure_share": drill.share,
+        "simulated_failure_until": iso(drill.until),
+    }
+
+
+def message_as_dict(message: LoggedMessage) -> dict[str, Any]:
+    """A message of the log."""
+    return {
+        "message_id": message.message_id,
+        "at": iso(message.at),
+        "from_email": message.from_email,
+        "recipients": message.recipients,
+        "subject": message.subject,
+        "outcome": message.outcome,
+        "service_used": message.service_used,
+        "service_message_id": message.service_message_id,
+        "possible_duplicate": message.possible_duplicate,
+        "attempts": message.attempts,
+        "url": address_of(
+            "message", email_domain=message.email_domain, message_id=message.message_id
+        ),
+    }
+
+
+def log_query(wanted: MessageFilter) -> dict[str, Any]:
+    """The filter as the store takes it."""
+    return {
+        "recipient": wanted.recipient,
+        "outcome": wanted.outcome,
+        "service": wanted.service and wanted.service.lower(),
+        "since": wanted.since and wanted.since.timestamp(),
+        "until": wanted.until and wanted.until.timestamp(),
+        "before": wanted.cursor,
+        "limit": wanted.limit,
+    }
+
+
+def next_page(email_domain: str, found: list[LoggedMessage], wanted: MessageFilter) -> str | None:
+    """The address of the following page, with the same filter; None where this is the last."""
+    if len(found) < wanted.limit:
+        return None
+    query = {**request.args.to_dict(), "cursor": f"{found[-1].at!r}_{found[-1].message_id}"}
+    return address_of("messages", email_domain=email_domain, **query)
+
+
+def iso(at: float | None) -> str | None:
+    """A time in seconds since the epoch as ISO 8601, UTC."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds")
 
 
 def how_to_send(
@@ -398,17 +607,45 @@ def how_to_send(
     }
 
 
-def delivery_answer(delivery: Delivery) -> ResponseReturnValue:
-    """What became of a message, with the status that says the same."""
+def send_answer(
+    pool: PooledEmailService, only: AbstractEmailService | None = None
+) -> ResponseReturnValue:
+    """Send the message in the body, or say what would happen to it."""
+    fields = given_fields()
+    message = EmailMessage.parse(fields, pool.email_domain)
+    if message.dry_run:
+        return {"result": "dry run", "plan": [step.as_dict() for step in pool.plan(message, only)]}
+    delivery = pool.send(message, only, once(fields, only))
     status = STATUS_OF_OUTCOME[delivery.outcome]
     if delivery.rejected:
         status = HTTPStatus.UNPROCESSABLE_ENTITY
-    return delivery.as_dict(), status
+    headers = {"Idempotent-Replayed": "true"} if delivery.replayed else {}
+    return delivery.as_dict(), status, headers
 
 
-def failure_answer(service_name: str, enabled: bool) -> ResponseReturnValue:
+def once(fields: Mapping[str, Any], only: AbstractEmailService | None) -> Once | None:
+    """The Idempotency-Key of the request, with a fingerprint of what it asks for.
+
+    Raises InvalidInput.
+    """
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
+        raise InvalidInput({"Idempotency-Key": "It should be 1 to 255 printable ASCII characters."})
+    return Once(key, fingerprint([only.name if only else None, fields]))
+
+
+def fingerprint(asked: object) -> str:
+    """The same for the same, whatever the order of its fields."""
+    text = json.dumps(asked, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def failure_answer(pool: PooledEmailService, service: AbstractEmailService) -> ResponseReturnValue:
     """The state of a simulated failure."""
-    return {"service_name": service_name, "simulated_failure_enabled": enabled}
+    state = mailpool.store.service_states(pool.email_domain).get(service.name, ServiceState())
+    return {"service_name": service.name, **drill_as_dict(pool.drill_in(state))}
 
 
 def answer_error(error: EmailServicesError) -> ResponseReturnValue:
@@ -416,6 +653,8 @@ def answer_error(error: EmailServicesError) -> ResponseReturnValue:
     problems = error.problems if isinstance(error, InvalidInput) else None
     status = STATUS_OF_ERROR[type(error)]
     challenge = {"WWW-Authenticate": 'Bearer realm="Mailpool"'}
-    headers = challenge if status == HTTPStatus.UNAUTHORIZED else None
+    headers = challenge if status == HTTPStatus.UNAUTHORIZED else {}
+    if isinstance(error, KeyInProgress):
+        headers = {"Retry-After": "1"}
     answer = APIError(status, str(error), problems, headers)
     return answer.as_dict(), answer.status, answer.headers

@@ -85,6 +85,9 @@ class AbstractEmailService(ABC):
         """A higher value is tried first."""
         return self.settings.priority_value
 
+    def check(self, message: EmailMessage) -> None:  # noqa: B027 - most carry everything
+        """Raise MessageRejected if this provider cannot carry `message`. Sends nothing."""
+
     @abstractmethod
     def send(self, message: EmailMessage, timeout: float) -> str | None:
         """Hand `message` to the provider within `timeout` seconds.
@@ -162,6 +165,10 @@ class HTTPEmailService(AbstractEmailService):
     def retry_after(self, answer: Answer) -> float | None:
         """Seconds after which the provider wants to be tried again, if it says so."""
         return parse_retry_after(answer.headers.get("Retry-After", ""), time.time())
+
+    def check(self, message: EmailMessage) -> None:
+        """See AbstractEmailService."""
+        self.build_request(message)
 
     def send(self, message: EmailMessage, timeout: float) -> str | None:
         """See AbstractEmailService."""

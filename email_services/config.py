@@ -25,8 +25,8 @@ from pydantic import (
 
 from email_services.abstract import AbstractEmailService, HTTPSettings, Key, Seconds
 from email_services.exceptions import ConfigError, UnknownDomain, describe
-from email_services.message import canonical_domain
-from email_services.pool import DEFAULT_DEADLINE_SECONDS, OnUnknown, PooledEmailService
+from email_services.message import OnUnknown, canonical_domain
+from email_services.pool import DEFAULT_DEADLINE_SECONDS, PooledEmailService
 from email_services.providers import find_provider, provider_names
 from email_services.store import DEFAULT_URL, Store
 
@@ -61,6 +61,7 @@ class ConfigFile(BaseModel):
     root_api_key: Key
     production: bool = False
     state_url: str | None = None
+    message_retention_days: Annotated[int | float, Field(gt=0, le=36500)] = 30
     email_services: list[DomainSettings] = Field(min_length=1)
 
 
@@ -88,11 +89,13 @@ class Config:
     """A configuration that was found good.
 
     production: listings need a key, and keys are never shown. state_url: where the state is.
+    message_retention_days: how long the message log is kept.
     """
 
     def __init__(self, file: ConfigFile, domains: list[EmailDomain]) -> None:
         self.production = file.production
         self.state_url = os.environ.get("DATABASE_URL") or file.state_url or DEFAULT_URL
+        self.message_retention_days = file.message_retention_days
         self.root_api_key = file.root_api_key
         self.domains = {domain.email_domain: domain for domain in domains}
 

@@ -4,7 +4,10 @@
     ├── InvalidInput              the caller's fault, with a sentence for every field
     ├── UnknownDomain             no such email domain
     ├── UnknownService            no such service in the domain
+    ├── UnknownMessage            no such message in the log
     ├── KeyRefused                the key is missing or opens nothing here
+    ├── KeyInProgress             the request with this Idempotency-Key is still in progress
+    ├── KeyReused                 the Idempotency-Key stands for another request
     ├── StoreUnavailable          the state that workers share cannot be read or written
     └── ProviderError             the one family that the pool catches and fails over on
         ├── MessageRejected       the message itself is refused; other services may take it
@@ -78,6 +81,21 @@ class KeyRefused(EmailServicesError):
     """The key is missing, wrong, or opens something else."""
 
 
+class UnknownMessage(EmailServicesError):
+    """The log has no such message of this email domain."""
+
+    def __init__(self, message_id: str) -> None:
+        super().__init__(f"There is no message '{message_id}' in the log of this email domain.")
+
+
+class KeyInProgress(EmailServicesError):
+    """A request with the same Idempotency-Key has not been answered yet."""
+
+
+class KeyReused(EmailServicesError):
+    """The Idempotency-Key was used for another request."""
+
+
 class StoreUnavailable(EmailServicesError):
     """The database behind $DATABASE_URL did not answer, or is locked."""
 
@@ -97,6 +115,8 @@ class ProviderError(Exception):
         super().__init__(reason)
         self.reason = reason
         self.retry_after = retry_after
+        self.simulated = False
+        """Whether a drill raised it."""
 
 
 class MessageRejected(ProviderError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import idna
 from email_validator import EmailNotValidError, validate_email
@@ -32,6 +32,10 @@ RECIPIENT_FIELDS: Final = ("to_recipients", "to_cc", "to_bcc")
 
 MAX_HEADER_TEXT: Final = 998
 """Characters in a subject or a display name: the longest line of RFC 5322, 2.1.1."""
+
+
+OnUnknown = Literal["failover", "stop"]
+"""What follows an attempt that may have been accepted."""
 
 
 class Address(NamedTuple):
@@ -170,6 +174,10 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL_CHARACTER = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
+def _none_if_empty(value: object) -> object:
+    return None if value == "" else value
+
+
 def _absent_if_none(value: object) -> object:
     return "" if value is None else value
 
@@ -216,6 +224,22 @@ class EmailMessage(BaseModel):
     )
     raw_text_body: _BodyText = _body("The plain text. A message has this, html_body, or both.")
     html_body: _BodyText = _body("The HTML.")
+    on_unknown: Annotated[OnUnknown | None, BeforeValidator(_none_if_empty)] = Field(
+        default=None,
+        description="After an attempt that may have been accepted: failover or stop.",
+        json_schema_extra={
+            "widget": "select",
+            "options": {"": "as the domain says", "failover": "failover", "stop": "stop"},
+        },
+    )
+    dry_run: Annotated[bool, Field(strict=False)] = Field(
+        default=False,
+        description="Send nothing; say which services would be tried.",
+        json_schema_extra={
+            "widget": "select",
+            "options": {"": "send it", "true": "say what would happen"},
+        },
+    )
 
     _message_id: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)
 
@@ -243,6 +267,11 @@ class EmailMessage(BaseModel):
     def message_id(self) -> str:
         """Our own id of this message: 32 hexadecimal digits, new for every parse."""
         return self._message_id
+
+    @property
+    def message_id_header(self) -> str:
+        """The Message-ID of every copy, whoever carries it: recipients can tell them for one."""
+        return f"<{self.message_id}@{self.from_email.domain}>"
 
     @property
     def recipients(self) -> list[Address]:

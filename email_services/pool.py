@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
 from email_services.abstract import AbstractEmailService
+from email_services.drill import Drill
 from email_services.exceptions import (
     NOT_SENT,
     SENT,
     UNKNOWN,
     AccountRefused,
+    KeyInProgress,
+    KeyReused,
     MessageRejected,
     OutcomeUnknown,
     ProviderError,
@@ -22,21 +26,26 @@ from email_services.exceptions import (
     StoreUnavailable,
     UnknownService,
 )
-from email_services.message import EmailMessage
-from email_services.store import Store
+from email_services.health import WORKING, Health, after_fault, after_success
+from email_services.message import EmailMessage, OnUnknown
+from email_services.store import LoggedMessage, ServiceState, Store
 
 logger = logging.getLogger(__name__)
 
-OnUnknown = Literal["failover", "stop"]
 DEFAULT_DEADLINE_SECONDS: Final = 25
 """Below the 30 s after which Heroku's router gives up on a request."""
+
+GRACE_SECONDS: Final = 5
+"""How long after its deadline a send that has not been heard of counts as cut off."""
+
+SKIPPED: Final = "skipped"
 
 
 @dataclass(frozen=True)
 class Attempt:
     """What one service did with the message.
 
-    outcome: "sent", "not sent" or "unknown". reason: why it was not sent, or "".
+    outcome: "sent", "not sent", "unknown" or "skipped". reason: why it was not sent, or "".
     """
 
     service: str
@@ -50,7 +59,9 @@ class Delivery:
     """What became of a message, with every attempt in order.
 
     outcome: "sent", "not sent" or "unknown".
-    rejected: whether every service refused the message itself, rather than failed.
+    rejected: whether every service refused the message itself, rather than failed or was skipped.
+    follows_cut_off: whether an earlier request with its Idempotency-Key was cut off.
+    replayed: whether this is the stored answer to an earlier request.
     """
 
     message_id: str
@@ -59,11 +70,14 @@ class Delivery:
     service_used: str | None = None
     service_message_id: str | None = None
     rejected: bool = False
+    follows_cut_off: bool = False
+    replayed: bool = False
 
     @property
     def possible_duplicate(self) -> bool:
         """Whether it was sent after an attempt that may have been accepted too."""
-        return self.outcome == SENT and any(a.outcome == UNKNOWN for a in self.attempts)
+        doubtful = self.follows_cut_off or any(a.outcome == UNKNOWN for a in self.attempts)
+        return self.outcome == SENT and doubtful
 
     @property
     def services_unsuccessful(self) -> dict[str, str]:
@@ -80,7 +94,7 @@ class Delivery:
         return "The message was not sent: no service could send it."
 
     def as_dict(self) -> dict[str, Any]:
-        """The answer of DESIGN's contract."""
+        """The answer of the API."""
         attempts = [asdict(attempt) for attempt in self.attempts]
         if self.outcome == SENT:
             return {
@@ -99,6 +113,37 @@ class Delivery:
             "attempts": attempts,
         }
 
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any]) -> Delivery:
+        """An answer as it was kept (`asdict`) for requests that repeat an Idempotency-Key."""
+        attempts = tuple(Attempt(**attempt) for attempt in stored["attempts"])
+        return cls(**{**stored, "attempts": attempts, "replayed": True})
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is to be done with one service for a message.
+
+    decision: "try", "probe" (it has rested; this message finds out) or "skip". reason: why, or "".
+    """
+
+    service: AbstractEmailService
+    decision: Literal["try", "probe", "skip"]
+    reason: str
+    state: ServiceState
+
+    def as_dict(self) -> dict[str, str]:
+        """A line of the answer to a dry run."""
+        return {"service": self.service.name, "decision": self.decision, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Once:
+    """An Idempotency-Key, and a fingerprint of the request that it stands for."""
+
+    key: str
+    fingerprint: str
+
 
 class PooledEmailService:
     """The services of one email domain.
@@ -106,7 +151,7 @@ class PooledEmailService:
     email_domain: in ASCII and lower case.
     deadline_seconds: what all attempts at one message may take together.
     on_unknown: whether an attempt that may have been accepted is followed by another one.
-    clock: a monotonic clock in seconds.
+    clock: a monotonic clock in seconds. now: the time in seconds since the epoch.
     """
 
     def __init__(
@@ -118,6 +163,7 @@ class PooledEmailService:
         deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
         on_unknown: OnUnknown = "failover",
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.email_domain = email_domain
         self.services = {
@@ -127,6 +173,7 @@ class PooledEmailService:
         self.on_unknown = on_unknown
         self._store = store
         self._clock = clock
+        self._now = now
 
     def service(self, name: str) -> AbstractEmailService:
         """The service `name`, whatever its case. Raises UnknownService."""
@@ -135,82 +182,311 @@ class PooledEmailService:
         except KeyError:
             raise UnknownService(self.email_domain, name) from None
 
-    def send(self, message: EmailMessage, only: AbstractEmailService | None = None) -> Delivery:
+    def send(
+        self,
+        message: EmailMessage,
+        only: AbstractEmailService | None = None,
+        once: Once | None = None,
+    ) -> Delivery:
         """Try the services in order, or `only` one, until one accepts `message`.
 
         Returns what happened; ProviderErrors never leave. Any other exception is a bug and does.
+        With `once`, raises KeyInProgress, KeyReused and StoreUnavailable, and tries nobody then.
         """
-        deadline = self._clock() + self.deadline_seconds
-        services = [only] if only else self._in_order()
-        simulated = self._simulated_failures()
-        attempts: list[Attempt] = []
-        faults: list[ProviderError] = []
-        for position, service in enumerate(services):
-            timeout = _fair_timeout(deadline - self._clock(), services[position:])
-            started = self._clock()
-            try:
-                if service.name in simulated:
-                    raise ServiceUnavailable("Simulated failure.")
-                if timeout <= 0:
-                    raise ServiceUnavailable("Not tried: the deadline had passed.")
-                service_message_id = service.send(message, timeout)
-            except ProviderError as fault:
-                faults.append(fault)
-                attempts.append(self._failed(service, fault, started, message))
-                if isinstance(fault, OutcomeUnknown) and self.on_unknown == "stop":
-                    break
+        if once is None:
+            return self._send_and_log(message, only)
+        now = self._now()
+        until = now + self.deadline_seconds + GRACE_SECONDS
+        found = self._store.reserve_key(self.email_domain, once.key, once.fingerprint, now, until)
+        if found.answer is not None:
+            return Delivery.from_stored(found.answer)
+        if found.state == "in progress":
+            raise KeyInProgress("The first request with this Idempotency-Key is in progress.")
+        if found.state == "other":
+            raise KeyReused("This Idempotency-Key was used for another request.")
+        delivery = self._send_and_log(message, only)
+        if found.state == "abandoned":
+            delivery = replace(delivery, follows_cut_off=True)
+        with self._storing():
+            if delivery.outcome == NOT_SENT:
+                self._store.free_key(self.email_domain, once.key)
             else:
-                attempts.append(self._attempt(service.name, SENT, "", started))
-                logger.info("%s: %s sent %s", self.email_domain, service.name, message.message_id)
-                return Delivery(
-                    message.message_id, SENT, tuple(attempts), service.name, service_message_id
-                )
-        return Delivery(
-            message.message_id,
-            UNKNOWN if any(fault.outcome == UNKNOWN for fault in faults) else NOT_SENT,
-            tuple(attempts),
-            rejected=all(isinstance(fault, MessageRejected) for fault in faults),
-        )
+                self._store.store_answer(self.email_domain, once.key, asdict(delivery))
+        return delivery
 
-    def _in_order(self) -> list[AbstractEmailService]:
-        """By priority, equals in random order: sorting keeps the order of what it finds equal."""
-        services = list(self.services.values())
-        random.shuffle(services)
-        return sorted(services, key=lambda service: -service.priority_value)
+    def plan(self, message: EmailMessage, only: AbstractEmailService | None = None) -> list[Step]:
+        """What would be done with each service for `message` now, in order."""
+        return [_checked(step, message) for step in self._plan(only)]
 
-    def _simulated_failures(self) -> frozenset[str]:
-        try:
-            return self._store.simulated_failures(self.email_domain)
-        except StoreUnavailable as error:
-            logger.error("%s: sending without the state database: %s", self.email_domain, error)
-            return frozenset()
+    def drill_in(self, state: ServiceState) -> Drill | None:
+        """The drill in `state`, unless it has lapsed."""
+        return state.drill if state.drill and state.drill.is_on(self._now()) else None
 
-    def _failed(
+    def health_in(self, state: ServiceState) -> Health:
+        """The health in `state`, where what a drill did ends with the drill."""
+        lapsed = state.health.simulated and self.drill_in(state) is None
+        return Health() if lapsed else state.health
+
+    def set_drill(
         self,
         service: AbstractEmailService,
-        fault: ProviderError,
-        started: float,
-        message: EmailMessage,
-    ) -> Attempt:
+        wanted: Callable[[Drill | None, float], Drill | None],
+    ) -> None:
+        """Begin, change or end a rehearsal. Raises StoreUnavailable.
+
+        wanted: gives the new drill, or None for none, from the one that is on and the time.
+        """
+
+        def change(state: ServiceState) -> tuple[ServiceState, str]:
+            before, after = self.drill_in(state), wanted(self.drill_in(state), self._now())
+            state = replace(state, drill=after)
+            words = f"simulated failure on: {after.kind}" if after else "simulated failure off"
+            return replace(state, health=self.health_in(state)), words if before or after else ""
+
+        self._store.change_service(self.email_domain, service.name, change, self._now())
+
+    def reset_health(self, service: AbstractEmailService) -> None:
+        """Have the service tried again at once. Raises StoreUnavailable."""
+
+        def change(state: ServiceState) -> tuple[ServiceState, str]:
+            return replace(state, health=Health(since=self._now())), "working: reset"
+
+        self._store.change_service(self.email_domain, service.name, change, self._now())
+
+    def _send_and_log(self, message: EmailMessage, only: AbstractEmailService | None) -> Delivery:
+        now = self._now()
+        entry = LoggedMessage(
+            message.message_id,
+            now,
+            self.email_domain,
+            message.from_email.email,
+            [address.key for address in message.recipients],
+            message.subject,
+            deadline=now + self.deadline_seconds + GRACE_SECONDS,
+        )
+        with self._storing():
+            self._store.log_message(entry)
+        delivery = self._deliver(message, only)
+        with self._storing():
+            self._store.log_outcome(
+                replace(
+                    entry,
+                    outcome=delivery.outcome,
+                    service_used=delivery.service_used,
+                    service_message_id=delivery.service_message_id,
+                    possible_duplicate=delivery.possible_duplicate,
+                    attempts=[asdict(attempt) for attempt in delivery.attempts],
+                )
+            )
+        return delivery
+
+    def _deliver(self, message: EmailMessage, only: AbstractEmailService | None) -> Delivery:
+        run = _Run(message, self._clock() + self.deadline_seconds)
+        steps = self._plan(only)
+        for position, step in enumerate(steps):
+            if not self._may_try(step):
+                run.attempts.append(Attempt(step.service.name, SKIPPED, _why_not(step), 0))
+                continue
+            if self._try(run, step, steps[position:]) or self._must_stop(run):
+                return run.delivery()
+        if not run.faults:  # other messages are probing whatever could be tried
+            first = min(steps, key=lambda step: self.health_in(step.state).rest_until or 0)
+            self._try(run, first, [first])
+        return run.delivery()
+
+    def _plan(self, only: AbstractEmailService | None) -> list[Step]:
+        """By priority, equals in random order; never without anyone to try."""
+        states, now = self._states(), self._now()
+        if only:
+            return [Step(only, "try", "", states.get(only.name, ServiceState()))]
+        services = list(self.services.values())
+        random.shuffle(services)
+        services.sort(key=lambda service: -service.priority_value)  # keeps the order of equals
+        steps = [self._step(s, states.get(s.name, ServiceState()), now) for s in services]
+        if all(step.decision == "skip" for step in steps):
+            due = min(steps, key=lambda step: self.health_in(step.state).rest_until or 0)
+            last_resort = replace(due, decision="try", reason="All services rest; it is due first.")
+            steps[steps.index(due)] = last_resort
+        return steps
+
+    def _step(self, service: AbstractEmailService, state: ServiceState, now: float) -> Step:
+        health = self.health_in(state)
+        if health.state(now) == WORKING:
+            return Step(service, "try", "", state)
+        if health.is_due(now):
+            return Step(
+                service, "probe", f"It has rested; this message tries it: {health.reason}", state
+            )
+        return Step(service, "skip", _resting(health, now), state)
+
+    def _may_try(self, step: Step) -> bool:
+        """Whether it is this message's turn; of those that could probe a service, one may."""
+        return step.decision == "try" or (step.decision == "probe" and self._claim_probe(step))
+
+    def _claim_probe(self, step: Step) -> bool:
+        now = self._now()
+        until = now + step.service.settings.timeout_seconds + GRACE_SECONDS
+        claimed = []
+
+        def change(state: ServiceState) -> tuple[ServiceState, str]:
+            health = self.health_in(state)
+            if not health.is_due(now):
+                return state, ""
+            claimed.append(True)
+            return replace(state, health=replace(health, probe_until=until)), ""
+
+        try:
+            self._store.change_service(self.email_domain, step.service.name, change, now)
+        except StoreUnavailable:
+            return True
+        return bool(claimed)
+
+    def _try(self, run: _Run, step: Step, rest: Sequence[Step]) -> bool:
+        """Have the service send the message; returns whether it did.
+
+        rest: this step and those after it, which share what is left of the deadline.
+        """
+        name, started = step.service.name, self._clock()
+        others = [s.service for s in rest[1:] if s.decision != "skip"]
+        timeout = _fair_timeout(run.deadline - started, [step.service, *others])
+        try:
+            run.service_message_id = self._send(step, run.message, timeout)
+        except ProviderError as fault:
+            run.faults.append(fault)
+            run.attempts.append(self._timed(name, fault.outcome, fault.reason, started))
+            self._log_fault(name, fault, run.message)
+            self._record_fault(step, fault)
+            return False
+        run.service_used = name
+        run.attempts.append(self._timed(name, SENT, "", started))
+        logger.info("%s: %s sent %s", self.email_domain, name, run.message.message_id)
+        self._record_success(step)
+        return True
+
+    def _send(self, step: Step, message: EmailMessage, timeout: float) -> str | None:
+        if timeout <= 0:
+            raise ServiceUnavailable("Not tried: the deadline had passed.")
+        if drill := self.drill_in(step.state):
+            return drill.send(step.service, message, timeout)
+        return step.service.send(message, timeout)
+
+    def _must_stop(self, run: _Run) -> bool:
+        policy = run.message.on_unknown or self.on_unknown
+        return policy == "stop" and isinstance(run.faults[-1], OutcomeUnknown)
+
+    def _record_success(self, step: Step) -> None:
+        if step.decision != "probe" and self.health_in(step.state).is_clean():
+            return  # the usual case costs nothing
+
+        def change(state: ServiceState) -> tuple[ServiceState, str]:
+            health = self.health_in(state)
+            words = "" if health.rest_until is None else "working again"
+            return replace(state, health=after_success(health, self._now())), words
+
+        self._change(step, change)
+
+    def _record_fault(self, step: Step, fault: ProviderError) -> None:
+        was_probe = step.decision == "probe"
+        if not fault.blames_service and not was_probe:
+            return
+        now = self._now()
+
+        def change(state: ServiceState) -> tuple[ServiceState, str]:
+            before = self.health_in(state)
+            health = after_fault(before, fault, now, random.random, was_probe=was_probe)
+            errors = state.last_errors
+            if fault.blames_service:
+                errors = ({"at": now, "reason": fault.reason}, *errors)
+            words = ""
+            if health.rest_until is not None and health.rest_until != before.rest_until:
+                words = f"resting for {health.rest_until - now:.0f} s: {fault.reason}"
+            return replace(state, health=health, last_errors=errors), words
+
+        self._change(step, change)
+
+    def _change(
+        self, step: Step, change: Callable[[ServiceState], tuple[ServiceState, str]]
+    ) -> None:
+        with self._storing():
+            self._store.change_service(self.email_domain, step.service.name, change, self._now())
+
+    def _states(self) -> dict[str, ServiceState]:
+        with self._storing():
+            return self._store.service_states(self.email_domain)
+        return {}
+
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
+        """Messages go out without the database too, with a loud log."""
+        try:
+            yield
+        except StoreUnavailable as error:
+            logger.error("%s: going on without it: %s", self.email_domain, error)
+
+    def _log_fault(self, service: str, fault: ProviderError, message: EmailMessage) -> None:
         """Log the fault as loudly as an operator has to act on it.
 
         What a provider says of a message may quote it, so that it is for the caller's eyes only.
         """
         level = logging.ERROR if isinstance(fault, AccountRefused) else logging.WARNING
         words = "refused the message" if isinstance(fault, MessageRejected) else fault.reason
-        logger.log(
-            level,
-            "%s: %s, %s: %s (%s)",
-            self.email_domain,
-            service.name,
-            fault.outcome,
-            words,
-            message.message_id,
-        )
-        return self._attempt(service.name, fault.outcome, fault.reason, started)
+        line = "%s: %s, %s: %s (%s)"
+        outcome, message_id = fault.outcome, message.message_id
+        logger.log(level, line, self.email_domain, service, outcome, words, message_id)
 
-    def _attempt(self, service: str, outcome: str, reason: str, started: float) -> Attempt:
+    def _timed(self, service: str, outcome: str, reason: str, started: float) -> Attempt:
         return Attempt(service, outcome, reason, round((self._clock() - started) * 1000))
+
+
+@dataclass
+class _Run:
+    """One message on its way through the services."""
+
+    message: EmailMessage
+    deadline: float
+    attempts: list[Attempt] = field(default_factory=list)
+    faults: list[ProviderError] = field(default_factory=list)
+    service_used: str | None = None
+    service_message_id: str | None = None
+
+    def delivery(self) -> Delivery:
+        """What has become of it so far."""
+        unknown = any(fault.outcome == UNKNOWN for fault in self.faults)
+        outcome = SENT if self.service_used else UNKNOWN if unknown else NOT_SENT
+        return Delivery(
+            self.message.message_id,
+            outcome,
+            tuple(self.attempts),
+            self.service_used,
+            self.service_message_id,
+            rejected=outcome == NOT_SENT and self._is_rejected_by_all(),
+        )
+
+    def _is_rejected_by_all(self) -> bool:
+        """Whether every service was asked, and refused the message itself."""
+        refusals = [fault for fault in self.faults if isinstance(fault, MessageRejected)]
+        return len(refusals) == len(self.attempts)
+
+
+def _checked(step: Step, message: EmailMessage) -> Step:
+    """The step, or why its service cannot carry the message."""
+    try:
+        step.service.check(message)
+    except MessageRejected as fault:
+        return replace(step, decision="skip", reason=fault.reason)
+    return step
+
+
+def _why_not(step: Step) -> str:
+    if step.decision == "probe":
+        return "Another message is finding out whether it works again."
+    return step.reason
+
+
+def _resting(health: Health, now: float) -> str:
+    if health.rest_until is None or health.rest_until <= now:
+        return "Another message is finding out whether it works again."
+    return f"It rests for {health.rest_until - now:.0f} s more: {health.reason}"
 
 
 def _fair_timeout(remaining: float, services: Sequence[AbstractEmailService]) -> float:

@@ -1,87 +1,211 @@
-"""What the workers of all machines share, in one database: SQLite, or PostgreSQL."""
+"""What the workers of all machines share, in one database: SQLite, or PostgreSQL.
+
+Nothing here decides anything about email: rules are passed in, and so is the time, in seconds since
+the epoch.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Final
 
 from sqlalchemy import (
+    Boolean,
     Column,
     Connection,
     Engine,
     Float,
+    Index,
+    Integer,
     MetaData,
+    Row,
+    Select,
     String,
     Table,
+    Text,
+    and_,
     create_engine,
     delete,
     event,
+    func,
     insert,
+    or_,
     select,
+    text,
+    update,
 )
-from sqlalchemy.exc import ArgumentError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.schema import CreateTable
 
-from email_services.exceptions import ConfigError, StoreUnavailable
+from email_services.drill import Drill
+from email_services.exceptions import UNKNOWN, ConfigError, StoreUnavailable
+from email_services.health import Health
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_URL = "sqlite:///state.sqlite3"
-BUSY_SECONDS = 5
+DEFAULT_URL: Final = "sqlite:///state.sqlite3"
+BUSY_SECONDS: Final = 5
 """How long a writer waits for another one on SQLite."""
+
+CONNECT_SECONDS: Final = 5
+KEPT_ERRORS: Final = 5
+"""The last faults of a service that are shown."""
+
+KEEP_KEY_SECONDS: Final = 24 * 3600
+"""How long an Idempotency-Key is known."""
+
+REMOVE_EVERY_SECONDS: Final = 3600
+
+IN_PROGRESS: Final = "in progress"
+
+_READING: Final = "mailpool_reading"
 
 _metadata = MetaData()
 
-_simulated_failures = Table(
-    "simulated_failures",
+_schema = Table("schema_version", _metadata, Column("version", Integer, primary_key=True))
+
+_services = Table(
+    "services",
     _metadata,
     Column("email_domain", String(255), primary_key=True),
     Column("service", String(64), primary_key=True),
-    Column("since", Float, nullable=False),  # seconds since the epoch
+    # A Health
+    Column("failures", Integer, nullable=False, default=0),
+    Column("rests", Integer, nullable=False, default=0),
+    Column("rest_until", Float),
+    Column("probe_until", Float),
+    Column("since", Float),
+    Column("reason", Text, nullable=False, default=""),
+    Column("simulated", Boolean, nullable=False, default=False),
+    # A Drill, if there is one
+    Column("drill", Text),
+    Column("last_errors", Text, nullable=False, default="[]"),
 )
+
+_changes = Table(
+    "service_changes",
+    _metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("email_domain", String(255), nullable=False),
+    Column("service", String(64), nullable=False),
+    Column("change", Text, nullable=False),
+    Index("service_changes_by_domain", "email_domain", "id"),
+)
+
+_messages = Table(
+    "messages",
+    _metadata,
+    Column("message_id", String(32), primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("email_domain", String(255), nullable=False),
+    Column("from_email", Text, nullable=False),
+    Column("recipients", Text, nullable=False),  # each between two line breaks, in lower case
+    Column("subject", Text, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("deadline", Float, nullable=False),  # still in progress after it: cut off
+    Column("service_used", String(64)),
+    Column("service_message_id", Text),
+    Column("possible_duplicate", Boolean, nullable=False, default=False),
+    Column("attempts", Text, nullable=False, default="[]"),
+    Index("messages_by_domain", "email_domain", "at", "message_id"),
+    Index("messages_by_time", "at"),
+)
+
+_keys = Table(
+    "idempotency_keys",
+    _metadata,
+    Column("email_domain", String(255), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("reserved_until", Float, nullable=False),
+    Column("answer", Text),  # NULL while the first request with it is in progress
+    Index("idempotency_keys_by_time", "at"),
+)
+
+
+def _create_tables(connection: Connection) -> None:
+    _metadata.create_all(connection)
+
+
+MIGRATIONS: Final[tuple[Callable[[Connection], None], ...]] = (_create_tables,)
+"""Step n brings a database from version n to version n + 1. Append; never change one."""
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """What is known of one service. last_errors: the newest first, each with `at` and `reason`."""
+
+    health: Health = field(default_factory=Health)
+    drill: Drill | None = None
+    last_errors: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class LoggedMessage:
+    """A row of the message log; never a body.
+
+    outcome: "sent", "not sent", "unknown" or "in progress". recipients: addresses in lower case.
+    """
+
+    message_id: str
+    at: float
+    email_domain: str
+    from_email: str
+    recipients: Sequence[str]
+    subject: str
+    outcome: str = IN_PROGRESS
+    deadline: float = 0.0
+    service_used: str | None = None
+    service_message_id: str | None = None
+    possible_duplicate: bool = False
+    attempts: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """What an Idempotency-Key stands for.
+
+    state: "new" (reserved for this request), "abandoned" (reserved too, after a request that was
+    cut off), "in progress", "other" (used for another request), or "done".
+    answer: the stored one, if it is done.
+    """
+
+    state: str
+    answer: Mapping[str, Any] | None = None
 
 
 class Store:
     """The shared state. Every method raises StoreUnavailable if the database does not answer.
 
+    keep_seconds: how long the message log and the record of changes go back.
     url: an SQLAlchemy URL; Heroku's `postgres://` is understood. Raises ConfigError if it cannot
-    be one, and makes the tables where there are none.
+    be one. Brings the schema up to date.
     """
 
-    def __init__(self, url: str = DEFAULT_URL) -> None:
+    def __init__(self, url: str = DEFAULT_URL, keep_seconds: float = 30 * 24 * 3600) -> None:
         self._engine = _make_engine(url)
-
-    def simulated_failures(self, email_domain: str) -> frozenset[str]:
-        """The domain's services whose failure is simulated now."""
-        query = select(_simulated_failures.c.service).where(
-            _simulated_failures.c.email_domain == email_domain
-        )
-        with self._transaction() as connection:
-            return frozenset(connection.execute(query).scalars())
-
-    def set_simulated_failure(self, email_domain: str, service: str, enabled: bool | None) -> bool:
-        """Switch a simulated failure on or off, or over to the other for None; returns what it is.
-
-        Any number that do so at once take turns.
-        """
+        self._reader = _make_reader(self._engine)
+        self._keep_seconds = keep_seconds
+        self._next_removal = 0.0
         try:
-            return self._switch(email_domain, service, enabled)
-        except IntegrityError:  # another worker switched it on between our two statements
-            return self._switch(email_domain, service, enabled)
-
-    def _switch(self, email_domain: str, service: str, enabled: bool | None) -> bool:
-        key = {"email_domain": email_domain, "service": service}
-        with self._transaction() as connection:
-            removed = connection.execute(delete(_simulated_failures).filter_by(**key)).rowcount
-            result = not removed if enabled is None else enabled
-            if result:
-                connection.execute(insert(_simulated_failures).values(**key, since=time.time()))
-        return result
+            self._migrate()
+        except StoreUnavailable as error:
+            # Messages go out without it; only what needs it answers 503.
+            logger.error("%s", error)
+        # gunicorn forks after this: no connection may be shared by two processes.
+        self.close()
 
     def close(self) -> None:
         """Close the connections; it may be used again."""
@@ -89,11 +213,214 @@ class Store:
 
     def check(self) -> None:
         """Ask the database for an answer."""
-        with self._transaction() as connection:
-            connection.execute(select(1))
+        with self._reading() as connection:
+            connection.execute(select(_schema.c.version))
+
+    # Services
+
+    def service_states(self, email_domain: str) -> dict[str, ServiceState]:
+        """What is known of the domain's services, by name; nothing of some."""
+        query = select(_services).where(_services.c.email_domain == email_domain)
+        with self._reading() as connection:
+            return {row.service: _state(row) for row in connection.execute(query)}
+
+    def change_service(
+        self,
+        email_domain: str,
+        service: str,
+        change: Callable[[ServiceState], tuple[ServiceState, str]],
+        now: float,
+    ) -> ServiceState:
+        """Apply `change` to what is known of a service, one worker at a time; returns the result.
+
+        change: gives the new state, and words for the record, or "" for no entry there.
+        """
+        key = {"email_domain": email_domain, "service": service}
+        try:
+            return self._change_service(key, change, now)
+        except IntegrityError:  # another node made the row between our two statements
+            return self._change_service(key, change, now)
+
+    def _change_service(
+        self,
+        key: Mapping[str, str],
+        change: Callable[[ServiceState], tuple[ServiceState, str]],
+        now: float,
+    ) -> ServiceState:
+        with self._writing() as connection:
+            row = connection.execute(
+                select(_services).filter_by(**key).with_for_update()
+            ).one_or_none()
+            before = _state(row) if row else ServiceState()
+            after, words = change(before)
+            if after != before and row:
+                connection.execute(update(_services).filter_by(**key).values(**_columns(after)))
+            elif after != before:
+                connection.execute(insert(_services).values(**key, **_columns(after)))
+            if words:
+                connection.execute(insert(_changes).values(**key, at=now, change=words))
+        return after
+
+    def service_changes(self, email_domain: str, limit: int = 20) -> list[dict[str, Any]]:
+        """The newest changes of the domain's services: at, service, change."""
+        query = (
+            select(_changes.c.at, _changes.c.service, _changes.c.change)
+            .where(_changes.c.email_domain == email_domain)
+            .order_by(_changes.c.id.desc())
+            .limit(limit)
+        )
+        with self._reading() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    # Messages
+
+    def log_message(self, message: LoggedMessage) -> None:
+        """Write that `message` is about to be tried."""
+        with self._writing() as connection:
+            connection.execute(insert(_messages).values(**_message_columns(message)))
+        if message.at >= self._next_removal:
+            self._next_removal = message.at + REMOVE_EVERY_SECONDS  # in each worker
+            self.remove_old(message.at)
+
+    def log_outcome(self, message: LoggedMessage) -> None:
+        """Write what became of it, also where its beginning could not be written."""
+        columns = _message_columns(message)
+        with self._writing() as connection:
+            updated = connection.execute(
+                update(_messages).filter_by(message_id=message.message_id).values(**columns)
+            )
+            if not updated.rowcount:
+                connection.execute(insert(_messages).values(**columns))
+
+    def messages(
+        self,
+        email_domain: str,
+        now: float,
+        *,
+        message_id: str | None = None,
+        recipient: str | None = None,
+        outcome: str | None = None,
+        service: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        before: tuple[float, str] | None = None,
+        limit: int = 50,
+    ) -> list[LoggedMessage]:
+        """The domain's messages, newest first.
+
+        before: time and id of the last message of the page before. service: one that was tried.
+        since, until: bounds of the time. One that was cut off is unknown.
+        """
+        table = _messages.c
+        query = select(_messages).where(
+            table.email_domain == email_domain, table.at >= now - self._keep_seconds
+        )
+        if message_id:
+            query = query.where(table.message_id == message_id)
+        if recipient:
+            query = query.where(
+                table.recipients.contains(f"\n{recipient.lower()}\n", autoescape=True)
+            )
+        if service:
+            query = query.where(table.attempts.contains(f'"service": "{service}"', autoescape=True))
+        if since is not None:
+            query = query.where(table.at >= since)
+        if until is not None:
+            query = query.where(table.at < until)
+        if before:
+            query = query.where(
+                or_(table.at < before[0], and_(table.at == before[0], table.message_id < before[1]))
+            )
+        query = _with_outcome(query, outcome, now)
+        query = query.order_by(table.at.desc(), table.message_id.desc()).limit(limit)
+        with self._reading() as connection:
+            return [_message(row, now) for row in connection.execute(query)]
+
+    # Idempotency keys
+
+    def reserve_key(
+        self, email_domain: str, key: str, fingerprint: str, now: float, until: float
+    ) -> Reservation:
+        """Reserve `key` for a request, or tell what it already stands for.
+
+        fingerprint: of the request. until: when its reservation lapses, if no answer is stored.
+        """
+        try:
+            return self._reserve_key(email_domain, key, fingerprint, now, until)
+        except IntegrityError:  # another node reserved it between our two statements
+            return self._reserve_key(email_domain, key, fingerprint, now, until)
+
+    def _reserve_key(
+        self, email_domain: str, key: str, fingerprint: str, now: float, until: float
+    ) -> Reservation:
+        name = {"email_domain": email_domain, "key": key}
+        values = {"fingerprint": fingerprint, "at": now, "reserved_until": until, "answer": None}
+        with self._writing() as connection:
+            row = connection.execute(
+                select(_keys).filter_by(**name).with_for_update()
+            ).one_or_none()
+            if row is None:
+                connection.execute(insert(_keys).values(**name, **values))
+                return Reservation("new")
+            if now - row.at > KEEP_KEY_SECONDS:
+                connection.execute(update(_keys).filter_by(**name).values(**values))
+                return Reservation("new")
+            if row.fingerprint != fingerprint:
+                return Reservation("other")
+            if row.answer is not None:
+                return Reservation("done", json.loads(row.answer))
+            if now < row.reserved_until:
+                return Reservation("in progress")
+            connection.execute(update(_keys).filter_by(**name).values(**values))
+            return Reservation("abandoned")
+
+    def store_answer(self, email_domain: str, key: str, answer: Mapping[str, Any]) -> None:
+        """Keep the answer for requests that repeat the key."""
+        with self._writing() as connection:
+            connection.execute(
+                update(_keys)
+                .filter_by(email_domain=email_domain, key=key)
+                .values(answer=json.dumps(answer))
+            )
+
+    def free_key(self, email_domain: str, key: str) -> None:
+        """Forget the key: its message was surely not sent, and may be tried again."""
+        with self._writing() as connection:
+            connection.execute(delete(_keys).filter_by(email_domain=email_domain, key=key))
+
+    # All of it
+
+    def remove_old(self, now: float) -> None:
+        """Remove what is older than it is to be kept."""
+        before = now - self._keep_seconds
+        with self._writing() as connection:
+            connection.execute(delete(_keys).where(_keys.c.at < now - KEEP_KEY_SECONDS))
+            connection.execute(delete(_changes).where(_changes.c.at < before))
+            connection.execute(delete(_messages).where(_messages.c.at < before))
+
+    def _migrate(self) -> None:
+        """Bring the schema up to date; of several that start at once, one does, the others wait."""
+        with self._writing() as connection:
+            if self._engine.dialect.name == "postgresql":
+                connection.execute(select(func.pg_advisory_xact_lock(0x6D61696C)))
+            _schema.create(connection, checkfirst=True)
+            version = connection.execute(select(func.max(_schema.c.version))).scalar() or 0
+            for number, step in enumerate(MIGRATIONS[version:], version + 1):
+                step(connection)
+                connection.execute(insert(_schema).values(version=number))
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
+    def _reading(self) -> Iterator[Connection]:
+        """One statement, without the cost of a transaction."""
+        try:
+            with self._reader.connect() as connection:
+                yield connection
+        except UNAVAILABLE as error:
+            raise StoreUnavailable("The state database does not answer.") from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A transaction that has the right to write from its beginning."""
         try:
             with self._engine.begin() as connection:
                 yield connection
@@ -101,35 +428,90 @@ class Store:
             raise StoreUnavailable("The state database does not answer.") from error
 
 
-UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError)
+UNAVAILABLE: Final = (OperationalError, InterfaceError, PoolTimeoutError)
 """What SQLAlchemy raises where the database is away, full or locked. The rest are bugs of ours."""
 
 
+def _state(row: Row[Any]) -> ServiceState:
+    return ServiceState(
+        Health(**{column.name: getattr(row, column.name) for column in fields(Health)}),
+        Drill(**json.loads(row.drill)) if row.drill else None,
+        tuple(json.loads(row.last_errors)),
+    )
+
+
+def _columns(state: ServiceState) -> dict[str, Any]:
+    return {
+        **asdict(state.health),
+        "drill": json.dumps(asdict(state.drill)) if state.drill else None,
+        "last_errors": json.dumps(list(state.last_errors[:KEPT_ERRORS])),
+    }
+
+
+def _message_columns(message: LoggedMessage) -> dict[str, Any]:
+    return {
+        **vars(message),
+        "recipients": "\n" + "\n".join(message.recipients) + "\n",
+        "attempts": json.dumps(list(message.attempts)),
+    }
+
+
+def _message(row: Row[Any], now: float) -> LoggedMessage:
+    columns = {column.name: getattr(row, column.name) for column in fields(LoggedMessage)}
+    columns["recipients"] = row.recipients.strip("\n").split("\n")
+    columns["attempts"] = tuple(json.loads(row.attempts))
+    message = LoggedMessage(**columns)
+    cut_off = message.outcome == IN_PROGRESS and message.deadline < now
+    return replace(message, outcome=UNKNOWN) if cut_off else message
+
+
+def _with_outcome(query: Select[Any], outcome: str | None, now: float) -> Select[Any]:
+    """Only messages of that outcome, where one that was cut off counts as unknown."""
+    table = _messages.c
+    cut_off = and_(table.outcome == IN_PROGRESS, table.deadline < now)
+    if outcome == UNKNOWN:
+        return query.where(or_(table.outcome == UNKNOWN, cut_off))
+    if outcome == IN_PROGRESS:
+        return query.where(table.outcome == IN_PROGRESS, table.deadline >= now)
+    return query.where(table.outcome == outcome) if outcome else query
+
+
 def _make_engine(url: str) -> Engine:
+    options: dict[str, Any] = {"hide_parameters": True}  # no value in an exception or a log
+    if not url.startswith("sqlite"):
+        options |= {"pool_pre_ping": True}  # a server may have closed an idle connection
+        options |= {"connect_args": {"connect_timeout": CONNECT_SECONDS}}
     try:
         engine = create_engine(
-            re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url),
-            hide_parameters=True,  # no value in an exception or a log
-            pool_pre_ping=not url.startswith("sqlite"),  # a server may have closed the connection
+            re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url), **options
         )
     except (ArgumentError, ImportError, ValueError):
         raise ConfigError("The state's URL ($DATABASE_URL or state_url) is not usable.") from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
-    try:
-        with engine.begin() as connection:
-            for table in _metadata.sorted_tables:
-                connection.execute(CreateTable(table, if_not_exists=True))
-    except UNAVAILABLE as error:
-        # Sends go out without the store; only what needs it answers 503.
-        logger.error("The state database is not available: %s", type(error).__name__)
-    # gunicorn forks after this: no connection may be shared by two processes.
-    engine.dispose()
+        event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _make_reader(engine: Engine) -> Engine:
+    """The same connections, for single statements that need no transaction."""
+    if engine.dialect.name == "sqlite":
+        return engine.execution_options(**{_READING: True})
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     """Readers never wait for a writer (WAL), and a writer waits for another instead of failing."""
+    connection.isolation_level = (
+        None  # transactions begin where we say so, not where Python guesses
+    )
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Take the right to write at once: a transaction that reads first could not get it later."""
+    if connection.get_execution_options().get(_READING):
+        return
+    connection.execute(text("BEGIN IMMEDIATE"))

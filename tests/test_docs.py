@@ -16,6 +16,7 @@ from standins import answer, answer_json
 from app import KEY_FIELDS, STATUS_OF_OUTCOME
 from email_services.abstract import HTTPSettings
 from email_services.config import ConfigFile, DomainSettings, load_config
+from email_services.drill import KINDS
 from email_services.exceptions import AccountRefused, MessageRejected, OutcomeUnknown
 from email_services.message import EmailMessage
 from email_services.pool import Attempt
@@ -75,6 +76,10 @@ def test_every_variable_of_the_environment_is_in_the_page_for_operators():
     named -= {"", "DYNO", "PATH_INFO"}  # Heroku's own sign; WSGI's
     assert named >= {"EMAIL_CONFIG", "DATABASE_URL", "PORT"}
     assert {name for name in named if f"`{name}`" not in OPERATING} == set()
+
+
+def test_every_kind_of_simulated_failure_is_in_the_page_for_operators():
+    assert [kind for kind in KINDS if f"| `{kind}` |" not in OPERATING] == []
 
 
 def test_the_readmes_configuration_for_mailgun_and_sendgrid_loads(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 from conftest import make_message
 
 from email_services.abstract import AbstractEmailService, ServiceSettings
+from email_services.drill import Drill
 from email_services.exceptions import (
     AccountRefused,
     MessageRejected,
@@ -16,7 +17,8 @@ from email_services.exceptions import (
     StoreUnavailable,
     UnknownService,
 )
-from email_services.pool import PooledEmailService
+from email_services.pool import Once, PooledEmailService
+from email_services.store import Store
 
 
 class Clock:
@@ -171,25 +173,29 @@ def test_a_service_that_is_not_there_is_an_error(make_pool, clock):
 
 def test_a_simulated_failure_fails_without_the_provider(make_pool, clock, store):
     first, second = Scripted("first", clock, priority=2), Scripted("second", clock)
-    store.set_simulated_failure("example.com", "first", enabled=True)
-    answer = make_pool(first, second).send(make_message()).as_dict()
+    pool = make_pool(first, second)
+    pool.set_drill(first, lambda *_: Drill())
+    answer = pool.send(make_message()).as_dict()
     assert answer["services_unsuccessful"] == {"first": "Simulated failure."}
     assert answer["service_used"] == "second"
     assert first.timeouts == []
 
 
 def test_a_simulated_failure_elsewhere_changes_nothing(make_pool, clock, store):
-    store.set_simulated_failure("example.net", "first", enabled=True)
-    assert make_pool(Scripted("first", clock)).send(make_message()).outcome == "sent"
+    first = Scripted("first", clock)
+    other = PooledEmailService("example.net", [first], store)
+    other.set_drill(first, lambda *_: Drill())
+    assert make_pool(first).send(make_message()).outcome == "sent"
 
 
-def test_a_send_goes_out_without_the_store(make_pool, clock, store, monkeypatch, caplog):
-    def unavailable(email_domain):
-        raise StoreUnavailable("The state database does not answer.")
-
-    monkeypatch.setattr(store, "simulated_failures", unavailable)
-    assert make_pool(Scripted("first", clock)).send(make_message()).outcome == "sent"
-    assert [record.levelname for record in caplog.records] == ["ERROR"]
+def test_a_send_goes_out_without_the_store(clock, tmp_path, caplog):
+    store = Store(f"sqlite:///{tmp_path}/no/such/folder/state.sqlite3")
+    pool = PooledEmailService("example.com", [Scripted("first", clock)], store, clock=clock)
+    caplog.clear()
+    assert pool.send(make_message()).outcome == "sent"
+    assert {record.levelname for record in caplog.records} == {"ERROR"}
+    with pytest.raises(StoreUnavailable):
+        pool.send(make_message(), once=Once("key", "fingerprint"))
 
 
 # deadline, then (timeout, seconds taken) of each service, then the timeouts they are given

@@ -1,76 +1,310 @@
+"""The shared state, on SQLite and on PostgreSQL alike."""
+
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import create_engine, text
 
+from email_services.drill import Drill
 from email_services.exceptions import ConfigError, StoreUnavailable
-from email_services.store import Store
+from email_services.health import Health
+from email_services.store import (
+    KEEP_KEY_SECONDS,
+    KEPT_ERRORS,
+    MIGRATIONS,
+    LoggedMessage,
+    Reservation,
+    ServiceState,
+    Store,
+)
+
+NOW = 1_800_000_000.0
+DAY = 24 * 3600
 
 
-def test_a_failure_is_switched_over_and_set(store):
-    changes = [None, None, True, True, False, False, None]
-    results = [store.set_simulated_failure("example.com", "a", change) for change in changes]
-    assert results == [True, False, True, True, False, False, True]
-    assert store.simulated_failures("example.com") == {"a"}
-    assert store.simulated_failures("example.net") == frozenset()
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/state.sqlite3"
+    else:
+        yield request.getfixturevalue("postgresql")
 
 
 @pytest.fixture
-def open_store(tmp_path):
-    """Open the same database once more, as another process does."""
+def open_store(url):
+    """Open the database once more, as another process does."""
     with contextlib.ExitStack() as stack:
 
-        def make(url: str = f"sqlite:///{tmp_path}/state.sqlite3") -> Store:
-            return stack.enter_context(contextlib.closing(Store(url)))
+        def make(other_url: str = url, **options) -> Store:
+            return stack.enter_context(contextlib.closing(Store(other_url, **options)))
 
         yield make
 
 
-def test_it_is_seen_by_another_process_and_after_a_restart(open_store):
-    first, second = open_store(), open_store()
-    first.set_simulated_failure("example.com", "a", enabled=True)
-    assert second.simulated_failures("example.com") == {"a"}
-    assert open_store().simulated_failures("example.com") == {"a"}
+@pytest.fixture
+def store(open_store):
+    return open_store()
 
 
-def test_switches_at_once_take_turns(open_store):
-    results = []
-
-    def switch(store):
-        results.extend(store.set_simulated_failure("example.com", "a", None) for _ in range(10))
-
-    threads = [threading.Thread(target=switch, args=(open_store(),)) for _ in range(8)]
+def in_threads(count: int, work) -> None:
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (results.count(True), results.count(False)) == (40, 40)
-    assert open_store().simulated_failures("example.com") == frozenset()
 
 
-def test_a_database_that_is_away_is_an_error_and_no_crash(tmp_path, open_store):
-    store = open_store(f"sqlite:///{tmp_path}/no/such/folder/state.sqlite3")
-    for ask in (
-        lambda: store.simulated_failures("example.com"),
-        lambda: store.set_simulated_failure("example.com", "a", None),
+RESTING = ServiceState(
+    Health(5, 1, NOW + 30, NOW + 45, NOW, "HTTP 503.", simulated=True),
+    Drill("timeout", 0.5, NOW, NOW + 60),
+    ({"at": NOW, "reason": "HTTP 503."},),
+)
+
+
+def test_a_services_state_is_seen_by_another_process(open_store):
+    first, second = open_store(), open_store()
+    result = first.change_service("example.com", "a", lambda _: (RESTING, "resting"), NOW)
+    assert result == RESTING
+    assert second.service_states("example.com") == {"a": RESTING}
+    assert second.service_states("example.net") == {}
+    second.change_service("example.com", "a", lambda _: (ServiceState(), "working"), NOW + 1)
+    assert first.service_states("example.com") == {"a": ServiceState()}
+    assert first.service_changes("example.com") == [
+        {"at": NOW + 1, "service": "a", "change": "working"},
+        {"at": NOW, "service": "a", "change": "resting"},
+    ]
+
+
+def test_a_change_without_words_is_not_on_record(store):
+    store.change_service("example.com", "a", lambda _: (RESTING, ""), NOW)
+    assert store.service_changes("example.com") == []
+
+
+def test_only_the_last_errors_are_kept(store):
+    many = tuple({"at": NOW + n, "reason": str(n)} for n in range(100))
+    store.change_service("example.com", "a", lambda _: (ServiceState(last_errors=many), ""), NOW)
+    kept = store.service_states("example.com")["a"].last_errors
+    assert kept == many[:KEPT_ERRORS]
+
+
+def test_changes_at_once_take_turns_from_the_first_on(open_store):
+    stores = [open_store() for _ in range(8)]
+
+    def count_to_ten(number):
+        for _ in range(10):
+            stores[number].change_service("example.com", "a", one_more, NOW)
+
+    def one_more(state):
+        failures = state.health.failures + 1
+        return replace(state, health=replace(state.health, failures=failures)), ""
+
+    in_threads(8, count_to_ten)
+    assert stores[0].service_states("example.com")["a"].health.failures == 80
+
+
+def logged(number: int = 0, **changes) -> LoggedMessage:
+    message = LoggedMessage(
+        f"{number:032x}",
+        NOW + number,
+        "example.com",
+        "me@example.com",
+        ["ada@example.org", "b_b@example.org"],
+        "Grüße ✉",
+        deadline=NOW + number + 30,
+    )
+    return replace(message, **changes)
+
+
+def test_a_message_is_in_progress_then_what_became_of_it(store):
+    store.log_message(logged())
+    assert store.messages("example.com", NOW + 30) == [logged()]
+    sent = logged(
+        outcome="sent",
+        service_used="a",
+        service_message_id="<1>",
+        possible_duplicate=True,
+        attempts=({"service": "a", "outcome": "sent", "reason": "", "milliseconds": 3},),
+    )
+    store.log_outcome(sent)
+    assert store.messages("example.com", NOW + 1000) == [sent]
+    assert store.messages("example.net", NOW) == []
+
+
+def test_a_message_that_was_cut_off_is_unknown_after_its_deadline(store):
+    store.log_message(logged())
+    (message,) = store.messages("example.com", NOW + 31)
+    assert message.outcome == "unknown"
+    assert store.messages("example.com", NOW + 31, outcome="unknown") == [message]
+    assert store.messages("example.com", NOW + 31, outcome="in progress") == []
+    assert store.messages("example.com", NOW + 29, outcome="unknown") == []
+
+
+def test_an_outcome_is_logged_even_if_the_beginning_was_not(store):
+    store.log_outcome(logged(outcome="sent"))
+    assert store.messages("example.com", NOW) == [logged(outcome="sent")]
+
+
+ATTEMPT = {"service": "mail_gun", "outcome": "not sent", "reason": "50% _", "milliseconds": 3}
+FILTERS = [
+    ({}, [3, 2, 1, 0]),
+    ({"recipient": "ADA@example.org"}, [3, 2, 1]),
+    ({"recipient": "da@example.org"}, []),
+    ({"recipient": "b%b@example.org"}, []),
+    ({"recipient": "b_b@example.org"}, [3, 2, 1]),
+    ({"outcome": "sent"}, [1]),
+    ({"outcome": "not sent"}, [2]),
+    ({"service": "mail_gun"}, [2]),
+    ({"service": "mail%gun"}, []),
+    ({"since": NOW + 2}, [3, 2]),
+    ({"until": NOW + 2}, [1, 0]),
+    ({"message_id": f"{2:032x}"}, [2]),
+    ({"limit": 2}, [3, 2]),
+    ({"before": (NOW + 2, f"{2:032x}")}, [1, 0]),
+]
+
+
+@pytest.mark.parametrize(("wanted", "expected"), FILTERS)
+def test_messages_are_found_newest_first(wanted, expected, store):
+    store.log_message(logged(0, recipients=["other@example.org"]))
+    store.log_message(logged(1, outcome="sent"))
+    store.log_message(logged(2, outcome="not sent", attempts=[ATTEMPT]))
+    store.log_message(logged(3))
+    found = store.messages("example.com", NOW, **wanted)
+    assert [int(message.message_id, 16) for message in found] == expected
+
+
+def test_pages_miss_nothing_where_messages_have_the_same_time(store):
+    for number in range(10):
+        store.log_message(replace(logged(number), at=NOW))
+    seen, before = [], None
+    while page := store.messages("example.com", NOW, before=before, limit=3):
+        seen += [int(message.message_id, 16) for message in page]
+        before = (page[-1].at, page[-1].message_id)
+    assert seen == list(range(9, -1, -1))
+
+
+def test_messages_are_kept_as_long_as_they_should_be(open_store):
+    store = open_store(keep_seconds=DAY)
+    store.log_message(logged(0))
+    store.log_message(logged(10))
+    assert len(store.messages("example.com", NOW + DAY)) == 2
+    assert len(store.messages("example.com", NOW + DAY + 5)) == 1, "not shown a second longer"
+    late = replace(logged(99), at=NOW + DAY + 3600, message_id="f" * 32)
+    store.log_message(late)  # removes what is old, as any message may
+    assert len(open_store(keep_seconds=100 * DAY).messages("example.com", NOW + DAY)) == 1
+
+
+def reserve(store, key="k", fingerprint="f", now=NOW):
+    return store.reserve_key("example.com", key, fingerprint, now, now + 30)
+
+
+def test_a_key_stands_for_its_first_request(store):
+    assert reserve(store) == Reservation("new")
+    assert reserve(store, now=NOW + 29).state == "in progress"
+    assert reserve(store, fingerprint="other").state == "other"
+    assert reserve(store, key="other").state == "new"
+    store.store_answer("example.com", "k", {"a": ["ü", None]})
+    assert reserve(store, now=NOW + 1000) == Reservation("done", {"a": ["ü", None]})
+    assert reserve(store, fingerprint="other").state == "other"
+    assert store.reserve_key("example.net", "k", "f", NOW, NOW + 30).state == "new"
+
+
+def test_a_freed_key_is_new_again(store):
+    reserve(store)
+    store.free_key("example.com", "k")
+    assert reserve(store, fingerprint="other").state == "new"
+
+
+def test_a_reservation_whose_worker_died_lapses(store):
+    reserve(store)
+    assert reserve(store, now=NOW + 30).state == "abandoned"
+    assert reserve(store, now=NOW + 59).state == "in progress", "the second request has it now"
+
+
+def test_a_key_is_forgotten_after_a_day(store):
+    reserve(store)
+    store.store_answer("example.com", "k", {})
+    assert reserve(store, now=NOW + KEEP_KEY_SECONDS).state == "done"
+    assert reserve(store, now=NOW + KEEP_KEY_SECONDS + 1, fingerprint="other").state == "new"
+
+
+def test_of_many_at_once_one_gets_the_key(open_store):
+    stores = [open_store() for _ in range(8)]
+    states = []
+    in_threads(40, lambda number: states.append(reserve(stores[number % 8]).state))
+    assert sorted(states) == ["in progress"] * 39 + ["new"]
+
+
+def test_many_that_start_at_once_make_one_schema(url, open_store):
+    opened = []
+    in_threads(8, lambda _: opened.append(open_store()))
+    for store in opened:
+        store.check()
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.connect() as connection:
+        versions = connection.execute(text("SELECT version FROM schema_version")).scalars().all()
+    engine.dispose()
+    assert versions == list(range(1, len(MIGRATIONS) + 1))
+
+
+def test_a_database_of_an_older_version_is_brought_up_to_date(url, open_store, monkeypatch):
+    open_store()
+    added = lambda connection: connection.execute(text("CREATE TABLE later (id INTEGER)"))  # noqa: E731
+    monkeypatch.setattr("email_services.store.MIGRATIONS", (*MIGRATIONS, added))
+    open_store()
+    open_store().check()
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM later")).scalar() == 0
+    engine.dispose()
+
+
+def everything(store) -> list:
+    return [
         store.check,
-    ):
-        with pytest.raises(StoreUnavailable):
-            ask()
+        lambda: store.service_states("example.com"),
+        lambda: store.change_service("example.com", "a", lambda _: (RESTING, ""), NOW),
+        lambda: store.service_changes("example.com"),
+        lambda: store.log_message(logged()),
+        lambda: store.log_outcome(logged()),
+        lambda: store.messages("example.com", NOW),
+        lambda: reserve(store),
+        lambda: store.store_answer("example.com", "k", {}),
+        lambda: store.free_key("example.com", "k"),
+    ]
 
 
-def test_a_locked_database_is_an_error_and_readers_do_not_mind(tmp_path, open_store, monkeypatch):
+AWAY = [
+    "sqlite:////no/such/folder/state.sqlite3",
+    "postgres://user:secret@127.0.0.1:1/db",
+    "postgresql://user:secret@127.0.0.1:1/db",
+]
+
+
+@pytest.mark.parametrize("away", AWAY)
+def test_a_database_that_is_away_is_an_error_and_no_crash(away, caplog):
+    with contextlib.closing(Store(away)) as store:
+        for ask in everything(store):
+            with pytest.raises(StoreUnavailable) as caught:
+                ask()
+            assert "secret" not in f"{caught.value} {caught.value.__cause__}"
+    assert "secret" not in caplog.text
+
+
+def test_a_locked_database_is_an_error_and_readers_do_not_mind(tmp_path, monkeypatch):
     monkeypatch.setattr("email_services.store.BUSY_SECONDS", 0)
-    store = open_store()
-    engine = create_engine(f"sqlite:///{tmp_path}/state.sqlite3")
-    with engine.connect() as other:
+    url = f"sqlite:///{tmp_path}/state.sqlite3"
+    engine = create_engine(url)
+    with contextlib.closing(Store(url)) as store, engine.connect() as other:
         other.execute(text("BEGIN IMMEDIATE"))
         with pytest.raises(StoreUnavailable):
-            store.set_simulated_failure("example.com", "a", enabled=True)
-        assert store.simulated_failures("example.com") == frozenset()
+            store.log_message(logged())
+        assert store.messages("example.com", NOW) == []
     engine.dispose()
 
 
@@ -80,9 +314,6 @@ def test_a_url_that_is_none_stops_the_start(url):
         Store(url)
 
 
-@pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
-def test_herokus_url_is_understood(scheme, open_store):
-    store = open_store(f"{scheme}://user:secret@127.0.0.1:1/db")
-    with pytest.raises(StoreUnavailable) as caught:
-        store.check()
-    assert "secret" not in str(caught.value)
+def test_ci_has_postgresql(request):
+    if os.environ.get("CI"):
+        assert request.getfixturevalue("postgresql")

@@ -224,24 +224,28 @@ every_message = pytest.mark.parametrize("name", MESSAGES)
 @every_message
 def test_mailguns_request_is_the_literal(name, stand_in):
     server = stand_in(answer_json(200, {"id": "<1@example.com>"}))
-    make_service("mailgun", server.url).send(make_message(**MESSAGES[name]), 5)
+    message = make_message(**MESSAGES[name])
+    make_service("mailgun", server.url).send(message, 5)
     (request,) = server.requests
     assert (request.method, request.path) == ("POST", "/v3/example.com/messages")
     assert request.headers["content-type"] == "application/x-www-form-urlencoded"
     basic = base64.b64encode(f"api:{PROVIDER_KEY}".encode()).decode()
     assert request.headers["authorization"] == f"Basic {basic}"
-    assert request.form == MAILGUN[name]
+    assert ("h:Message-Id", f"<{message.message_id}@example.com>") in request.form
+    assert [field for field in request.form if field[0] != "h:Message-Id"] == MAILGUN[name]
 
 
 @every_message
 def test_sendgrids_request_is_the_literal(name, stand_in):
     server = stand_in(answer(202, {"X-Message-Id": "1"}))
-    make_service("sendgrid", server.url).send(make_message(**MESSAGES[name]), 5)
+    message = make_message(**MESSAGES[name])
+    make_service("sendgrid", server.url).send(message, 5)
     (request,) = server.requests
     assert (request.method, request.path) == ("POST", "/v3/mail/send")
     assert request.headers["content-type"] == "application/json"
     assert request.headers["authorization"] == f"Bearer {PROVIDER_KEY}"
-    assert request.json == SENDGRID[name]
+    headers = {"Message-ID": f"<{message.message_id}@example.com>"}
+    assert request.json == {**SENDGRID[name], "headers": headers}
 
 
 def test_mailgun_in_europe_is_asked_there(stand_in):

@@ -79,7 +79,7 @@ def build_mime(message: EmailMessage) -> MIMEMessage:
             mime[header] = [_header_address(address) for address in addresses]
     mime["Subject"] = message.subject
     mime["Date"] = format_datetime(datetime.now(timezone.utc))
-    mime["Message-ID"] = f"<{message.message_id}@{message.from_email.domain}>"
+    mime["Message-ID"] = message.message_id_header
     if message.raw_text_body:
         mime.set_content(message.raw_text_body)
     if message.html_body and message.raw_text_body:

@@ -51,6 +51,7 @@ class Mailgun(HTTPEmailService):
             *(("cc", str(address)) for address in message.to_cc),
             *(("bcc", str(address)) for address in message.to_bcc),
             ("subject", message.subject),
+            ("h:Message-Id", message.message_id_header),
         ]
         if message.raw_text_body:
             form.append(("text", message.raw_text_body))

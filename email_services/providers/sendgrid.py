@@ -21,6 +21,7 @@ from sendgrid.helpers.mail import (
     Cc,
     Content,
     From,
+    Header,
     Mail,
     Personalization,
     Subject,
@@ -48,6 +49,8 @@ class SendGrid(HTTPEmailService):
     - 202 has an empty body; the id is in X-Message-Id (docs).
     - `to` is required in every personalization (docs): a message with bcc alone is not for it.
     - The SDK refuses a body that begins with something like an API key (its ValidateApiKey).
+    - Message-ID is not among the headers it reserves, so that it is asked to keep ours (docs;
+      whether it does is not confirmed).
     - Addresses beyond ASCII left of the @ are left to SendGrid to judge (not confirmed).
     """
 
@@ -69,6 +72,7 @@ class SendGrid(HTTPEmailService):
         mail = Mail()
         mail.from_email = _mailbox(From, message.from_email)
         mail.subject = Subject(message.subject)
+        mail.add_header(Header("Message-ID", message.message_id_header))
         recipients = Personalization()
         for kind, addresses in (
             (To, message.to_recipients),

@@ -1,0 +1,74 @@
+"""Rehearsed faults: a service does what it would do in a real outage, and says it is simulated."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from email_services.abstract import AbstractEmailService
+from email_services.exceptions import (
+    AccountRefused,
+    OutcomeUnknown,
+    ProviderError,
+    RateLimited,
+    ServiceUnavailable,
+)
+from email_services.message import EmailMessage
+
+DrillKind = Literal["unavailable", "timeout", "answer_lost", "rate_limited", "key_refused", "slow"]
+KINDS: Final[tuple[str, ...]] = get_args(DrillKind)
+SLOW_SECONDS: Final = 3.0
+RETRY_AFTER: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Drill:
+    """A rehearsal at one service.
+
+    kind: the fault. share: the part of its messages that meets it, above 0 and up to 1.
+    since, until: seconds since the epoch; until is None if it lasts until it is switched off.
+    """
+
+    kind: DrillKind = "unavailable"
+    share: float = 1.0
+    since: float = 0.0
+    until: float | None = None
+
+    def is_on(self, now: float) -> bool:
+        """Whether it has not lapsed."""
+        return self.until is None or now < self.until
+
+    def send(
+        self,
+        service: AbstractEmailService,
+        message: EmailMessage,
+        timeout: float,
+        wait: Callable[[float], None] = time.sleep,
+        chance: Callable[[], float] = random.random,
+    ) -> str | None:
+        """Send as `service` does, but for the fault. Raises what the real fault would."""
+        if chance() >= self.share:
+            return service.send(message, timeout)
+        if self.kind == "slow":
+            wait(min(SLOW_SECONDS, timeout / 2))
+            return service.send(message, timeout / 2)
+        if self.kind == "timeout":
+            wait(timeout)
+        if self.kind == "answer_lost":
+            service.send(message, timeout)
+        raise self._fault(timeout)
+
+    def _fault(self, timeout: float) -> ProviderError:
+        faults: dict[str, ProviderError] = {
+            "unavailable": ServiceUnavailable("Simulated failure."),
+            "timeout": OutcomeUnknown(f"Simulated failure: no answer within {timeout:.3g} s."),
+            "answer_lost": OutcomeUnknown("Simulated failure: accepted, and the answer lost."),
+            "rate_limited": RateLimited("Simulated failure: too many requests.", RETRY_AFTER),
+            "key_refused": AccountRefused("Simulated failure: the key was refused."),
+        }
+        fault = faults[self.kind]
+        fault.simulated = True
+        return fault

@@ -1,0 +1,397 @@
+"""Failover over many messages: resting, probing, recovering; keys; the log. Time is the test's."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from conftest import make_message
+from test_pool import Clock, Scripted
+
+from email_services.drill import Drill
+from email_services.exceptions import (
+    AccountRefused,
+    KeyInProgress,
+    KeyReused,
+    MessageRejected,
+    OutcomeUnknown,
+    RateLimited,
+    ServiceUnavailable,
+)
+from email_services.health import (
+    FAILURES_TO_REST,
+    FIRST_ACCOUNT_REST_SECONDS,
+    FIRST_REST_SECONDS,
+    JITTER,
+)
+from email_services.pool import GRACE_SECONDS, Once, PooledEmailService
+
+JITTERED = 1 + JITTER
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def first(clock):
+    return Scripted("first", clock, priority=2)
+
+
+@pytest.fixture
+def second(clock):
+    return Scripted("second", clock, priority=1)
+
+
+@pytest.fixture
+def make_pool(store, clock):
+    def make(*services, **options) -> PooledEmailService:
+        return PooledEmailService("example.com", services, store, clock=clock, now=clock, **options)
+
+    return make
+
+
+@pytest.fixture
+def pool(make_pool, first, second):
+    return make_pool(first, second)
+
+
+def send(pool, **fields):
+    return pool.send(make_message(**fields))
+
+
+def state_of(pool, store, name="first") -> str:
+    state = store.service_states("example.com")[name]
+    return pool.health_in(state).state(pool._now())
+
+
+FAULTS = [
+    (ServiceUnavailable("down"), FAILURES_TO_REST, FIRST_REST_SECONDS),
+    (OutcomeUnknown("silence"), FAILURES_TO_REST, FIRST_REST_SECONDS),
+    (AccountRefused("quota"), 1, FIRST_ACCOUNT_REST_SECONDS),
+    (RateLimited("limit", 120), 1, 120),
+]
+
+
+@pytest.mark.parametrize(("fault", "failures", "rest"), FAULTS)
+def test_a_service_at_fault_is_passed_by_probed_and_back(
+    fault, failures, rest, pool, first, second, clock, store
+):
+    first.fault = fault
+    for _ in range(50):
+        assert send(pool).service_used == "second"
+    assert len(first.timeouts) == failures, "no more messages wait on it than it takes to tell"
+    clock.now += rest * JITTERED
+    assert send(pool).service_used == "second"
+    assert len(first.timeouts) == failures + 1, "one probe, which fails"
+    for _ in range(10):
+        send(pool)
+    assert len(first.timeouts) == failures + 1
+    clock.now += 2 * rest * JITTERED
+    first.fault = None
+    assert send(pool).service_used == "first", "the probe that succeeds is a real message"
+    assert send(pool).service_used == "first", "and priority order is back at once"
+    assert state_of(pool, store) == "working"
+
+
+def test_one_bad_recipient_marks_nobody_dead(pool, first, second):
+    first.fault = second.fault = MessageRejected("no such address")
+    for _ in range(50):
+        assert send(pool).rejected
+    assert len(first.timeouts) == len(second.timeouts) == 50
+
+
+def test_a_skipped_service_is_in_the_answer_with_its_reason(pool, first, clock):
+    first.fault = AccountRefused("HTTP 401: Maximum credits exceeded")
+    send(pool)
+    clock.now += 10
+    answer = send(pool).as_dict()
+    assert answer["result"] == "success"
+    skipped, sent = answer["attempts"]
+    assert (skipped["service"], skipped["outcome"], skipped["milliseconds"]) == (
+        "first",
+        "skipped",
+        0,
+    )
+    assert skipped["reason"].startswith("It rests for ")
+    assert skipped["reason"].endswith("HTTP 401: Maximum credits exceeded")
+    assert answer["services_unsuccessful"] == {"first": skipped["reason"]}
+    assert sent["outcome"] == "sent"
+
+
+def test_when_all_rest_the_one_due_first_is_tried(pool, first, second, clock):
+    first.fault, second.fault = AccountRefused("quota"), RateLimited("limit", 30)
+    send(pool)
+    tried = (len(first.timeouts), len(second.timeouts))
+    clock.now += 1
+    delivery = send(pool)
+    assert [a.outcome for a in delivery.attempts] == ["skipped", "not sent"]
+    assert (len(first.timeouts), len(second.timeouts)) == (tried[0], tried[1] + 1)
+    second.fault = None
+    assert send(pool).service_used == "second"
+    assert [step.decision for step in pool.plan(make_message())] == ["skip", "try"]
+
+
+def test_a_message_refused_where_others_rest_may_be_tried_again(pool, first, second):
+    first.fault = AccountRefused("quota")
+    send(pool)
+    second.fault = MessageRejected("bad")
+    delivery = send(pool)
+    assert delivery.outcome == "not sent"
+    assert not delivery.rejected, "the first service was not asked"
+
+
+def test_of_many_messages_at_once_one_is_the_probe(make_pool, first, second, clock):
+    pool = make_pool(first, second)
+    first.fault = AccountRefused("quota")
+    send(pool)
+    clock.now += FIRST_ACCOUNT_REST_SECONDS * JITTERED
+    probing, release = threading.Event(), threading.Event()
+
+    def slow(message, timeout):
+        first.timeouts.append(timeout)
+        probing.set()
+        release.wait(10)
+        return "id"
+
+    first.send = slow
+    probe = threading.Thread(target=send, args=(pool,))
+    probe.start()
+    probing.wait(10)
+    others = [send(pool) for _ in range(20)]
+    release.set()
+    probe.join()
+    assert {delivery.service_used for delivery in others} == {"second"}
+    assert {d.attempts[0].reason for d in others} == {
+        "Another message is finding out whether it works again."
+    }
+    assert len(first.timeouts) == 2
+    assert send(pool).service_used == "first"
+
+
+def test_the_last_service_is_tried_even_while_another_message_probes_it(make_pool, first, clock):
+    pool = make_pool(first)
+    first.fault = AccountRefused("quota")
+    send(pool)
+    clock.now += FIRST_ACCOUNT_REST_SECONDS * JITTERED
+    (step,) = pool._plan(None)
+    assert pool._claim_probe(step)
+    first.fault = None
+    assert send(pool).service_used == "first"
+
+
+def test_a_probe_whose_worker_died_is_followed_by_another(pool, first, clock):
+    first.fault = AccountRefused("quota")
+    send(pool)
+    clock.now += FIRST_ACCOUNT_REST_SECONDS * JITTERED
+    assert pool._claim_probe(pool._plan(None)[0])
+    first.fault = None
+    assert send(pool).service_used == "second"
+    clock.now += 10 + GRACE_SECONDS
+    assert send(pool).service_used == "first"
+
+
+def test_health_is_shared_by_all_workers(make_pool, first, second, clock):
+    one, other = make_pool(first, second), make_pool(first, second)
+    first.fault = ServiceUnavailable("down")
+    for _ in range(FAILURES_TO_REST):
+        send(one)
+    tried = len(first.timeouts)
+    send(other)
+    assert len(first.timeouts) == tried
+
+
+def test_health_is_kept_apart_by_domain(store, first, second, clock, pool):
+    first.fault = AccountRefused("quota")
+    send(pool)
+    other = PooledEmailService("example.net", [first, second], store, clock=clock, now=clock)
+    tried = len(first.timeouts)
+    send(other)
+    assert len(first.timeouts) == tried + 1
+
+
+def test_each_change_is_on_record_with_its_reason(pool, first, second, clock, store):
+    first.fault = RateLimited("HTTP 429.", 60)
+    send(pool)
+    clock.now += 60 * JITTERED
+    send(pool)
+    clock.now += 600
+    first.fault = None
+    send(pool)
+    pool.reset_health(second)
+    changes = [(c["service"], c["change"]) for c in reversed(store.service_changes("example.com"))]
+    assert [service for service, _ in changes] == ["first", "first", "first", "second"]
+    assert changes[0][1].startswith("resting for ")
+    assert changes[0][1].endswith(" s: HTTP 429.")
+    assert changes[2][1] == "working again"
+    assert changes[3][1] == "working: reset"
+    errors = store.service_states("example.com")["first"].last_errors
+    assert [error["reason"] for error in errors] == ["HTTP 429.", "HTTP 429."]
+
+
+def test_an_admin_can_have_it_tried_again_at_once(pool, first):
+    first.fault = AccountRefused("quota")
+    send(pool)
+    first.fault = None
+    assert send(pool).service_used == "second"
+    pool.reset_health(first)
+    assert send(pool).service_used == "first"
+
+
+def test_a_service_asked_for_by_name_is_tried_though_it_rests(pool, first, store):
+    first.fault = AccountRefused("quota")
+    send(pool)
+    first.fault = None
+    assert pool.send(make_message(), only=first).outcome == "sent"
+    assert state_of(pool, store) == "working", "and that it was accepted counts"
+
+
+def test_what_a_drill_did_to_its_health_ends_with_it(pool, first, store, clock):
+    pool.set_drill(first, lambda *_: Drill("key_refused", until=clock.now + 60))
+    send(pool)
+    assert state_of(pool, store) == "resting"
+    clock.now += 60
+    assert state_of(pool, store) == "working"
+    assert send(pool).service_used == "first"
+    pool.set_drill(first, lambda *_: Drill())
+    for _ in range(FAILURES_TO_REST):
+        send(pool)
+    assert state_of(pool, store) == "resting"
+    pool.set_drill(first, lambda *_: None)
+    assert send(pool).service_used == "first"
+
+
+def test_a_real_rest_outlasts_a_drill(pool, first, store):
+    first.fault = AccountRefused("quota")
+    send(pool)
+    pool.set_drill(first, lambda *_: Drill())
+    pool.set_drill(first, lambda *_: None)
+    assert state_of(pool, store) == "resting"
+
+
+@pytest.mark.parametrize(("policy", "used"), [("stop", None), ("failover", "second")])
+def test_a_message_may_say_what_follows_an_unknown_outcome(policy, used, make_pool, first, second):
+    opposite = {"stop": "failover", "failover": "stop"}[policy]
+    pool = make_pool(first, second, on_unknown=opposite)
+    first.fault = OutcomeUnknown("silence")
+    delivery = send(pool, on_unknown=policy)
+    assert delivery.service_used == used
+    assert delivery.possible_duplicate is (used is not None)
+
+
+def test_a_dry_run_tells_and_changes_nothing(pool, first, second, store):
+    first.fault = AccountRefused("quota")
+    send(pool)
+    tried = len(first.timeouts) + len(second.timeouts)
+    before = store.service_states("example.com"), store.messages("example.com", 0)
+    plan = [step.as_dict() for step in pool.plan(make_message())]
+    assert [(step["service"], step["decision"]) for step in plan] == [
+        ("first", "skip"),
+        ("second", "try"),
+    ]
+    assert "quota" in plan[0]["reason"]
+    assert len(first.timeouts) + len(second.timeouts) == tried
+    assert (store.service_states("example.com"), store.messages("example.com", 0)) == before
+
+
+# Idempotency keys
+
+ONCE = Once("key", "fingerprint")
+
+
+def test_the_same_key_replays_the_answer(pool, first):
+    sent = pool.send(make_message(), once=ONCE)
+    again = pool.send(make_message(), once=ONCE)
+    assert again.as_dict() == sent.as_dict()
+    assert (sent.replayed, again.replayed) == (False, True)
+    assert len(first.timeouts) == 1
+    with pytest.raises(KeyReused):
+        pool.send(make_message(), once=Once("key", "another"))
+
+
+def test_a_definite_failure_frees_the_key(pool, first, second):
+    first.fault = second.fault = ServiceUnavailable("down")
+    assert pool.send(make_message(), once=ONCE).outcome == "not sent"
+    first.fault = None
+    assert pool.send(make_message(), once=ONCE).outcome == "sent"
+
+
+def test_an_unknown_outcome_keeps_the_key(make_pool, first):
+    pool = make_pool(first)
+    first.fault = OutcomeUnknown("silence")
+    assert pool.send(make_message(), once=ONCE).outcome == "unknown"
+    first.fault = None
+    again = pool.send(make_message(), once=ONCE)
+    assert (again.outcome, again.replayed) == ("unknown", True)
+    assert len(first.timeouts) == 1
+
+
+def test_a_key_in_progress_is_told_and_one_that_was_cut_off_is_flagged(pool, first, store, clock):
+    now = clock.now
+    store.reserve_key("example.com", "key", "fingerprint", now, now + 25 + GRACE_SECONDS)
+    with pytest.raises(KeyInProgress):
+        pool.send(make_message(), once=ONCE)
+    clock.now += 25 + GRACE_SECONDS
+    delivery = pool.send(make_message(), once=ONCE)
+    assert (delivery.outcome, delivery.possible_duplicate) == ("sent", True)
+    assert pool.send(make_message(), once=ONCE).possible_duplicate is True, "the stored answer too"
+
+
+def test_40_sends_at_once_with_one_key_reach_a_service_once(make_pool, first):
+    pool = make_pool(first)
+    outcomes = []
+
+    def send_once():
+        try:
+            outcomes.append(pool.send(make_message(), once=ONCE).outcome)
+        except KeyInProgress:
+            outcomes.append("in progress")
+
+    threads = [threading.Thread(target=send_once) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 40
+    assert set(outcomes) <= {"sent", "in progress"}
+    assert len(first.timeouts) == 1
+
+
+# The message log
+
+
+def test_every_send_is_in_the_log_before_its_first_attempt(pool, first, second, store, clock):
+    seen = []
+
+    def look(message, timeout):
+        seen.extend(store.messages("example.com", clock.now))
+        raise ServiceUnavailable("down")
+
+    first.send = look
+    message = make_message(to_cc="Bob <Bob@Example.org>")
+    delivery = pool.send(message)
+    (during,) = seen
+    assert (during.message_id, during.outcome) == (message.message_id, "in progress")
+    (after,) = store.messages("example.com", clock.now)
+    assert (after.outcome, after.service_used) == ("sent", "second")
+    assert after.recipients == ["ada@example.org", "bob@example.org"]
+    assert [a["reason"] for a in after.attempts] == [a.reason for a in delivery.attempts]
+
+
+def test_a_bug_leaves_the_message_in_the_log_as_unknown(pool, first, store, clock):
+    first.fault = KeyError("bug")
+    with pytest.raises(KeyError):
+        send(pool)
+    clock.now += 25 + GRACE_SECONDS + 1
+    (message,) = store.messages("example.com", clock.now)
+    assert message.outcome == "unknown"
+
+
+def test_a_body_is_nowhere_in_the_database(pool, store, tmp_path):
+    send(pool, raw_text_body="Nobody else should read this.", html_body="<p>Nor this.</p>")
+    store.close()
+    content = b"".join(path.read_bytes() for path in tmp_path.glob("state.sqlite3*"))
+    assert b"Hello" in content
+    assert b"Nobody else" not in content
+    assert b"Nor this" not in content
