@@ -403,7 +403,7 @@ def test_an_idempotency_key_in_progress_is_409(client):
     fingerprint = "0" * 64
     store.reserve_key("example.com", "k", fingerprint, time.time(), time.time() + 60)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("app.fingerprint", lambda *_: fingerprint)
+        patch.setattr("endpoints.bodies.fingerprint", lambda *_: fingerprint)
         answer = client.post("/example.com/send", json=PLAIN, headers=with_key("k"))
     assert answer.status_code == 409
     assert answer.headers["Retry-After"] == "1"

@@ -13,7 +13,6 @@ from conftest import PLAIN, POOL, make_message
 from conftest import ROOT as WITH_ROOT_KEY
 from standins import answer, answer_json
 
-from app import KEY_FIELDS, STATUS_OF_OUTCOME
 from email_services.abstract import HTTPSettings
 from email_services.config import ConfigFile, DomainSettings, load_config
 from email_services.drill import KINDS
@@ -21,6 +20,8 @@ from email_services.exceptions import AccountRefused, MessageRejected, OutcomeUn
 from email_services.message import EmailMessage
 from email_services.pool import Attempt
 from email_services.providers import find_provider, provider_names
+from endpoints.answers import STATUS_OF_OUTCOME
+from endpoints.bodies import KEY_FIELDS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

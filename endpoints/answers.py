@@ -1,0 +1,237 @@
+"""What is answered: the shapes of the contract, and the status that says the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from http import HTTPStatus
+from typing import Any
+
+from flask import url_for
+from flask.typing import ResponseReturnValue
+
+from browsable_api import APIError, request
+from email_services.abstract import AbstractEmailService, HTTPEmailService
+from email_services.config import EmailDomain
+from email_services.drill import Drill
+from email_services.exceptions import (
+    NOT_SENT,
+    SENT,
+    UNKNOWN,
+    EmailServicesError,
+    InvalidInput,
+    KeyInProgress,
+    KeyRefused,
+    KeyReused,
+    StoreUnavailable,
+    UnknownDomain,
+    UnknownMessage,
+    UnknownService,
+)
+from email_services.message import EmailMessage
+from email_services.pool import PooledEmailService
+from email_services.store import LoggedMessage, ServiceState
+from endpoints.access import keys_shown
+from endpoints.bodies import MessageFilter, given_fields, once
+from endpoints.context import mailpool, pool_of
+
+STATUS_OF_OUTCOME = {
+    SENT: HTTPStatus.OK,
+    NOT_SENT: HTTPStatus.SERVICE_UNAVAILABLE,
+    UNKNOWN: HTTPStatus.GATEWAY_TIMEOUT,
+}
+STATUS_OF_ERROR = {
+    InvalidInput: HTTPStatus.BAD_REQUEST,
+    KeyRefused: HTTPStatus.UNAUTHORIZED,
+    UnknownDomain: HTTPStatus.NOT_FOUND,
+    UnknownService: HTTPStatus.NOT_FOUND,
+    UnknownMessage: HTTPStatus.NOT_FOUND,
+    KeyInProgress: HTTPStatus.CONFLICT,
+    KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+EXAMPLE_BODY = {
+    "to_recipients": ["Ada <ada@example.org>"],
+    "subject": "Hello",
+    "raw_text_body": "It works.",
+}
+
+
+def address_of(endpoint: str, **values: str) -> str:
+    """The full address of a view."""
+    return url_for(f"mailpool.{endpoint}", _external=True, **values)
+
+
+def domain_as_dict(domain: EmailDomain) -> dict[str, Any]:
+    """What a listing says of a domain; with its keys for the root, outside production."""
+    name = domain.email_domain
+    pool = pool_of(domain)
+    with_keys = mailpool.config.is_root(keys_shown()) and not mailpool.config.production
+    states = mailpool.store.service_states(name)
+    return {
+        "email_domain": name,
+        "url": address_of("show_domain", email_domain=name),
+        "send_url": address_of("send", email_domain=name),
+        "messages_url": address_of("messages", email_domain=name),
+        **({"pool_api_key": domain.pool_api_key.get_secret_value()} if with_keys else {}),
+        "deadline_seconds": pool.deadline_seconds,
+        "on_unknown": pool.on_unknown,
+        "enabled_services": {
+            service.name: service_as_dict(pool, service, states, with_keys)
+            for service in pool.services.values()
+        },
+    }
+
+
+def changes_of(domain: EmailDomain) -> list[dict[str, Any]]:
+    """The newest changes of the domain's services, with the reason of each."""
+    changes = mailpool.store.service_changes(domain.email_domain)
+    return [{**change, "at": iso(change["at"])} for change in changes]
+
+
+def service_as_dict(
+    pool: PooledEmailService,
+    service: AbstractEmailService,
+    states: Mapping[str, ServiceState],
+    with_keys: bool,
+) -> dict[str, Any]:
+    """What a listing says of a service."""
+    names = {"email_domain": service.email_domain, "service": service.name}
+    key = service.api_key if with_keys and isinstance(service, HTTPEmailService) else None
+    state = states.get(service.name, ServiceState())
+    return {
+        "service": service.provider,
+        "priority_value": service.priority_value,
+        "timeout_seconds": service.settings.timeout_seconds,
+        **drill_as_dict(pool.drill_in(state)),
+        **health_as_dict(pool, state),
+        **({"api_key": key} if key else {}),
+        "send_url": address_of("send_through", **names),
+        "fail_url": address_of("fail", **names),
+        "health_url": address_of("health", **names),
+    }
+
+
+def health_as_dict(pool: PooledEmailService, state: ServiceState) -> dict[str, Any]:
+    """Whether a service works, since when, why not, and when it is tried again."""
+    health = pool.health_in(state)
+    return {
+        "health": health.state(time.time()),
+        "health_since": iso(health.since),
+        "health_reason": health.reason,
+        "failures_in_a_row": health.failures,
+        "next_probe": iso(health.rest_until),
+        "last_errors": [
+            {"at": iso(error["at"]), "reason": error["reason"]} for error in state.last_errors
+        ],
+    }
+
+
+def drill_as_dict(drill: Drill | None) -> dict[str, Any]:
+    """The state of a simulated failure; more than on and off where there is more to say."""
+    if drill is None or drill == Drill(since=drill.since):
+        return {"simulated_failure_enabled": drill is not None}
+    return {
+        "simulated_failure_enabled": True,
+        "simulated_failure_kind": drill.kind,
+        "simulated_failure_share": drill.share,
+        "simulated_failure_until": iso(drill.until),
+    }
+
+
+def message_as_dict(message: LoggedMessage) -> dict[str, Any]:
+    """A message of the log."""
+    return {
+        "message_id": message.message_id,
+        "at": iso(message.at),
+        "from_email": message.from_email,
+        "recipients": message.recipients,
+        "subject": message.subject,
+        "outcome": message.outcome,
+        "service_used": message.service_used,
+        "service_message_id": message.service_message_id,
+        "possible_duplicate": message.possible_duplicate,
+        "attempts": message.attempts,
+        "url": address_of(
+            "message", email_domain=message.email_domain, message_id=message.message_id
+        ),
+    }
+
+
+def log_query(wanted: MessageFilter) -> dict[str, Any]:
+    """The filter as the store takes it."""
+    return {
+        "recipient": wanted.recipient,
+        "outcome": wanted.outcome,
+        "service": wanted.service and wanted.service.lower(),
+        "since": wanted.since and wanted.since.timestamp(),
+        "until": wanted.until and wanted.until.timestamp(),
+        "before": wanted.cursor,
+        "limit": wanted.limit,
+    }
+
+
+def next_page(email_domain: str, found: list[LoggedMessage], wanted: MessageFilter) -> str | None:
+    """The address of the following page, with the same filter; None where this is the last."""
+    if len(found) < wanted.limit:
+        return None
+    query = {**request.args.to_dict(), "cursor": f"{found[-1].at!r}_{found[-1].message_id}"}
+    return address_of("messages", email_domain=email_domain, **query)
+
+
+def iso(at: float | None) -> str | None:
+    """A time in seconds since the epoch as ISO 8601, UTC."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds")
+
+
+def how_to_send(
+    pool: PooledEmailService, only: AbstractEmailService | None = None
+) -> dict[str, Any]:
+    """What a program needs to send a message."""
+    services = [only.name] if only else list(pool.services)
+    return {
+        "email_domain": pool.email_domain,
+        "services": services,
+        "fields": {
+            name: {"required": field.is_required(), "description": field.description}
+            for name, field in EmailMessage.model_fields.items()
+        },
+        "example": {"from_email": f"me@{pool.email_domain}", **EXAMPLE_BODY},
+    }
+
+
+def send_answer(
+    pool: PooledEmailService, only: AbstractEmailService | None = None
+) -> ResponseReturnValue:
+    """Send the message in the body, or say what would happen to it."""
+    fields = given_fields()
+    message = EmailMessage.parse(fields, pool.email_domain)
+    if message.dry_run:
+        return {"result": "dry run", "plan": [step.as_dict() for step in pool.plan(message, only)]}
+    delivery = pool.send(message, only, once(fields, only))
+    status = STATUS_OF_OUTCOME[delivery.outcome]
+    if delivery.rejected:
+        status = HTTPStatus.UNPROCESSABLE_ENTITY
+    headers = {"Idempotent-Replayed": "true"} if delivery.replayed else {}
+    return delivery.as_dict(), status, headers
+
+
+def failure_answer(pool: PooledEmailService, service: AbstractEmailService) -> ResponseReturnValue:
+    """The state of a simulated failure."""
+    state = mailpool.store.service_states(pool.email_domain).get(service.name, ServiceState())
+    return {"service_name": service.name, **drill_as_dict(pool.drill_in(state))}
+
+
+def answer_error(error: EmailServicesError) -> ResponseReturnValue:
+    """An error of `email_services` in the API's shape."""
+    problems = error.problems if isinstance(error, InvalidInput) else None
+    status = STATUS_OF_ERROR[type(error)]
+    challenge = {"WWW-Authenticate": 'Bearer realm="Mailpool"'}
+    headers = challenge if status == HTTPStatus.UNAUTHORIZED else {}
+    if isinstance(error, KeyInProgress):
+        headers = {"Retry-After": "1"}
+    answer = APIError(status, str(error), problems, headers)
+    return answer.as_dict(), answer.status, answer.headers

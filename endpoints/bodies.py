@@ -1,0 +1,133 @@
+"""What a request may hold, beside a message, and how it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from browsable_api import request
+from email_services.abstract import AbstractEmailService
+from email_services.drill import KINDS, Drill, DrillKind
+from email_services.exceptions import InvalidInput
+from email_services.pool import Once
+
+KEY_FIELDS = ("pool_api_key", "root_api_key")
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _parse_cursor(value: object) -> object:
+    at, _, message_id = str(value).partition("_")
+    return (float(at), message_id)
+
+
+class PoolKey(BaseModel):
+    """The key of one email domain."""
+
+    pool_api_key: str = Field(
+        description="The pool key of this domain.", json_schema_extra={"widget": "password"}
+    )
+
+
+class RootKey(BaseModel):
+    """The administrator's key."""
+
+    root_api_key: str = Field(
+        description="The root key of this server.", json_schema_extra={"widget": "password"}
+    )
+
+
+class Failure(BaseModel):
+    """What the simulated failure of a service should be."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    simulated_failure: bool = Field(
+        False,
+        description="On or off; without it, it is switched over.",
+        json_schema_extra={
+            "widget": "select",
+            "options": {"": "switch it over", "true": "on", "false": "off"},
+        },
+    )
+    kind: DrillKind = Field(
+        "unavailable",
+        description="The fault that is simulated.",
+        json_schema_extra={
+            "widget": "select",
+            "options": {kind: kind.replace("_", " ") for kind in KINDS},
+        },
+    )
+    share: float = Field(
+        1, gt=0, le=1, description="The part of messages that meets it: 0.1 is one in ten."
+    )
+    minutes: float | None = Field(
+        None, gt=0, le=7 * 24 * 60, description="When it ends by itself; without it, it does not."
+    )
+
+    def drill(self, current: Drill | None, now: float) -> Drill | None:
+        """The drill that is wanted, where `current` is on or none is."""
+        fields = self.model_fields_set
+        switched_over = "simulated_failure" not in fields
+        wanted = self.simulated_failure
+        if switched_over:
+            wanted = current is None or bool(fields)
+        until = now + self.minutes * 60 if self.minutes else None
+        return Drill(self.kind, self.share, now, until) if wanted else None
+
+
+class MessageFilter(BaseModel):
+    """Which messages of the log are wanted, from the query of the URL."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    recipient: str | None = None
+    outcome: Literal["sent", "not sent", "unknown", "in progress"] | None = None
+    service: str | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    cursor: Annotated[tuple[float, str], BeforeValidator(_parse_cursor)] | None = None
+    limit: int = Field(50, ge=1, le=500)
+
+
+class Nothing(BaseModel):
+    """No field but a key."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def given_fields() -> dict[str, Any]:
+    """What the body holds beside keys."""
+    return {name: value for name, value in request.data.items() if name not in KEY_FIELDS}
+
+
+def checked(model: type[Model], fields: Mapping[str, Any] | None = None) -> Model:
+    """The body, or `fields`, as a `model`. Raises InvalidInput."""
+    try:
+        return model.model_validate(given_fields() if fields is None else fields)
+    except ValidationError as error:
+        raise InvalidInput.from_validation(error, known=model.model_fields) from None
+
+
+def once(fields: Mapping[str, Any], only: AbstractEmailService | None) -> Once | None:
+    """The Idempotency-Key of the request, with a fingerprint of what it asks for.
+
+    Raises InvalidInput.
+    """
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
+        raise InvalidInput({"Idempotency-Key": "It should be 1 to 255 printable ASCII characters."})
+    return Once(key, fingerprint([only.name if only else None, fields]))
+
+
+def fingerprint(asked: object) -> str:
+    """The same for the same, whatever the order of its fields."""
+    text = json.dumps(asked, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

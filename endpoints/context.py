@@ -1,0 +1,30 @@
+"""What the views work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from flask import current_app
+from werkzeug.local import LocalProxy
+
+from email_services.config import Config, EmailDomain
+from email_services.pool import PooledEmailService
+from email_services.store import Store
+
+
+@dataclass(frozen=True)
+class Mailpool:
+    """What the views work with; one in each application."""
+
+    config: Config
+    store: Store
+    pools: dict[str, PooledEmailService]
+
+
+mailpool = cast("Mailpool", LocalProxy(lambda: current_app.extensions["mailpool"]))
+
+
+def pool_of(domain: EmailDomain) -> PooledEmailService:
+    """The domain's pool."""
+    return mailpool.pools[domain.email_domain]
