@@ -254,7 +254,7 @@ class PooledEmailService:
         self._store.change_service(self.email_domain, service.name, change, self._now())
 
     def _send_and_log(self, message: EmailMessage, only: AbstractEmailService | None) -> Delivery:
-        now = self._now()
+        deadline, now = self._clock() + self.deadline_seconds, self._now()
         entry = LoggedMessage(
             message.message_id,
             now,
@@ -266,7 +266,7 @@ class PooledEmailService:
         )
         with self._storing():
             self._store.log_message(entry)
-        delivery = self._deliver(message, only)
+        delivery = self._deliver(message, only, deadline)
         with self._storing():
             self._store.log_outcome(
                 replace(
@@ -280,8 +280,10 @@ class PooledEmailService:
             )
         return delivery
 
-    def _deliver(self, message: EmailMessage, only: AbstractEmailService | None) -> Delivery:
-        run = _Run(message, self._clock() + self.deadline_seconds)
+    def _deliver(
+        self, message: EmailMessage, only: AbstractEmailService | None, deadline: float
+    ) -> Delivery:
+        run = _Run(message, deadline)
         steps = self._plan(only)
         for position, step in enumerate(steps):
             if not self._may_try(step):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -54,10 +55,15 @@ from email_services.health import Health
 logger = logging.getLogger(__name__)
 
 DEFAULT_URL: Final = "sqlite:///state.sqlite3"
-BUSY_SECONDS: Final = 5
-"""How long a writer waits for another one on SQLite."""
+WAIT_SECONDS: Final = 2
+"""How long a message waits for the database: to connect, for a lock, for a statement."""
 
-CONNECT_SECONDS: Final = 5
+AWAY_SECONDS: Final = 2.0
+"""For how long nobody waits again after that: a message asks several times, and has a deadline."""
+
+CONNECTIONS: Final = {"pool_size": 5, "max_overflow": 3, "pool_timeout": WAIT_SECONDS}
+"""In each worker; a statement takes milliseconds, and small databases allow 20 connections."""
+
 KEPT_ERRORS: Final = 5
 """The last faults of a service that are shown."""
 
@@ -198,7 +204,9 @@ class Store:
         self._engine = _make_engine(url)
         self._reader = _make_reader(self._engine)
         self._keep_seconds = keep_seconds
+        self._away_until: dict[Engine, float] = {}
         self._next_removal = 0.0
+        self._is_migrated = False
         try:
             self._migrate()
         except StoreUnavailable as error:
@@ -400,7 +408,7 @@ class Store:
 
     def _migrate(self) -> None:
         """Bring the schema up to date; of several that start at once, one does, the others wait."""
-        with self._writing() as connection:
+        with self._answering(self._engine), self._engine.begin() as connection:
             if self._engine.dialect.name == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(0x6D61696C)))
             _schema.create(connection, checkfirst=True)
@@ -408,23 +416,36 @@ class Store:
             for number, step in enumerate(MIGRATIONS[version:], version + 1):
                 step(connection)
                 connection.execute(insert(_schema).values(version=number))
+        self._is_migrated = True
+
+    def _ensure_schema(self) -> None:
+        """Make up for a start at which the database was away."""
+        if not self._is_migrated:
+            self._migrate()
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         """One statement, without the cost of a transaction."""
-        try:
-            with self._reader.connect() as connection:
-                yield connection
-        except UNAVAILABLE as error:
-            raise StoreUnavailable("The state database does not answer.") from error
+        self._ensure_schema()
+        with self._answering(self._reader), self._reader.connect() as connection:
+            yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         """A transaction that has the right to write from its beginning."""
+        self._ensure_schema()
+        with self._answering(self._engine), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _answering(self, engine: Engine) -> Iterator[None]:
+        """The one place where SQLAlchemy's errors become ours."""
+        if time.monotonic() < self._away_until.get(engine, 0.0):
+            raise StoreUnavailable("The state database does not answer.")
         try:
-            with self._engine.begin() as connection:
-                yield connection
+            yield
         except UNAVAILABLE as error:
+            self._away_until[engine] = time.monotonic() + AWAY_SECONDS
             raise StoreUnavailable("The state database does not answer.") from error
 
 
@@ -477,10 +498,9 @@ def _with_outcome(query: Select[Any], outcome: str | None, now: float) -> Select
 
 
 def _make_engine(url: str) -> Engine:
-    options: dict[str, Any] = {"hide_parameters": True}  # no value in an exception or a log
-    if not url.startswith("sqlite"):
-        options |= {"pool_pre_ping": True}  # a server may have closed an idle connection
-        options |= {"connect_args": {"connect_timeout": CONNECT_SECONDS}}
+    options: dict[str, Any] = {"hide_parameters": True, **CONNECTIONS}  # no value in any log
+    if url.startswith("postgres"):
+        options |= {"pool_pre_ping": True, "connect_args": _POSTGRESQL}
     try:
         engine = create_engine(
             re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url), **options
@@ -491,6 +511,13 @@ def _make_engine(url: str) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+_POSTGRESQL: Final = {
+    "connect_timeout": WAIT_SECONDS,
+    "tcp_user_timeout": WAIT_SECONDS * 1000,  # a server that is gone without a word
+    "options": f"-c statement_timeout={WAIT_SECONDS * 1000}",
+}
 
 
 def _make_reader(engine: Engine) -> Engine:
@@ -505,7 +532,7 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = (
         None  # transactions begin where we say so, not where Python guesses
     )
-    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    connection.execute(f"PRAGMA busy_timeout = {WAIT_SECONDS * 1000}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
 

@@ -8,7 +8,8 @@ import threading
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.exc import OperationalError
 
 from email_services.drill import Drill
 from email_services.exceptions import ConfigError, StoreUnavailable
@@ -296,8 +297,37 @@ def test_a_database_that_is_away_is_an_error_and_no_crash(away, caplog):
     assert "secret" not in caplog.text
 
 
+def test_a_database_that_was_away_at_the_start_is_used_when_it_comes(tmp_path, monkeypatch):
+    monkeypatch.setattr("email_services.store.AWAY_SECONDS", 0)
+    with contextlib.closing(Store(f"sqlite:///{tmp_path}/late/state.sqlite3")) as store:
+        with pytest.raises(StoreUnavailable):
+            store.messages("example.com", NOW)
+        (tmp_path / "late").mkdir()
+        assert store.messages("example.com", NOW) == []
+
+
+def test_a_database_that_is_away_is_waited_for_once(tmp_path, monkeypatch):
+    attempts = []
+
+    def silent(*_, **__):
+        attempts.append(1)
+        raise OperationalError("connect", {}, Exception("timeout"))
+
+    with contextlib.closing(Store(f"sqlite:///{tmp_path}/state.sqlite3")) as store:
+        monkeypatch.setattr("email_services.store.AWAY_SECONDS", 0.2)
+        event.listen(store._engine, "do_connect", silent)
+        for ask in everything(store):
+            with pytest.raises(StoreUnavailable):
+                ask()
+        assert len(attempts) == 2, "once to read and once to write"
+        threading.Event().wait(0.25)
+        with pytest.raises(StoreUnavailable):
+            store.check()
+        assert len(attempts) == 3, "and again after a moment"
+
+
 def test_a_locked_database_is_an_error_and_readers_do_not_mind(tmp_path, monkeypatch):
-    monkeypatch.setattr("email_services.store.BUSY_SECONDS", 0)
+    monkeypatch.setattr("email_services.store.WAIT_SECONDS", 0)
     url = f"sqlite:///{tmp_path}/state.sqlite3"
     engine = create_engine(url)
     with contextlib.closing(Store(url)) as store, engine.connect() as other:
