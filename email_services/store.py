@@ -30,6 +30,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    bindparam,
     create_engine,
     delete,
     event,
@@ -37,7 +38,6 @@ from sqlalchemy import (
     insert,
     or_,
     select,
-    text,
     update,
 )
 from sqlalchemy.exc import (
@@ -74,7 +74,7 @@ REMOVE_EVERY_SECONDS: Final = 3600
 
 IN_PROGRESS: Final = "in progress"
 
-_READING: Final = "mailpool_reading"
+_AUTOCOMMIT: Final = "mailpool_autocommit"
 
 _metadata = MetaData()
 
@@ -141,6 +141,19 @@ _keys = Table(
 )
 
 
+# What every message asks is made once: making a statement costs more than carrying it out.
+_STATES: Final = select(_services).where(_services.c.email_domain == bindparam("email_domain"))
+_LOG_MESSAGE: Final = insert(_messages)
+_LOG_OUTCOME: Final = update(_messages).where(_messages.c.message_id == bindparam("of_message"))
+_OUTCOME_COLUMNS: Final = (
+    "outcome",
+    "service_used",
+    "service_message_id",
+    "possible_duplicate",
+    "attempts",
+)
+
+
 def _create_tables(connection: Connection) -> None:
     _metadata.create_all(connection)
 
@@ -202,9 +215,9 @@ class Store:
 
     def __init__(self, url: str = DEFAULT_URL, keep_seconds: float = 30 * 24 * 3600) -> None:
         self._engine = _make_engine(url)
-        self._reader = _make_reader(self._engine)
+        self._autocommit = _make_autocommit(self._engine)
         self._keep_seconds = keep_seconds
-        self._away_until: dict[Engine, float] = {}
+        self._away_until = {False: 0.0, True: 0.0}  # by whether it was to write
         self._next_removal = 0.0
         self._is_migrated = False
         try:
@@ -221,16 +234,16 @@ class Store:
 
     def check(self) -> None:
         """Ask the database for an answer."""
-        with self._reading() as connection:
+        with self._statement() as connection:
             connection.execute(select(_schema.c.version))
 
     # Services
 
     def service_states(self, email_domain: str) -> dict[str, ServiceState]:
         """What is known of the domain's services, by name; nothing of some."""
-        query = select(_services).where(_services.c.email_domain == email_domain)
-        with self._reading() as connection:
-            return {row.service: _state(row) for row in connection.execute(query)}
+        with self._statement() as connection:
+            rows = connection.execute(_STATES, {"email_domain": email_domain})
+            return {row.service: _state(row) for row in rows}
 
     def change_service(
         self,
@@ -255,7 +268,7 @@ class Store:
         change: Callable[[ServiceState], tuple[ServiceState, str]],
         now: float,
     ) -> ServiceState:
-        with self._writing() as connection:
+        with self._transaction() as connection:
             row = connection.execute(
                 select(_services).filter_by(**key).with_for_update()
             ).one_or_none()
@@ -277,15 +290,15 @@ class Store:
             .order_by(_changes.c.id.desc())
             .limit(limit)
         )
-        with self._reading() as connection:
+        with self._statement() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     # Messages
 
     def log_message(self, message: LoggedMessage) -> None:
         """Write that `message` is about to be tried."""
-        with self._writing() as connection:
-            connection.execute(insert(_messages).values(**_message_columns(message)))
+        with self._statement(writes=True) as connection:
+            connection.execute(_LOG_MESSAGE, _message_columns(message))
         if message.at >= self._next_removal:
             self._next_removal = message.at + REMOVE_EVERY_SECONDS  # in each worker
             self.remove_old(message.at)
@@ -293,12 +306,11 @@ class Store:
     def log_outcome(self, message: LoggedMessage) -> None:
         """Write what became of it, also where its beginning could not be written."""
         columns = _message_columns(message)
-        with self._writing() as connection:
-            updated = connection.execute(
-                update(_messages).filter_by(message_id=message.message_id).values(**columns)
-            )
-            if not updated.rowcount:
-                connection.execute(insert(_messages).values(**columns))
+        outcome = {name: columns[name] for name in _OUTCOME_COLUMNS}
+        with self._statement(writes=True) as connection:
+            key = {"of_message": message.message_id}
+            if not connection.execute(_LOG_OUTCOME, {**key, **outcome}).rowcount:
+                connection.execute(_LOG_MESSAGE, columns)
 
     def messages(
         self,
@@ -341,7 +353,7 @@ class Store:
             )
         query = _with_outcome(query, outcome, now)
         query = query.order_by(table.at.desc(), table.message_id.desc()).limit(limit)
-        with self._reading() as connection:
+        with self._statement() as connection:
             return [_message(row, now) for row in connection.execute(query)]
 
     # Idempotency keys
@@ -363,7 +375,7 @@ class Store:
     ) -> Reservation:
         name = {"email_domain": email_domain, "key": key}
         values = {"fingerprint": fingerprint, "at": now, "reserved_until": until, "answer": None}
-        with self._writing() as connection:
+        with self._transaction() as connection:
             row = connection.execute(
                 select(_keys).filter_by(**name).with_for_update()
             ).one_or_none()
@@ -384,7 +396,7 @@ class Store:
 
     def store_answer(self, email_domain: str, key: str, answer: Mapping[str, Any]) -> None:
         """Keep the answer for requests that repeat the key."""
-        with self._writing() as connection:
+        with self._transaction() as connection:
             connection.execute(
                 update(_keys)
                 .filter_by(email_domain=email_domain, key=key)
@@ -393,7 +405,7 @@ class Store:
 
     def free_key(self, email_domain: str, key: str) -> None:
         """Forget the key: its message was surely not sent, and may be tried again."""
-        with self._writing() as connection:
+        with self._transaction() as connection:
             connection.execute(delete(_keys).filter_by(email_domain=email_domain, key=key))
 
     # All of it
@@ -401,14 +413,14 @@ class Store:
     def remove_old(self, now: float) -> None:
         """Remove what is older than it is to be kept."""
         before = now - self._keep_seconds
-        with self._writing() as connection:
+        with self._transaction() as connection:
             connection.execute(delete(_keys).where(_keys.c.at < now - KEEP_KEY_SECONDS))
             connection.execute(delete(_changes).where(_changes.c.at < before))
             connection.execute(delete(_messages).where(_messages.c.at < before))
 
     def _migrate(self) -> None:
         """Bring the schema up to date; of several that start at once, one does, the others wait."""
-        with self._answering(self._engine), self._engine.begin() as connection:
+        with self._answering(writes=True), self._engine.begin() as connection:
             if self._engine.dialect.name == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(0x6D61696C)))
             _schema.create(connection, checkfirst=True)
@@ -424,28 +436,28 @@ class Store:
             self._migrate()
 
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        """One statement, without the cost of a transaction."""
+    def _statement(self, *, writes: bool = False) -> Iterator[Connection]:
+        """For single statements, each a transaction of its own without the cost of one."""
         self._ensure_schema()
-        with self._answering(self._reader), self._reader.connect() as connection:
+        with self._answering(writes=writes), self._autocommit.connect() as connection:
             yield connection
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
+    def _transaction(self) -> Iterator[Connection]:
         """A transaction that has the right to write from its beginning."""
         self._ensure_schema()
-        with self._answering(self._engine), self._engine.begin() as connection:
+        with self._answering(writes=True), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
-    def _answering(self, engine: Engine) -> Iterator[None]:
+    def _answering(self, *, writes: bool) -> Iterator[None]:
         """The one place where SQLAlchemy's errors become ours."""
-        if time.monotonic() < self._away_until.get(engine, 0.0):
+        if time.monotonic() < self._away_until[writes]:
             raise StoreUnavailable("The state database does not answer.")
         try:
             yield
         except UNAVAILABLE as error:
-            self._away_until[engine] = time.monotonic() + AWAY_SECONDS
+            self._away_until[writes] = time.monotonic() + AWAY_SECONDS
             raise StoreUnavailable("The state database does not answer.") from error
 
 
@@ -520,10 +532,10 @@ _POSTGRESQL: Final = {
 }
 
 
-def _make_reader(engine: Engine) -> Engine:
-    """The same connections, for single statements that need no transaction."""
+def _make_autocommit(engine: Engine) -> Engine:
+    """The same connections, where each statement is a transaction of its own."""
     if engine.dialect.name == "sqlite":
-        return engine.execution_options(**{_READING: True})
+        return engine.execution_options(**{_AUTOCOMMIT: True})
     return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
@@ -539,6 +551,5 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     """Take the right to write at once: a transaction that reads first could not get it later."""
-    if connection.get_execution_options().get(_READING):
-        return
-    connection.execute(text("BEGIN IMMEDIATE"))
+    if not connection.get_execution_options().get(_AUTOCOMMIT):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
