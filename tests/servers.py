@@ -18,9 +18,14 @@ _NOT_INHERITED = ("DATABASE_URL", "EMAIL_CONFIG", "DYNO", "PORT", "HOST")
 
 
 class Server:
-    """A running service; its log is in `log`."""
+    """A running service; its log is in `log`.
 
-    def __init__(self, folder: Path, config: dict, **environment: str) -> None:
+    application: one of a module in this folder, instead of the service's own.
+    """
+
+    def __init__(
+        self, folder: Path, config: dict, application: str | None = None, **environment: str
+    ) -> None:
         self._log = folder / f"server-{os.urandom(4).hex()}.log"
         config_file = folder / f"{self._log.name}.json"
         config_file.write_text(json.dumps(config))
@@ -30,6 +35,8 @@ class Server:
             **environment,
         }
         command = [sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py"]
+        if application:
+            command += ["--pythonpath", str(ROOT / "tests"), application]
         # The socket listens before the server does: a first request waits and is not refused.
         with socket.create_server(("127.0.0.1", 0)) as listener, self._log.open("wb") as log:
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"

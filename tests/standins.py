@@ -38,6 +38,7 @@ class Exchange:
     connection: socket.socket
     stopping: threading.Event
     keep_alive: bool = True
+    request: Received | None = None
 
 
 Behaviour = Callable[[Exchange], None]
@@ -190,7 +191,7 @@ class StandIn:
         with connection.makefile("rb") as stream:
             while request := _read_request(stream, read_body=self.read_body):
                 self.requests.append(request)
-                exchange = Exchange(connection, self._stopping)
+                exchange = Exchange(connection, self._stopping, request=request)
                 self.behaviour(exchange)
                 if not exchange.keep_alive:
                     return
