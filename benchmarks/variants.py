@@ -1,0 +1,88 @@
+"""The service with one part changed, to see what that part does: `gunicorn variants:create_app()`.
+
+The environment says which; without any of these it is the service as it is.
+
+- `VARIANT_FAILURES_TO_REST`: how many faults in a row make a service rest. Very many: none ever
+  rests, as if there were no breaker.
+- `VARIANT_FIRST_REST_SECONDS`: how long its first rest is; those that follow are longer, as ever.
+- `VARIANT_NULL_STORE`: if set, the store is one that keeps nothing, and costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import app
+from browsable_api import BrowsableAPI
+from email_services import health
+from email_services.store import LoggedMessage, Reservation, ServiceState, Store
+
+
+class NullStore:
+    """What a `Store` does for a send, without a database: nothing is known, all is forgotten."""
+
+    def __init__(self, url: str = "", keep_seconds: float = 0) -> None:
+        """Take what `Store` takes."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def service_states(self, email_domain: str) -> dict[str, ServiceState]:  # noqa: ARG002
+        """Nothing is known of any service, so that each is tried in its turn."""
+        return {}
+
+    def change_service(
+        self,
+        email_domain: str,  # noqa: ARG002
+        service: str,  # noqa: ARG002
+        change: Callable[[ServiceState], tuple[ServiceState, str]],
+        now: float,  # noqa: ARG002
+    ) -> ServiceState:
+        """Apply the change to nothing, and forget it."""
+        return change(ServiceState())[0]
+
+    def log_message(self, message: LoggedMessage) -> None:
+        """Forget it."""
+
+    def log_outcome(self, message: LoggedMessage) -> None:
+        """Forget it."""
+
+    def reserve_key(self, *_: object) -> Reservation:
+        """Each key is a new one."""
+        return Reservation("new")
+
+    def store_answer(self, email_domain: str, key: str, answer: Mapping[str, Any]) -> None:
+        """Forget it."""
+
+    def free_key(self, email_domain: str, key: str) -> None:
+        """It was never kept."""
+
+
+FOR_READERS = frozenset({"check", "messages", "remove_old", "service_changes"})
+"""What no send calls; for the rest a `NullStore` has to stand in."""
+
+
+def create_app() -> BrowsableAPI:
+    """Make the changes that the environment asks for, and then the application."""
+    if failures := os.environ.get("VARIANT_FAILURES_TO_REST"):
+        _replace(health, "FAILURES_TO_REST", int(failures))
+    if seconds := os.environ.get("VARIANT_FIRST_REST_SECONDS"):
+        _replace(health, "FIRST_REST_SECONDS", float(seconds))
+    if os.environ.get("VARIANT_NULL_STORE"):
+        missing = _public(Store) - FOR_READERS - _public(NullStore)
+        if missing:
+            raise NotImplementedError(f"NullStore lacks {sorted(missing)}.")
+        _replace(app, "Store", NullStore)
+    return app.create_app()
+
+
+def _replace(module: object, name: str, value: object) -> None:
+    """Give something of the service another value; AttributeError where there is none any more."""
+    getattr(module, name)
+    setattr(module, name, value)
+
+
+def _public(kind: type) -> set[str]:
+    return {name for name in vars(kind) if not name.startswith("_")}
