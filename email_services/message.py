@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import idna
@@ -75,6 +76,7 @@ _SEPARATOR = re.compile(r'[",;:@<>]')
 _QUOTED_OR_COMMA = re.compile(r'"(?:\\.|[^"\\])*"|[,\n]')
 
 
+@lru_cache(maxsize=1024)
 def canonical_domain(name: str) -> str:
     """An email domain in ASCII and lower case, whichever way it was written.
 

@@ -74,8 +74,6 @@ REMOVE_EVERY_SECONDS: Final = 3600
 
 IN_PROGRESS: Final = "in progress"
 
-_AUTOCOMMIT: Final = "mailpool_autocommit"
-
 _metadata = MetaData()
 
 _schema = Table("schema_version", _metadata, Column("version", Integer, primary_key=True))
@@ -421,7 +419,8 @@ class Store:
     def _migrate(self) -> None:
         """Bring the schema up to date; of several that start at once, one does, the others wait."""
         with self._answering(writes=True), self._engine.begin() as connection:
-            if self._engine.dialect.name == "postgresql":
+            _take_the_right_to_write(connection)
+            if connection.dialect.name == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(0x6D61696C)))
             _schema.create(connection, checkfirst=True)
             version = connection.execute(select(func.max(_schema.c.version))).scalar() or 0
@@ -447,6 +446,7 @@ class Store:
         """A transaction that has the right to write from its beginning."""
         self._ensure_schema()
         with self._answering(writes=True), self._engine.begin() as connection:
+            _take_the_right_to_write(connection)
             yield connection
 
     @contextmanager
@@ -521,7 +521,6 @@ def _make_engine(url: str) -> Engine:
         raise ConfigError("The state's URL ($DATABASE_URL or state_url) is not usable.") from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
@@ -535,7 +534,7 @@ _POSTGRESQL: Final = {
 def _make_autocommit(engine: Engine) -> Engine:
     """The same connections, where each statement is a transaction of its own."""
     if engine.dialect.name == "sqlite":
-        return engine.execution_options(**{_AUTOCOMMIT: True})
+        return engine  # it is so there, until we begin one
     return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
@@ -549,7 +548,7 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
 
 
-def _begin_sqlite(connection: Connection) -> None:
-    """Take the right to write at once: a transaction that reads first could not get it later."""
-    if not connection.get_execution_options().get(_AUTOCOMMIT):
+def _take_the_right_to_write(connection: Connection) -> None:
+    """On SQLite, which could not give it later to a transaction that reads first."""
+    if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
