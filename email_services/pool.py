@@ -79,6 +79,11 @@ class Delivery:
         doubtful = self.follows_cut_off or any(a.outcome == UNKNOWN for a in self.attempts)
         return self.outcome == SENT and doubtful
 
+    def after_cut_off(self) -> Delivery:
+        """The same after an earlier request with its key that was cut off, and may have sent it."""
+        outcome = UNKNOWN if self.outcome == NOT_SENT else self.outcome
+        return replace(self, outcome=outcome, rejected=False, follows_cut_off=True)
+
     @property
     def services_unsuccessful(self) -> dict[str, str]:
         """Why each service that did not send it did not."""
@@ -87,6 +92,8 @@ class Delivery:
     @property
     def error(self) -> str:
         """One sentence for the caller of a message that was not surely sent."""
+        if self.outcome == UNKNOWN and self.follows_cut_off:
+            return "The message may have been sent: the first request with its key was cut off."
         if self.outcome == UNKNOWN:
             return "The message may have been sent: a service took it and did not answer."
         if self.rejected:
@@ -204,9 +211,7 @@ class PooledEmailService:
             raise KeyInProgress("The first request with this Idempotency-Key is in progress.")
         if found.state == "other":
             raise KeyReused("This Idempotency-Key was used for another request.")
-        delivery = self._send_and_log(message, only)
-        if found.state == "abandoned":
-            delivery = replace(delivery, follows_cut_off=True)
+        delivery = self._send_and_log(message, only, follows_cut_off=found.state == "abandoned")
         with self._storing():
             if delivery.outcome == NOT_SENT:
                 self._store.free_key(self.email_domain, once.key)
@@ -253,7 +258,13 @@ class PooledEmailService:
 
         self._store.change_service(self.email_domain, service.name, change, self._now())
 
-    def _send_and_log(self, message: EmailMessage, only: AbstractEmailService | None) -> Delivery:
+    def _send_and_log(
+        self,
+        message: EmailMessage,
+        only: AbstractEmailService | None,
+        *,
+        follows_cut_off: bool = False,
+    ) -> Delivery:
         deadline, now = self._clock() + self.deadline_seconds, self._now()
         entry = LoggedMessage(
             message.message_id,
@@ -267,6 +278,8 @@ class PooledEmailService:
         with self._storing():
             self._store.log_message(entry)
         delivery = self._deliver(message, only, deadline)
+        if follows_cut_off:
+            delivery = delivery.after_cut_off()
         with self._storing():
             self._store.log_outcome(
                 replace(

@@ -336,6 +336,23 @@ def test_a_key_in_progress_is_told_and_one_that_was_cut_off_is_flagged(pool, fir
     delivery = pool.send(make_message(), once=ONCE)
     assert (delivery.outcome, delivery.possible_duplicate) == ("sent", True)
     assert pool.send(make_message(), once=ONCE).possible_duplicate is True, "the stored answer too"
+    (logged,) = store.messages("example.com", clock.now)
+    assert logged.possible_duplicate is True, "and the log"
+
+
+def test_a_failure_after_a_cut_off_request_says_unknown_and_keeps_the_key(
+    pool, first, second, store, clock
+):
+    now = clock.now
+    store.reserve_key("example.com", "key", "fingerprint", now, now + 25 + GRACE_SECONDS)
+    clock.now += 25 + GRACE_SECONDS
+    first.fault = second.fault = ServiceUnavailable("down")
+    assert pool.send(make_message(), once=ONCE).outcome == "unknown", "the first may have sent it"
+    first.fault = None
+    again = pool.send(make_message(), once=ONCE)
+    assert (again.outcome, again.replayed) == ("unknown", True)
+    (logged,) = store.messages("example.com", clock.now)
+    assert logged.outcome == "unknown"
 
 
 def test_40_sends_at_once_with_one_key_reach_a_service_once(make_pool, first):
