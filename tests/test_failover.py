@@ -170,6 +170,16 @@ def test_of_many_messages_at_once_one_is_the_probe(make_pool, first, second, clo
     assert send(pool).service_used == "first"
 
 
+def test_of_two_workers_that_planned_to_probe_at_once_one_does(make_pool, first, second, clock):
+    one, other = make_pool(first, second), make_pool(first, second)
+    first.fault = AccountRefused("quota")
+    send(one)
+    clock.now += FIRST_ACCOUNT_REST_SECONDS * JITTERED
+    steps = one._plan(None)[0], other._plan(None)[0]
+    assert [step.decision for step in steps] == ["probe", "probe"]
+    assert [one._may_try(steps[0]), other._may_try(steps[1])] == [True, False]
+
+
 def test_the_last_service_is_tried_even_while_another_message_probes_it(make_pool, first, clock):
     pool = make_pool(first)
     first.fault = AccountRefused("quota")

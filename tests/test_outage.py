@@ -266,19 +266,28 @@ def test_while_one_message_probes_a_service_all_workers_pass_it_by(
     )
     first.behave(answer(401, body=b"Forbidden"))
     send(server, "refused")
-    tried, released, sends = first.requests, threading.Event(), []
+    tried, released = first.requests, threading.Event()
     first.accept_when(released)
-    with ThreadPoolExecutor(CLIENTS) as clients:
 
-        def is_probed() -> bool:
-            sends.append(clients.submit(send, server, f"message-{len(sends)}"))
-            return first.requests > tried
+    def is_due() -> bool:
+        planned = requests.post(
+            f"{server.url}/example.com/send",
+            json={**PLAIN, "dry_run": True},
+            headers=POOL,
+            timeout=30,
+        )
+        return planned.json()["plan"][0]["decision"] == "probe"
 
-        wait_for(is_probed)
-        others = clients.map(lambda number: send(server, f"other-{number}"), range(4 * CLIENTS))
-        assert {sent.service for sent in others} == {"second"}
+    wait_for(is_due)
+    with ThreadPoolExecutor(2 * CLIENTS) as clients:
+        sends = [clients.submit(send, server, f"at once {n}") for n in range(CLIENTS)]
+        wait_for(lambda: first.requests > tried)
+        wait_for(lambda: sum(future.done() for future in sends) >= CLIENTS - 1)
+        later = clients.map(lambda n: send(server, f"later {n}"), range(CLIENTS))
+        assert {sent.service for sent in later} == {"second"}
         released.set()
-        assert sum(future.result().service == "first" for future in sends) == 1
+        services = Counter(future.result().service for future in sends)
+    assert services == {"first": 1, "second": CLIENTS - 1}
     assert first.requests == tried + 1
     assert send(server, "the next one").service == "first"
 
