@@ -277,7 +277,10 @@ class PooledEmailService:
         )
         with self._storing():
             self._store.log_message(entry)
-        delivery = self._deliver(message, only, deadline)
+        if follows_cut_off and self._policy(message) == "stop":
+            delivery = Delivery(message.message_id, UNKNOWN, (), follows_cut_off=True)
+        else:
+            delivery = self._deliver(message, only, deadline)
         if follows_cut_off:
             delivery = delivery.after_cut_off()
         with self._storing():
@@ -386,8 +389,11 @@ class PooledEmailService:
         return step.service.send(message, timeout)
 
     def _must_stop(self, run: _Run) -> bool:
-        policy = run.message.on_unknown or self.on_unknown
-        return policy == "stop" and isinstance(run.faults[-1], OutcomeUnknown)
+        stops = self._policy(run.message) == "stop"
+        return stops and isinstance(run.faults[-1], OutcomeUnknown)
+
+    def _policy(self, message: EmailMessage) -> OnUnknown:
+        return message.on_unknown or self.on_unknown
 
     def _record_success(self, step: Step) -> None:
         if step.decision != "probe" and self.health_in(step.state).is_clean():

@@ -123,7 +123,9 @@ def once(fields: Mapping[str, Any], only: AbstractEmailService | None) -> Once |
     if key is None:
         return None
     if not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
-        raise InvalidInput({"Idempotency-Key": "It should be 1 to 255 printable ASCII characters."})
+        raise InvalidInput(
+            {"Idempotency-Key": "It should be 1 to 255 printable ASCII characters without spaces."}
+        )
     return Once(key, fingerprint([only.name if only else None, fields]))
 
 

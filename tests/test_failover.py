@@ -365,6 +365,18 @@ def test_a_failure_after_a_cut_off_request_says_unknown_and_keeps_the_key(
     assert logged.outcome == "unknown"
 
 
+def test_where_unknown_outcomes_stop_nothing_follows_a_cut_off_request(pool, first, store, clock):
+    now = clock.now
+    store.reserve_key("example.com", "key", "fingerprint", now, now + 25 + GRACE_SECONDS)
+    clock.now += 25 + GRACE_SECONDS
+    delivery = pool.send(make_message(on_unknown="stop"), once=ONCE)
+    assert (delivery.outcome, delivery.attempts, first.timeouts) == ("unknown", (), [])
+    assert "cut off" in delivery.error
+    (logged,) = store.messages("example.com", clock.now)
+    assert logged.outcome == "unknown"
+    assert pool.send(make_message(on_unknown="stop"), once=ONCE).replayed
+
+
 def test_40_sends_at_once_with_one_key_reach_a_service_once(make_pool, first):
     pool = make_pool(first)
     outcomes = []
