@@ -38,6 +38,7 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.exc import (
@@ -71,6 +72,8 @@ KEEP_KEY_SECONDS: Final = 24 * 3600
 """How long an Idempotency-Key is known."""
 
 REMOVE_EVERY_SECONDS: Final = 3600
+REMOVED_AT_ONCE: Final = 1000
+"""Rows of a table; the rest a second later. A long removal would lock out every other writer."""
 
 IN_PROGRESS: Final = "in progress"
 
@@ -299,7 +302,8 @@ class Store:
             connection.execute(_LOG_MESSAGE, _message_columns(message))
         if message.at >= self._next_removal:
             self._next_removal = message.at + REMOVE_EVERY_SECONDS  # in each worker
-            self.remove_old(message.at)
+            if self.remove_old(message.at):
+                self._next_removal = message.at + 1
 
     def log_outcome(self, message: LoggedMessage) -> None:
         """Write what became of it, also where its beginning could not be written."""
@@ -408,13 +412,24 @@ class Store:
 
     # All of it
 
-    def remove_old(self, now: float) -> None:
-        """Remove what is older than it is to be kept."""
+    def remove_old(self, now: float) -> bool:
+        """Remove some of what is older than it is to be kept; returns whether there may be more.
+
+        Some, since nobody else can write meanwhile, and a message waits for it.
+        """
         before = now - self._keep_seconds
-        with self._transaction() as connection:
-            connection.execute(delete(_keys).where(_keys.c.at < now - KEEP_KEY_SECONDS))
-            connection.execute(delete(_changes).where(_changes.c.at < before))
-            connection.execute(delete(_messages).where(_messages.c.at < before))
+        removed = [
+            self._remove_some(_keys, now - KEEP_KEY_SECONDS),
+            self._remove_some(_changes, before),
+            self._remove_some(_messages, before),
+        ]
+        return REMOVED_AT_ONCE in removed
+
+    def _remove_some(self, table: Table, before: float) -> int:
+        key = tuple_(*table.primary_key.columns)
+        old = select(*table.primary_key.columns).where(table.c.at < before).limit(REMOVED_AT_ONCE)
+        with self._statement(writes=True) as connection:
+            return connection.execute(delete(table).where(key.in_(old))).rowcount
 
     def _migrate(self) -> None:
         """Bring the schema up to date; of several that start at once, one does, the others wait."""

@@ -200,6 +200,23 @@ def test_messages_are_kept_as_long_as_they_should_be(open_store):
     assert len(open_store(keep_seconds=100 * DAY).messages("example.com", NOW + DAY)) == 1
 
 
+def test_what_is_old_is_removed_a_little_at_a_time(open_store, monkeypatch):
+    monkeypatch.setattr("email_services.store.REMOVED_AT_ONCE", 2)
+    store = open_store(keep_seconds=DAY)
+    for number in range(5):
+        store.log_message(logged(number))
+        reserve(store, key=str(number))
+    everything = open_store(keep_seconds=100 * DAY)
+    late = NOW + 3 * DAY
+    left = []
+    for second in range(4):
+        message = logged(100 + second, at=late + second)
+        store.log_message(message)
+        left.append(len(everything.messages("example.com", late, until=late)))
+    assert left == [3, 1, 0, 0]
+    assert reserve(store, key="0", fingerprint="other", now=late).state == "new"
+
+
 def reserve(store, key="k", fingerprint="f", now=NOW):
     return store.reserve_key("example.com", key, fingerprint, now, now + 30)
 
