@@ -6,6 +6,7 @@ A view's docstring is the page its address shows to a person, in Markdown.
 from __future__ import annotations
 
 import os
+import re
 import time
 
 from flask import Blueprint
@@ -234,7 +235,8 @@ def message(email_domain: str, message_id: str) -> ResponseReturnValue:
     of the domain as `Authorization: Bearer KEY`.
     """
     name = with_reading_key(email_domain).email_domain
-    found = mailpool.store.messages(name, time.time(), message_id=message_id)
+    is_one = re.fullmatch(r"[0-9a-f]{32}", message_id)
+    found = is_one and mailpool.store.messages(name, time.time(), message_id=message_id)
     if not found:
         raise UnknownMessage(message_id)
     return message_as_dict(found[0])

@@ -1,5 +1,6 @@
 """How gunicorn runs the service; read by itself from the folder it is started in."""
 
+import logging
 import os
 
 wsgi_app = "app:create_app()"
@@ -34,6 +35,16 @@ forwarded_allow_ips = os.environ.get(
     "FORWARDED_ALLOW_IPS", "*" if "DYNO" in os.environ else "127.0.0.1"
 )
 
+
+class _Unquoted(logging.Filter):
+    """Gunicorn quotes the line of a request that it cannot read, which may hold a key."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.msg.startswith("Invalid request from"):
+            record.msg, record.args = "A request that is no HTTP was refused.", ()
+        return True
+
+
 # The application logs each request, without the query.
 logconfig_dict = {
     "version": 1,
@@ -41,8 +52,10 @@ logconfig_dict = {
     "formatters": {
         "line": {"format": "%(asctime)s %(levelname)s %(process)d %(name)s %(message)s"},
     },
+    "filters": {"unquoted": {"()": _Unquoted}},
     "handlers": {
         "stdout": {
+            "filters": ["unquoted"],
             "class": "logging.StreamHandler",
             "stream": "ext://sys.stdout",
             "formatter": "line",

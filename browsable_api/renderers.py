@@ -69,22 +69,26 @@ def _breadcrumbs() -> list[tuple[str, str]]:
     """Name and address of each part of the path; the address is "" where nothing is there."""
     crumbs = [("Mailpool", "/")]
     path = ""
+    adapter = request_ctx.url_adapter  # None where the Host is none
     for part in request.path.strip("/").split("/"):
         path += "/" + quote(part)
         if part:
-            exists = request_ctx.url_adapter.test(f"{path}", "GET")  # type: ignore[union-attr]
+            exists = adapter is not None and adapter.test(path, "GET")
             crumbs.append((part, path if exists else ""))
     return crumbs
 
 
 def _form_methods() -> list[str]:
-    allowed = request_ctx.url_adapter.allowed_methods()  # type: ignore[union-attr]
+    adapter = request_ctx.url_adapter
+    allowed = adapter.allowed_methods() if adapter else ()
     return [method for method in ("GET", "POST") if method in allowed]
 
 
 def _linked(text: str) -> Markup:
     """JSON, escaped, in which the addresses of this server are links."""
-    own = re.compile('"(' + re.escape(request.host_url) + r'[^"\\\s]*)"')
+    if request_ctx.url_adapter is None:
+        return escape(text)
+    own = re.compile('"(' + re.escape(f"{request.scheme}://{request.host}/") + r'[^"\\\s]*)"')
     result = Markup()
     end = 0
     for match in own.finditer(text):

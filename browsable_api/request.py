@@ -12,6 +12,7 @@ import flask
 from flask_api import exceptions
 from flask_api.negotiation import BaseNegotiation
 from flask_api.request import APIRequest
+from gunicorn.http.errors import ParseException
 from werkzeug.datastructures import MIMEAccept, MultiDict
 from werkzeug.formparser import MultiPartParser
 from werkzeug.http import parse_options_header
@@ -55,20 +56,22 @@ class Request(APIRequest):  # type: ignore[misc]
     def data(self) -> dict[str, Any]:
         """The body's fields. Raises APIError with 400, 413 or 415."""
         if not hasattr(self, "_fields"):
-            self._fields: dict[
-                str, Any
-            ] = {}  # what there is if it fails, for the page that says so
+            # What there is if it fails, for the page that says so.
+            self._fields: dict[str, Any] = {}
             self._fields = self._parse_body()
         return self._fields
 
     @property
     def form(self) -> dict[str, Any]:
         """What a form held, to fill it in again; {} for any other body."""
-        return {} if self.mimetype == "application/json" else self.data
+        return {} if self.mimetype == "application/json" else getattr(self, "_fields", {})
 
     def _parse_body(self) -> dict[str, Any]:
-        body = self.get_data(cache=False)
-        self.stream.read(1)  # 413 if a chunked body goes on: at the limit, Werkzeug just stops
+        try:
+            body = self.get_data(cache=False)
+            self.stream.read(1)  # 413 if a chunked body goes on: at the limit, Werkzeug just stops
+        except ParseException:  # gunicorn's, which quotes the body
+            raise _bad_request("The body is not chunked as it says.") from None
         if not body:
             return {}
         if self.mimetype == "application/json":
@@ -146,6 +149,8 @@ def _parse_multipart(body: bytes, content_type: str) -> dict[str, Any]:
         raise _bad_request("The form is not UTF-8.")
     for file in files.values():
         file.close()
+    if None in form or None in files:  # a part without a name
+        raise _bad_request("A part of the multipart form has no name.")
     if files:
         raise APIError(
             HTTPStatus.BAD_REQUEST,

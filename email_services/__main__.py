@@ -51,10 +51,12 @@ def main() -> None:
     if "EMAIL_CONFIG" not in os.environ and not target.exists():
         make_config(Path("config_example.json"), target)
     config = load_config()
+    if config.production:
+        return  # what is printed goes where the log goes, and keys do not belong there
     address = f"http://localhost:{os.environ.get('PORT', '8000')}"
     print(f"\nOpen {address}/ in a browser, or send a message:\n")  # noqa: T201 - for a person
     print(f"  {curl_command(config, address)}\n")  # noqa: T201
-    print("The keys are in config.json.\n")  # noqa: T201
+    print("The keys are in the configuration.\n")  # noqa: T201
 
 
 if __name__ == "__main__":

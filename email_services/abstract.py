@@ -51,7 +51,7 @@ class ServiceSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     priority_value: int | float = Field(
-        description="A higher value is tried first; equals share the load."
+        allow_inf_nan=False, description="A higher value is tried first; equals share the load."
     )
     timeout_seconds: Seconds = Field(
         10, description="Seconds this service may take for one message, all together."
@@ -174,7 +174,10 @@ class HTTPEmailService(AbstractEmailService):
         """See AbstractEmailService."""
         answer = self.call(message, timeout)
         if 200 <= answer.status < 300:  # noqa: PLR2004 - the meaning of 2xx
-            return self.read_acceptance(answer)
+            message_id = self.read_acceptance(answer)
+            return message_id and storable(message_id)
+        if answer.status < 200:  # noqa: PLR2004 - interim: the real answer was still to come
+            raise not_the_providers(answer)
         raise self._refusal(answer, message)
 
     def call(self, message: EmailMessage, timeout: float) -> Answer:
@@ -200,7 +203,12 @@ class HTTPEmailService(AbstractEmailService):
         for secret in (self.api_key, message.raw_text_body, message.html_body):
             if secret:
                 text = text.replace(secret, "[removed]")
-        return " ".join(text.split())[:300]
+        return storable(" ".join(text.split()))[:300]
+
+
+def storable(text: str) -> str:
+    """A provider's text without what no database takes: NUL and half surrogate pairs."""
+    return re.sub("[\x00\ud800-\udfff]", "\ufffd", text)
 
 
 def not_the_providers(answer: Answer) -> OutcomeUnknown:

@@ -71,9 +71,11 @@ class Address(NamedTuple):
 
 # RFC 5322 atoms and spaces, or anything beyond ASCII; every other name needs quotes.
 _PLAIN_NAME = re.compile(r"[\w!#$%&'*+\-/=?^`{|}~\u0080-\U0010ffff ]+")
-_NAME_AND_ADDRESS = re.compile(r'(?:"((?:\\.|[^"\\])*)"|([^"]*?))\s*<([^<>]*)>')
+_NAME_AND_ADDRESS = re.compile(r'(?:"((?:\\.|[^"\\])*)"\s*|([^"]*?))<([^<>]*)>')
 _SEPARATOR = re.compile(r'[",;:@<>]')
-_QUOTED_OR_COMMA = re.compile(r'"(?:\\.|[^"\\])*"|[,\n]')
+_QUOTED_OR_COMMA = re.compile(r'"(?:\\.|[^"\\])*(?:"|\Z)|[,\n]')
+# Mail programs decode these (RFC 2047), also into the line breaks that were refused in plain.
+_ENCODED_WORD = re.compile(r"=\?.*\?=")
 
 
 @lru_cache(maxsize=1024)
@@ -104,7 +106,9 @@ def parse_address(value: str) -> Address:
         raise ValueError("It is empty; an email address is needed.")
     if unquoted and _SEPARATOR.search(unquoted):
         raise ValueError('Write a name that holds any of ",;:@<> in double quotes.')
-    name = re.sub(r"\\(.)", r"\1", quoted) if quoted else unquoted or ""
+    name = re.sub(r"\\(.)", r"\1", quoted) if quoted else (unquoted or "").rstrip()
+    if _ENCODED_WORD.search(email):
+        raise ValueError("It holds an encoded word (=?...?=), which is no address.")
     try:
         parsed = validate_email(
             email.strip(),
@@ -148,6 +152,8 @@ def _split(value: str) -> Iterator[str]:
 
 def _header_text(value: str) -> str:
     _refuse_control_characters(value)
+    if _ENCODED_WORD.search(value):
+        raise ValueError("It holds an encoded word (=?...?=); write the text itself.")
     if len(value) > MAX_HEADER_TEXT:
         raise ValueError(f"It is longer than {MAX_HEADER_TEXT} characters.")
     return value.strip()

@@ -39,6 +39,7 @@ GRACE_SECONDS: Final = 5
 """How long after its deadline a send that has not been heard of counts as cut off."""
 
 SKIPPED: Final = "skipped"
+LAST_RESORT: Final = "All services rest; it is due first."
 
 
 @dataclass(frozen=True)
@@ -307,10 +308,17 @@ class PooledEmailService:
                 continue
             if self._try(run, step, steps[position:]) or self._must_stop(run):
                 return run.delivery()
-        if not run.faults:  # other messages are probing whatever could be tried
-            first = min(steps, key=lambda step: self.health_in(step.state).rest_until or 0)
-            self._try(run, first, [first])
+        skipped = {a.service for a in run.attempts if a.outcome == SKIPPED}
+        passed_by = [step for step in steps if step.service.name in skipped]
+        if passed_by and not any(step.reason == LAST_RESORT for step in steps):
+            # Nobody else took it: rather than refuse, ask the one that is due first.
+            first = self._due_first(passed_by)
+            run.attempts = [a for a in run.attempts if a.service != first.service.name]
+            self._try(run, replace(first, decision="try"), [first])
         return run.delivery()
+
+    def _due_first(self, steps: Sequence[Step]) -> Step:
+        return min(steps, key=lambda step: self.health_in(step.state).rest_until or 0)
 
     def _plan(self, only: AbstractEmailService | None) -> list[Step]:
         """By priority, equals in random order; never without anyone to try."""
@@ -322,8 +330,8 @@ class PooledEmailService:
         services.sort(key=lambda service: -service.priority_value)  # keeps the order of equals
         steps = [self._step(s, states.get(s.name, ServiceState()), now) for s in services]
         if all(step.decision == "skip" for step in steps):
-            due = min(steps, key=lambda step: self.health_in(step.state).rest_until or 0)
-            last_resort = replace(due, decision="try", reason="All services rest; it is due first.")
+            due = self._due_first(steps)
+            last_resort = replace(due, decision="try", reason=LAST_RESORT)
             steps[steps.index(due)] = last_resort
         return steps
 

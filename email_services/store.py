@@ -43,9 +43,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import (
     ArgumentError,
+    DatabaseError,
     IntegrityError,
     InterfaceError,
-    OperationalError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -471,13 +471,19 @@ class Store:
             raise StoreUnavailable("The state database does not answer.")
         try:
             yield
+        except IntegrityError:  # another node was first: the caller's to settle
+            raise
         except UNAVAILABLE as error:
+            if (
+                not writes
+            ):  # a lock stops only writers; whatever stops readers may bring it back empty
+                self._is_migrated = False
             self._away_until[writes] = time.monotonic() + AWAY_SECONDS
             raise StoreUnavailable("The state database does not answer.") from error
 
 
-UNAVAILABLE: Final = (OperationalError, InterfaceError, PoolTimeoutError)
-"""What SQLAlchemy raises where the database is away, full or locked. The rest are bugs of ours."""
+UNAVAILABLE: Final = (DatabaseError, InterfaceError, PoolTimeoutError)
+"""What SQLAlchemy raises where the database is away, full, locked, damaged or read-only."""
 
 
 def _state(row: Row[Any]) -> ServiceState:

@@ -22,8 +22,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def _parse_cursor(value: object) -> object:
-    at, _, message_id = str(value).partition("_")
-    return (float(at), message_id)
+    match = re.fullmatch(r"([0-9.]{1,30})_([0-9a-f]{32})", str(value))
+    if not match:
+        raise ValueError("It should be one that a page gave as next.")
+    return (float(match.group(1)), match.group(2))
 
 
 class PoolKey(BaseModel):
@@ -60,7 +62,8 @@ class Failure(BaseModel):
         description="The fault that is simulated.",
         json_schema_extra={
             "widget": "select",
-            "options": {kind: kind.replace("_", " ") for kind in KINDS},
+            # The first is empty, so that a form that was left alone switches over.
+            "options": {"": "unavailable", **{kind: kind.replace("_", " ") for kind in KINDS[1:]}},
         },
     )
     share: float = Field(
@@ -81,14 +84,18 @@ class Failure(BaseModel):
         return Drill(self.kind, self.share, now, until) if wanted else None
 
 
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+"""What a database can be asked for: PostgreSQL takes no NUL."""
+
+
 class MessageFilter(BaseModel):
     """Which messages of the log are wanted, from the query of the URL."""
 
     model_config = ConfigDict(extra="forbid")
 
-    recipient: str | None = None
+    recipient: Text | None = None
     outcome: Literal["sent", "not sent", "unknown", "in progress"] | None = None
-    service: str | None = None
+    service: Text | None = None
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
     cursor: Annotated[tuple[float, str], BeforeValidator(_parse_cursor)] | None = None

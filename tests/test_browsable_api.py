@@ -43,7 +43,13 @@ def client():
     @takes(Thing)
     def wrong():
         """Always wrong."""
+        assert request.data is not None
         raise APIError(400, "No.", {"colour": "Not <this> one.", "text.1": "Nor that."})
+
+    @app.get("/silent")
+    def silent():
+        """Reads nothing."""
+        return {}
 
     @app.get("/bug")
     def bug():
@@ -314,3 +320,25 @@ def test_a_bug_is_a_500_that_tells_nothing(accept, client):
     answer = client.get("/bug", headers={"Accept": accept})
     assert (answer.status_code, answer.mimetype) == (500, accept)
     assert "KeyError" not in answer.text
+
+
+@pytest.mark.parametrize("host", ["a..b"])
+def test_a_host_that_is_none_is_told_on_a_page_too(host, client):
+    client = client.application.test_client(use_cookies=False)  # it cannot read such a Host itself
+    answer = client.get("/things", headers={"Host": host, "Accept": "text/html"})
+    assert answer.status_code < 500
+    assert answer.text.startswith("<!doctype html>")
+
+
+def test_a_part_without_a_name_is_refused(client):
+    body = b'--x\r\nContent-Disposition: form-data; filename="f"\r\n\r\nb\r\n--x--\r\n'
+    for accept in ("application/json", "text/html"):
+        headers = {"Accept": accept}
+        answer = client.post("/things", data=body, content_type=MULTIPART, headers=headers)
+        assert answer.status_code == 400
+
+
+def test_a_page_that_takes_no_body_does_not_read_one(client):
+    headers = {"Accept": "text/html"}
+    answer = client.get("/silent", data=b"\xff", content_type="text/plain", headers=headers)
+    assert answer.status_code == 200

@@ -12,7 +12,7 @@ import pytest
 from conftest import POOL_KEY, ROOT_KEY, make_config
 from standins import answer
 
-from email_services.__main__ import curl_command
+from email_services.__main__ import curl_command, main
 from email_services.__main__ import make_config as write_config
 from email_services.config import PLACEHOLDER, load_config
 from email_services.exceptions import ConfigError, UnknownDomain
@@ -352,6 +352,13 @@ def test_the_first_run_makes_keys_that_nobody_knows(tmp_path):
     assert key != config.root_api_key.get_secret_value()
     assert len(key) >= 32
     assert f"'Authorization: Bearer {key}'" in curl_command(config, "http://localhost:8000")
+
+
+def test_in_production_no_key_is_printed(load, tmp_path, monkeypatch, capsys):
+    load({**ORIGINAL_DESIGN, "production": True})
+    monkeypatch.setenv("EMAIL_CONFIG", str(tmp_path / "config.json"))
+    main()
+    assert capsys.readouterr().out == ""
 
 
 def test_a_config_that_is_there_is_not_overwritten(tmp_path):

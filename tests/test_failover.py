@@ -133,13 +133,16 @@ def test_when_all_rest_the_one_due_first_is_tried(pool, first, second, clock):
     assert [step.decision for step in pool.plan(make_message())] == ["skip", "try"]
 
 
-def test_a_message_refused_where_others_rest_may_be_tried_again(pool, first, second):
+@pytest.mark.parametrize("fault", [MessageRejected("bad"), ServiceUnavailable("down")])
+def test_before_a_message_is_given_up_one_that_rests_is_asked(fault, pool, first, second):
     first.fault = AccountRefused("quota")
     send(pool)
-    second.fault = MessageRejected("bad")
+    first.fault, second.fault = None, fault
     delivery = send(pool)
-    assert delivery.outcome == "not sent"
-    assert not delivery.rejected, "the first service was not asked"
+    assert [(a.service, a.outcome) for a in delivery.attempts] == [
+        ("second", "not sent"),
+        ("first", "sent"),
+    ]
 
 
 def test_of_many_messages_at_once_one_is_the_probe(make_pool, first, second, clock):

@@ -87,7 +87,10 @@ def test_what_is_no_address_is_refused_with_a_sentence(written):
 
 def test_hostile_addresses_cost_no_time():
     started = time.monotonic()
-    for hostile in ('"' * 100_000, '"\\' * 50_000, "<" * 100_000, " " * 100_000, "a <" * 50_000):
+    encoded = "=?utf-8?q?x=0aBcc:_eve=40x.org?="
+    many = 100_000
+    hostile_ones = ('"' * many, '"\\' * many, "<" * many, " " * many, "a <" * many)
+    for hostile in (f"{encoded}@example.org", "a" + " " * many + "b", *hostile_ones):
         with pytest.raises(ValueError, match=r"\w+"):
             parse_address(hostile)
     assert time.monotonic() - started < 5
@@ -174,6 +177,18 @@ PROBLEMS = {
         {"html_body": "It holds half of a surrogate pair, which is no text."},
     ),
     "a NUL in the body": ({"raw_text_body": "a\0"}, {"raw_text_body": "It holds a NUL character."}),
+    "an encoded word in the subject": (
+        {"subject": "=?utf-8?q?hi=0d=0aReply-To:_evil=40x.org?="},
+        {"subject": "It holds an encoded word (=?...?=); write the text itself."},
+    ),
+    "an encoded word in a name": (
+        {"from_email": "=?utf-8?q?x=0aBcc=3A_e=40x.org?= <me@example.com>"},
+        {"from_email": "It holds an encoded word (=?...?=); write the text itself."},
+    ),
+    "an encoded word for an address": (
+        {"to_cc": ["=?utf-8?q?a=40evil.org=3E=2C=3Cb?=@example.org"]},
+        {"to_cc.0": "It holds an encoded word (=?...?=), which is no address."},
+    ),
     "a subject that is too long": (
         {"subject": "x" * 999},
         {"subject": "It is longer than 998 characters."},
@@ -249,6 +264,12 @@ def test_as_many_recipients_as_allowed_are_taken():
         to_recipients=[f"{n}@example.org" for n in range(MAX_RECIPIENTS - 1)], to_cc="c@example.org"
     )
     assert len(message.recipients) == MAX_RECIPIENTS
+
+
+def test_quotes_that_never_end_cost_no_time():
+    started = time.monotonic()
+    problems_of(to_recipients='"' + '\\"' * 200_000)
+    assert time.monotonic() - started < 2
 
 
 def test_a_million_recipients_are_counted_and_not_parsed():

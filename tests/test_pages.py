@@ -108,6 +108,14 @@ def test_a_failure_is_switched_on_seen_and_off_again(page):
         assert f'"service_used": "{used}"' in answer_of(page)
 
 
+def test_a_form_that_is_left_alone_switches_over_and_back(page):
+    for enabled in ("true", "false"):
+        page.goto("/example.com/backup/fail")
+        page.get_by_label("root_api_key").fill(ROOT_KEY)
+        page.get_by_role("button", name="POST").click()
+        assert f'"simulated_failure_enabled": {enabled}' in answer_of(page)
+
+
 def test_a_wrong_key_is_told(page):
     page.goto("/")
     page.get_by_label("root_api_key").fill("wrong")

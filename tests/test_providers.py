@@ -230,6 +230,7 @@ UNKNOWN = {
     "a header that makes no sense": send_and_close(
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc"
     ),
+    "an interim answer": answer(103, {"Link": "</style.css>"}),
     "a proxy's page": answer(200, HTML, PAGE),
     "a proxy's page, 202": answer(202, HTML, PAGE),
     "a list": answer_json(200, ["id"]),
@@ -437,6 +438,21 @@ def test_a_provider_that_echoes_everything_leaks_nothing(provider, status, stand
     server = stand_in(answer_json(status, {"message": echo, "errors": [{"message": echo}]}))
     error = outcome_of(make_service(provider, server.url), make_message(raw_text_body=body))
     assert error.reason == f"HTTP {status}: [removed] [removed]"
+
+
+def test_what_no_database_takes_is_taken_out_of_a_providers_text(stand_in):
+    server = stand_in(answer_json(200, {"id": "<\ud800\0>"}))
+    service = make_service("mailgun", server.url)
+    assert outcome_of(service) == "<\ufffd\ufffd>"
+    server.behaviour = answer_json(401, {"message": "bad \ud800\0"})
+    assert outcome_of(service).reason == "HTTP 401: bad \ufffd\ufffd"
+
+
+def test_a_date_that_cannot_be_is_no_crash(stand_in):
+    text = "try again after Mon, 01 Jan 99999999999999999999 00:00:00 UTC"
+    server = stand_in(answer_json(429, {"message": text}))
+    error = outcome_of(make_service("mailgun", server.url))
+    assert (type(error), error.retry_after) == (RateLimited, None)
 
 
 @every_http_provider

@@ -95,5 +95,5 @@ def _try_again_after(text: str) -> float | None:
         return float(seconds)
     try:
         return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None
