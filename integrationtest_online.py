@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from http import HTTPStatus
 from types import FrameType
 from typing import Any, Final
@@ -146,6 +147,27 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Simulated:
+    """A service's simulated failure. kind, share, until: as the server gave them, or None."""
+
+    on: bool
+    kind: str | None = None
+    share: float | None = None
+    until: str | None = None
+
+    def wanted(self) -> dict[str, Any]:
+        """The request that brings it about; one that has run out meanwhile is off."""
+        minutes = None
+        if self.until is not None:
+            left = datetime.fromisoformat(self.until) - datetime.now(timezone.utc)
+            minutes = left.total_seconds() / 60
+        if not self.on or (minutes is not None and minutes <= 0):
+            return {"simulated_failure": False}
+        chosen = {"kind": self.kind, "share": self.share, "minutes": minutes}
+        return {"simulated_failure": True} | {k: v for k, v in chosen.items() if v is not None}
+
+
+@dataclass(frozen=True)
 class Deployment:
     """One email domain of a server, by its HTTP API. Every method raises Failed.
 
@@ -174,17 +196,23 @@ class Deployment:
             raise Failed("The listing of the domain names no services with a priority_value.")
         return priorities
 
-    def simulated_failure(self, service: str) -> bool:
-        """Whether it is on."""
+    def simulated_failure(self, service: str) -> Simulated:
+        """Whether it is on, and how."""
         answer = self._request("GET", self.address(service, "fail"), self.root_key)
-        return self._state(service, answer)
+        on, more = self._state(service, answer), answer.body
+        return Simulated(
+            on,
+            more.get("simulated_failure_kind"),
+            more.get("simulated_failure_share"),
+            more.get("simulated_failure_until"),
+        )
 
-    def set_simulated_failure(self, service: str, on: bool) -> None:
-        """Switch it on or off, whatever it was before."""
-        wanted = {"simulated_failure": on}
+    def set_simulated_failure(self, service: str, simulated: Simulated) -> None:
+        """Have it as it should be, whatever it was before."""
+        wanted = simulated.wanted()
         answer = self._request("POST", self.address(service, "fail"), self.root_key, wanted)
-        if self._state(service, answer) is not on:
-            raise Failed(f"The simulated failure of {service} did not become {on}.")
+        if self._state(service, answer) is not wanted["simulated_failure"]:
+            raise Failed(f"The simulated failure of {service} did not change.")
 
     def send(self, message: dict[str, Any], key: str | None = None) -> Answer:
         """Ask the server to send `message`, with the pool key or another one."""
@@ -230,13 +258,13 @@ class Deployment:
 class Run:
     """One run against a deployment.
 
-    priorities: by service. before: by service, whether its failure was simulated at the start.
+    priorities: by service. before: by service, its simulated failure at the start.
     """
 
     deployment: Deployment
     signals: Signals
     priorities: dict[str, float]
-    before: dict[str, bool]
+    before: dict[str, Simulated]
 
     @classmethod
     def begin(cls, deployment: Deployment, signals: Signals) -> Run:
@@ -257,29 +285,31 @@ class Run:
         """
         with self.signals.held():
             for service in self.priorities:
-                self.deployment.set_simulated_failure(service, service in failing)
+                self.deployment.set_simulated_failure(service, Simulated(service in failing))
 
     def restore(self) -> None:
         """Put the simulated failures back as they were. Raises NotRestored.
 
         It prints nothing, since that fails where the terminal is gone.
         """
-        lines = [self._by_hand(s, on) for s, on in self.before.items() if not self._restored(s, on)]
+        lines = [
+            self._by_hand(s, was) for s, was in self.before.items() if not self._restored(s, was)
+        ]
         if lines:
             raise NotRestored("\n".join(lines))
 
-    def _restored(self, service: str, on: bool) -> bool:
-        return any(self._is_set(service, on) for _ in range(RESTORE_TRIES))
+    def _restored(self, service: str, was: Simulated) -> bool:
+        return any(self._is_set(service, was) for _ in range(RESTORE_TRIES))
 
-    def _is_set(self, service: str, on: bool) -> bool:
+    def _is_set(self, service: str, was: Simulated) -> bool:
         try:
-            self.deployment.set_simulated_failure(service, on)
+            self.deployment.set_simulated_failure(service, was)
         except Failed:
             return False
         return True
 
-    def _by_hand(self, service: str, on: bool) -> str:
-        body = json.dumps({"simulated_failure": on})
+    def _by_hand(self, service: str, was: Simulated) -> str:
+        body = json.dumps(was.wanted())
         return (
             '  curl --fail -X POST -H "Authorization: Bearer $ROOT_KEY"'
             f" -H 'Content-Type: application/json' -d {shlex.quote(body)}"

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from datetime import datetime
 from email import message_from_bytes
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -333,6 +334,20 @@ def test_a_failure_simulated_before_is_put_aside_and_back_again(server, failing)
     assert script.results == dict.fromkeys(CHECKS, "ok")
     assert script.status == 0
     assert server.failures("two.example") == before
+
+
+def test_a_drill_is_put_back_with_its_kind_its_share_and_its_end(server):
+    chosen = {"kind": "slow", "share": 0.5, "minutes": 30}
+    before = server.call("POST", "/two.example/primary/fail", chosen)
+    script = run_against(server.url)
+    after = server.call("GET", "/two.example/primary/fail")
+    server.set_failures("two.example", {"primary": False})
+    assert script.status == 0, script.stdout
+    ends = [
+        datetime.fromisoformat(answer.pop("simulated_failure_until")) for answer in (before, after)
+    ]
+    assert after == before
+    assert abs((ends[1] - ends[0]).total_seconds()) < 5
 
 
 def test_a_single_service_has_nothing_to_fail_over_to(server):
