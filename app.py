@@ -125,6 +125,10 @@ def send(email_domain: str) -> ResponseReturnValue:
     | `to_recipients`, `to_cc`, `to_bcc` | an address or a list; 1 to 1,000 in all |
     | `subject` | required |
     | `raw_text_body`, `html_body` | one of them or both |
+    | `on_unknown` | `failover` or `stop`, after an attempt that may have been accepted |
+    | `dry_run` | `true`: send nothing, say which services would be tried |
+
+    An `Idempotency-Key` header makes a request safe to repeat: the same key gets the same answer.
 
     | answer | means |
     |---|---|
@@ -163,12 +167,22 @@ def send_through(email_domain: str, service: str) -> ResponseReturnValue:
 def fail(email_domain: str, service: str) -> ResponseReturnValue:
     """Simulated failure.
 
-    While it is on, every attempt at this service fails before the provider is called, so that you
-    can see a message fail over.
+    While it is on, messages meet a fault at this service, so that you can see them fail over.
 
-    **POST** with the root key switches it over. With `{"simulated_failure": true}` or `false` it
-    ends as you say, however often you say it. Every worker sees the change at once, and it stays
-    after a restart.
+    | `kind` | what each message meets |
+    |---|---|
+    | `unavailable` | the service cannot be used (the default) |
+    | `timeout` | it waits its whole timeout; the outcome is unknown |
+    | `answer_lost` | the provider accepts it, and the answer is lost: the outcome is unknown |
+    | `rate_limited` | too many requests |
+    | `key_refused` | the account's key is refused |
+    | `slow` | it is sent 3 s later |
+
+    `share` is the part of messages that meets it, `minutes` when it ends by itself.
+
+    **POST** with the root key switches it over; with any of these fields, on. With
+    `{"simulated_failure": true}` or `false` it ends as you say, however often you say it. Every
+    worker sees the change at once, and it stays after a restart.
     """
     if request.method == "POST":
         pool = pool_of(with_root_key(email_domain))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import time
 from abc import ABC, abstractmethod
@@ -196,11 +197,15 @@ class HTTPEmailService(AbstractEmailService):
         )
         words = self._redacted(text, message)
         reason = f"HTTP {answer.status}: {words}" if words else f"HTTP {answer.status}."
-        return fault(reason, retry_after=self.retry_after(answer))
+        # What is said of account and rate is for operators; the rest may quote the message.
+        plain = f"HTTP {answer.status}."
+        summary = reason if issubclass(fault, AccountRefused | RateLimited) else plain
+        return fault(reason, self.retry_after(answer), summary)
 
     def _redacted(self, text: str, message: EmailMessage) -> str:
         """Shorten `text`, and take out what must not be in a log if it was echoed."""
-        for secret in (self.api_key, message.raw_text_body, message.html_body):
+        encoded = base64.b64encode(f"api:{self.api_key}".encode()).decode()  # as Basic sends it
+        for secret in (self.api_key, encoded, message.raw_text_body, message.html_body):
             if secret:
                 text = text.replace(secret, "[removed]")
         return storable(" ".join(text.split()))[:300]

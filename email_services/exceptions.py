@@ -104,6 +104,7 @@ class ProviderError(Exception):
     """One attempt at one service did not end in acceptance.
 
     reason: one sentence for the caller; it never holds a key.
+    summary: the same for logs and listings, where it may hold nothing of the message either.
     retry_after: seconds after which the provider wants to be tried again, if it said so.
     """
 
@@ -111,9 +112,12 @@ class ProviderError(Exception):
     blames_service: ClassVar[bool] = True
     """Whether the fault counts against the service's health."""
 
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self, reason: str, retry_after: float | None = None, summary: str | None = None
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.summary = reason if summary is None else summary
         self.retry_after = retry_after
         self.simulated = False
         """Whether a drill raised it."""

@@ -94,7 +94,7 @@ def after_fault(
         rests=health.rests + 1,
         rest_until=now + rest,
         since=health.since if health.rest_until is not None else now,
-        reason=fault.reason,
+        reason=fault.summary,
         simulated=fault.simulated,
     )
 

@@ -425,10 +425,10 @@ class PooledEmailService:
             health = after_fault(before, fault, now, random.random, was_probe=was_probe)
             errors = state.last_errors
             if fault.blames_service:
-                errors = ({"at": now, "reason": fault.reason}, *errors)
+                errors = ({"at": now, "reason": fault.summary}, *errors)
             words = ""
             if health.rest_until is not None and health.rest_until != before.rest_until:
-                words = f"resting for {health.rest_until - now:.0f} s: {fault.reason}"
+                words = f"resting for {health.rest_until - now:.0f} s: {fault.summary}"
             return replace(state, health=health, last_errors=errors), words
 
         self._change(step, change)
@@ -458,7 +458,7 @@ class PooledEmailService:
         What a provider says of a message may quote it, so that it is for the caller's eyes only.
         """
         level = logging.ERROR if isinstance(fault, AccountRefused) else logging.WARNING
-        words = "refused the message" if isinstance(fault, MessageRejected) else fault.reason
+        words = "refused the message" if isinstance(fault, MessageRejected) else fault.summary
         line = "%s: %s, %s: %s (%s)"
         outcome, message_id = fault.outcome, message.message_id
         logger.log(level, line, self.email_domain, service, outcome, words, message_id)

@@ -68,6 +68,8 @@ class Mailgun(HTTPEmailService):
     def read_acceptance(self, answer: Answer) -> str | None:
         """The id keeps its angle brackets, as Mailgun's events and logs show it."""
         if isinstance(answer.json, dict):
+            if answer.json and not answer.json.keys() & {"id", "message"}:
+                raise not_the_providers(answer)
             queued = answer.json.get("id")
             return queued if isinstance(queued, str) else None
         if answer.claims_json and not answer.complete:
