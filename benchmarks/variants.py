@@ -53,10 +53,12 @@ class NullStore:
         """Each key is a new one."""
         return Reservation("new")
 
-    def store_answer(self, email_domain: str, key: str, answer: Mapping[str, Any]) -> None:
+    def store_answer(
+        self, email_domain: str, key: str, at: float, answer: Mapping[str, Any]
+    ) -> None:
         """Forget it."""
 
-    def free_key(self, email_domain: str, key: str) -> None:
+    def free_key(self, email_domain: str, key: str, at: float) -> None:
         """It was never kept."""
 
 

@@ -22,7 +22,6 @@ from email_services.exceptions import (
     MessageRejected,
     OutcomeUnknown,
     ProviderError,
-    ServiceUnavailable,
     StoreUnavailable,
     UnknownService,
 )
@@ -39,7 +38,7 @@ GRACE_SECONDS: Final = 5
 """How long after its deadline a send that has not been heard of counts as cut off."""
 
 SKIPPED: Final = "skipped"
-LAST_RESORT: Final = "All services rest; it is due first."
+BEING_PROBED: Final = "Another message is finding out whether it works again."
 
 
 @dataclass(frozen=True)
@@ -215,14 +214,18 @@ class PooledEmailService:
         delivery = self._send_and_log(message, only, follows_cut_off=found.state == "abandoned")
         with self._storing():
             if delivery.outcome == NOT_SENT:
-                self._store.free_key(self.email_domain, once.key)
+                self._store.free_key(self.email_domain, once.key, now)
             else:
-                self._store.store_answer(self.email_domain, once.key, asdict(delivery))
+                self._store.store_answer(self.email_domain, once.key, now, asdict(delivery))
         return delivery
 
     def plan(self, message: EmailMessage, only: AbstractEmailService | None = None) -> list[Step]:
         """What would be done with each service for `message` now, in order."""
-        return [_checked(step, message) for step in self._plan(only)]
+        steps = self._plan(only)
+        if all(step.decision == "skip" for step in steps):
+            first = self._last_resort(steps)
+            steps = [first if step.service is first.service else step for step in steps]
+        return [_checked(step, message) for step in steps]
 
     def drill_in(self, state: ServiceState) -> Drill | None:
         """The drill in `state`, unless it has lapsed."""
@@ -279,7 +282,7 @@ class PooledEmailService:
         with self._storing():
             self._store.log_message(entry)
         if follows_cut_off and self._policy(message) == "stop":
-            delivery = Delivery(message.message_id, UNKNOWN, (), follows_cut_off=True)
+            delivery = Delivery(message.message_id, NOT_SENT, ())
         else:
             delivery = self._deliver(message, only, deadline)
         if follows_cut_off:
@@ -310,30 +313,25 @@ class PooledEmailService:
                 return run.delivery()
         skipped = {a.service for a in run.attempts if a.outcome == SKIPPED}
         passed_by = [step for step in steps if step.service.name in skipped]
-        if passed_by and not any(step.reason == LAST_RESORT for step in steps):
-            # Nobody else took it: rather than refuse, ask the one that is due first.
-            first = self._due_first(passed_by)
+        if passed_by:  # nobody else took it: rather than refuse, ask the one that is due first
+            first = self._last_resort(passed_by)
             run.attempts = [a for a in run.attempts if a.service != first.service.name]
-            self._try(run, replace(first, decision="try"), [first])
+            self._try(run, first, [first])
         return run.delivery()
 
-    def _due_first(self, steps: Sequence[Step]) -> Step:
-        return min(steps, key=lambda step: self.health_in(step.state).rest_until or 0)
+    def _last_resort(self, steps: Sequence[Step]) -> Step:
+        due = min(steps, key=lambda step: self.health_in(step.state).rest_until or 0)
+        return replace(due, decision="try", reason="No other service is left; it is due first.")
 
     def _plan(self, only: AbstractEmailService | None) -> list[Step]:
-        """By priority, equals in random order; never without anyone to try."""
+        """By priority, equals in random order."""
         states, now = self._states(), self._now()
         if only:
             return [Step(only, "try", "", states.get(only.name, ServiceState()))]
         services = list(self.services.values())
         random.shuffle(services)
         services.sort(key=lambda service: -service.priority_value)  # keeps the order of equals
-        steps = [self._step(s, states.get(s.name, ServiceState()), now) for s in services]
-        if all(step.decision == "skip" for step in steps):
-            due = self._due_first(steps)
-            last_resort = replace(due, decision="try", reason=LAST_RESORT)
-            steps[steps.index(due)] = last_resort
-        return steps
+        return [self._step(s, states.get(s.name, ServiceState()), now) for s in services]
 
     def _step(self, service: AbstractEmailService, state: ServiceState, now: float) -> Step:
         health = self.health_in(state)
@@ -375,6 +373,9 @@ class PooledEmailService:
         name, started = step.service.name, self._clock()
         others = [s.service for s in rest[1:] if s.decision != "skip"]
         timeout = _fair_timeout(run.deadline - started, [step.service, *others])
+        if timeout <= 0:  # which is no fault of the service's
+            run.attempts.append(Attempt(name, SKIPPED, "Not tried: the deadline had passed.", 0))
+            return False
         try:
             run.service_message_id = self._send(step, run.message, timeout)
         except ProviderError as fault:
@@ -390,15 +391,13 @@ class PooledEmailService:
         return True
 
     def _send(self, step: Step, message: EmailMessage, timeout: float) -> str | None:
-        if timeout <= 0:
-            raise ServiceUnavailable("Not tried: the deadline had passed.")
         if drill := self.drill_in(step.state):
             return drill.send(step.service, message, timeout)
         return step.service.send(message, timeout)
 
     def _must_stop(self, run: _Run) -> bool:
         stops = self._policy(run.message) == "stop"
-        return stops and isinstance(run.faults[-1], OutcomeUnknown)
+        return stops and any(isinstance(fault, OutcomeUnknown) for fault in run.faults)
 
     def _policy(self, message: EmailMessage) -> OnUnknown:
         return message.on_unknown or self.on_unknown
@@ -508,13 +507,13 @@ def _checked(step: Step, message: EmailMessage) -> Step:
 
 def _why_not(step: Step) -> str:
     if step.decision == "probe":
-        return "Another message is finding out whether it works again."
+        return BEING_PROBED
     return step.reason
 
 
 def _resting(health: Health, now: float) -> str:
     if health.rest_until is None or health.rest_until <= now:
-        return "Another message is finding out whether it works again."
+        return BEING_PROBED
     return f"It rests for {health.rest_until - now:.0f} s more: {health.reason}"
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final
 
@@ -396,19 +397,26 @@ class Store:
             connection.execute(update(_keys).filter_by(**name).values(**values))
             return Reservation("abandoned")
 
-    def store_answer(self, email_domain: str, key: str, answer: Mapping[str, Any]) -> None:
-        """Keep the answer for requests that repeat the key."""
-        with self._transaction() as connection:
-            connection.execute(
-                update(_keys)
-                .filter_by(email_domain=email_domain, key=key)
-                .values(answer=json.dumps(answer))
-            )
+    def store_answer(
+        self, email_domain: str, key: str, at: float, answer: Mapping[str, Any]
+    ) -> None:
+        """Keep the answer for requests that repeat the key, which was reserved `at` that time.
 
-    def free_key(self, email_domain: str, key: str) -> None:
-        """Forget the key: its message was surely not sent, and may be tried again."""
-        with self._transaction() as connection:
-            connection.execute(delete(_keys).filter_by(email_domain=email_domain, key=key))
+        Nothing is done if the reservation has lapsed and another request has the key now.
+        """
+        reservation = {"email_domain": email_domain, "key": key, "at": at}
+        with self._statement(writes=True) as connection:
+            statement = update(_keys).filter_by(**reservation)
+            connection.execute(statement.values(answer=json.dumps(answer)))
+
+    def free_key(self, email_domain: str, key: str, at: float) -> None:
+        """Forget the key, which was reserved `at` that time: its message was surely not sent.
+
+        Nothing is done if the reservation has lapsed and another request has the key now.
+        """
+        reservation = {"email_domain": email_domain, "key": key, "at": at}
+        with self._statement(writes=True) as connection:
+            connection.execute(delete(_keys).filter_by(**reservation))
 
     # All of it
 
@@ -474,9 +482,7 @@ class Store:
         except IntegrityError:  # another node was first: the caller's to settle
             raise
         except UNAVAILABLE as error:
-            if (
-                not writes
-            ):  # a lock stops only writers; whatever stops readers may bring it back empty
+            if not writes:  # no lock of another writer: it may come back empty
                 self._is_migrated = False
             self._away_until[writes] = time.monotonic() + AWAY_SECONDS
             raise StoreUnavailable("The state database does not answer.") from error
@@ -565,7 +571,9 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
         None  # transactions begin where we say so, not where Python guesses
     )
     connection.execute(f"PRAGMA busy_timeout = {WAIT_SECONDS * 1000}")
-    connection.execute("PRAGMA journal_mode = WAL")
+    # It is a property of the file: where this fails, another one is just about to set it.
+    with suppress(sqlite3.OperationalError):
+        connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
 
 

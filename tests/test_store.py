@@ -226,7 +226,7 @@ def test_a_key_stands_for_its_first_request(store):
     assert reserve(store, now=NOW + 29).state == "in progress"
     assert reserve(store, fingerprint="other").state == "other"
     assert reserve(store, key="other").state == "new"
-    store.store_answer("example.com", "k", {"a": ["ü", None]})
+    store.store_answer("example.com", "k", NOW, {"a": ["ü", None]})
     assert reserve(store, now=NOW + 1000) == Reservation("done", {"a": ["ü", None]})
     assert reserve(store, fingerprint="other").state == "other"
     assert store.reserve_key("example.net", "k", "f", NOW, NOW + 30).state == "new"
@@ -234,7 +234,7 @@ def test_a_key_stands_for_its_first_request(store):
 
 def test_a_freed_key_is_new_again(store):
     reserve(store)
-    store.free_key("example.com", "k")
+    store.free_key("example.com", "k", NOW)
     assert reserve(store, fingerprint="other").state == "new"
 
 
@@ -244,9 +244,17 @@ def test_a_reservation_whose_worker_died_lapses(store):
     assert reserve(store, now=NOW + 59).state == "in progress", "the second request has it now"
 
 
+def test_a_request_that_lost_its_key_to_another_touches_it_no_more(store):
+    reserve(store)
+    assert reserve(store, now=NOW + 31).state == "abandoned"
+    store.free_key("example.com", "k", NOW)
+    store.store_answer("example.com", "k", NOW, {"late": True})
+    assert reserve(store, now=NOW + 32).state == "in progress"
+
+
 def test_a_key_is_forgotten_after_a_day(store):
     reserve(store)
-    store.store_answer("example.com", "k", {})
+    store.store_answer("example.com", "k", NOW, {})
     assert reserve(store, now=NOW + KEEP_KEY_SECONDS).state == "done"
     assert reserve(store, now=NOW + KEEP_KEY_SECONDS + 1, fingerprint="other").state == "new"
 
@@ -292,8 +300,8 @@ def everything(store) -> list:
         lambda: store.log_outcome(logged()),
         lambda: store.messages("example.com", NOW),
         lambda: reserve(store),
-        lambda: store.store_answer("example.com", "k", {}),
-        lambda: store.free_key("example.com", "k"),
+        lambda: store.store_answer("example.com", "k", NOW, {}),
+        lambda: store.free_key("example.com", "k", NOW),
     ]
 
 
@@ -321,6 +329,26 @@ def test_a_database_that_was_away_at_the_start_is_used_when_it_comes(tmp_path, m
             store.messages("example.com", NOW)
         (tmp_path / "late").mkdir()
         assert store.messages("example.com", NOW) == []
+
+
+def test_a_database_that_was_emptied_is_set_up_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("email_services.store.AWAY_SECONDS", 0)
+    with contextlib.closing(Store(f"sqlite:///{tmp_path}/state.sqlite3")) as store:
+        store.close()
+        for file in tmp_path.glob("state.sqlite3*"):
+            file.unlink()
+        with pytest.raises(StoreUnavailable):
+            store.check()
+        assert store.messages("example.com", NOW) == []
+
+
+def test_a_database_that_is_damaged_is_an_error_and_no_crash(tmp_path):
+    with contextlib.closing(Store(f"sqlite:///{tmp_path}/state.sqlite3")) as store:
+        store.close()
+        (tmp_path / "state.sqlite3").write_bytes(b"this is no database" * 1000)
+        for ask in everything(store):
+            with pytest.raises(StoreUnavailable):
+                ask()
 
 
 def test_a_database_that_is_away_is_waited_for_once(tmp_path, monkeypatch):
