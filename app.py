@@ -85,10 +85,11 @@ def home() -> ResponseReturnValue:
 
     To send, go to a domain and follow its `send_url`.
     """
+    domains = visible_domains()
     checked(Nothing)
     return {
         "production": mailpool.config.production,
-        "email_services": [domain_as_dict(domain) for domain in visible_domains()],
+        "email_services": [domain_as_dict(domain) for domain in domains],
     }
 
 
@@ -105,8 +106,8 @@ def show_domain(email_domain: str) -> ResponseReturnValue:
 
     **GET** and **POST** are as one level up. The root key sees the API keys, outside production.
     """
-    checked(Nothing)
     domain = visible_domain(email_domain)
+    checked(Nothing)
     return {**domain_as_dict(domain), "changes": changes_of(domain)}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from browsable_api import request
 from email_services.config import EmailDomain
 from email_services.exceptions import KeyRefused, UnknownDomain
@@ -17,59 +19,64 @@ def keys_shown() -> list[str]:
     return [key for key in shown if isinstance(key, str)]
 
 
-def known_domain(name: str) -> EmailDomain:
-    """The domain `name`; in production, whether it exists is the root's to know."""
-    try:
-        return mailpool.config.domain(name)
-    except UnknownDomain:
-        if mailpool.config.production and not mailpool.config.is_root(keys_shown()):
-            raise KeyRefused("The root key or the pool key of this domain is needed.") from None
-        raise
-
-
 def visible_domain(name: str) -> EmailDomain:
-    """The domain `name`, for someone who may see it. Raises UnknownDomain or KeyRefused."""
-    domain = known_domain(name)
-    config, keys = mailpool.config, keys_shown()
-    open_to_all = not (keys or config.production or request.method == "POST")
-    if open_to_all or config.is_root(keys) or config.opens(domain, keys):
-        return domain
-    raise KeyRefused("The root key or the pool key of this domain is needed.")
+    """The domain `name`, for someone who may see it."""
+    is_open = _open_to_all()
+    needed = "The root key or the pool key of this domain is needed."
+    return _opened(name, needed, lambda domain: is_open or _is_root() or _has_pool_key(domain))
 
 
 def visible_domains() -> list[EmailDomain]:
     """The domains the caller may see. Raises KeyRefused."""
-    config, keys = mailpool.config, keys_shown()
-    domains = list(config.domains.values())
-    own = [domain for domain in domains if config.opens(domain, keys)]
-    if own and config.production and not config.is_root(keys):
+    domains = list(mailpool.config.domains.values())
+    own = [domain for domain in domains if _has_pool_key(domain)]
+    if own and mailpool.config.production and not _is_root():
         return own
-    open_to_all = not (keys or config.production or request.method == "POST")
-    if open_to_all or own or config.is_root(keys):
+    if _open_to_all() or own or _is_root():
         return domains
     raise KeyRefused("The root key or a pool key is needed.")
 
 
 def with_pool_key(name: str) -> EmailDomain:
-    """The domain `name`, for someone who shows its pool key. Raises UnknownDomain or KeyRefused."""
-    domain = known_domain(name)
-    if not mailpool.config.opens(domain, keys_shown()):
-        raise KeyRefused("The pool key of this domain is needed.")
-    return domain
+    """The domain `name`, for someone who shows its pool key."""
+    return _opened(name, "The pool key of this domain is needed.", _has_pool_key)
 
 
 def with_reading_key(name: str) -> EmailDomain:
     """The domain `name`, for someone who may read its messages."""
-    domain = known_domain(name)
-    keys = keys_shown()
-    if not (mailpool.config.opens(domain, keys) or mailpool.config.is_root(keys)):
-        raise KeyRefused("The pool key of this domain or the root key is needed.")
-    return domain
+    needed = "The pool key of this domain or the root key is needed."
+    return _opened(name, needed, lambda domain: _is_root() or _has_pool_key(domain))
 
 
 def with_root_key(name: str) -> EmailDomain:
-    """The domain `name`, for someone who shows the root key. Raises UnknownDomain or KeyRefused."""
-    domain = known_domain(name)
-    if not mailpool.config.is_root(keys_shown()):
-        raise KeyRefused("The root key is needed.")
+    """The domain `name`, for someone who shows the root key."""
+    return _opened(name, "The root key is needed.", lambda _: _is_root())
+
+
+def _opened(name: str, needed: str, opens: Callable[[EmailDomain], bool]) -> EmailDomain:
+    """The domain `name`, if the caller's keys open it.
+
+    Raises KeyRefused that says what is `needed`, or UnknownDomain; in production whether a domain
+    exists is the root's to know, so that a stranger is told the same of both.
+    """
+    try:
+        domain = mailpool.config.domain(name)
+    except UnknownDomain:
+        if mailpool.config.production and not _is_root():
+            raise KeyRefused(needed) from None
+        raise
+    if not opens(domain):
+        raise KeyRefused(needed)
     return domain
+
+
+def _is_root() -> bool:
+    return mailpool.config.is_root(keys_shown())
+
+
+def _has_pool_key(domain: EmailDomain) -> bool:
+    return mailpool.config.opens(domain, keys_shown())
+
+
+def _open_to_all() -> bool:
+    return not (keys_shown() or mailpool.config.production or request.method == "POST")

@@ -75,11 +75,9 @@ class Failure(BaseModel):
 
     def drill(self, current: Drill | None, now: float) -> Drill | None:
         """The drill that is wanted, where `current` is on or none is."""
-        fields = self.model_fields_set
-        switched_over = "simulated_failure" not in fields
         wanted = self.simulated_failure
-        if switched_over:
-            wanted = current is None or bool(fields)
+        if "simulated_failure" not in self.model_fields_set:
+            wanted = current is None or bool(self.model_fields_set)
         until = now + self.minutes * 60 if self.minutes else None
         return Drill(self.kind, self.share, now, until) if wanted else None
 

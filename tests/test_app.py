@@ -130,6 +130,24 @@ def test_in_production_listings_need_a_key(path, key, method, make_app, tmp_path
     assert answer.status_code == PRODUCTION[path][key]
 
 
+@pytest.mark.parametrize("path", ["", "/send", "/primary/fail", "/primary/health", "/messages"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_in_production_a_stranger_is_not_told_which_domains_exist(path, method, make_app, tmp_path):
+    client = make_app(make_config(tmp_path, production=True)).test_client()
+    told = [
+        client.open(f"/{name}{path}", method=method, headers=OTHER_POOL)
+        for name in ("example.com", "example.org")
+    ]
+    assert told[0].data == told[1].data
+    assert told[0].status == told[1].status
+
+
+def test_the_key_is_asked_for_before_the_body_is_looked_at(client):
+    for path in ("/", "/example.com", "/example.com/primary/fail", "/example.com/primary/health"):
+        assert client.post(path, json={"no": "such field"}).status_code == 401
+        assert client.post(path, json={"no": "such field"}, headers=ROOT).status_code == 400
+
+
 def test_in_production_a_pool_key_sees_its_domain_only_and_nobody_sees_keys(make_app, tmp_path):
     client = make_app(make_config(tmp_path, production=True)).test_client()
     seen = {key: client.get("/", headers=KEYS[key]) for key in ("pool", "root")}
