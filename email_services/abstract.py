@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 import time
 from abc import ABC, abstractmethod
@@ -163,6 +162,10 @@ class HTTPEmailService(AbstractEmailService):
         """The provider's own words for what is wrong, or ""."""
         return ""
 
+    def secrets(self) -> tuple[str, ...]:
+        """What no text may hold: the key, in every form in which it is sent."""
+        return (self.api_key,)
+
     def retry_after(self, answer: Answer) -> float | None:
         """Seconds after which the provider wants to be tried again, if it says so."""
         return parse_retry_after(answer.headers.get("Retry-After", ""), time.time())
@@ -204,8 +207,7 @@ class HTTPEmailService(AbstractEmailService):
 
     def _redacted(self, text: str, message: EmailMessage) -> str:
         """Shorten `text`, and take out what must not be in a log if it was echoed."""
-        encoded = base64.b64encode(f"api:{self.api_key}".encode()).decode()  # as Basic sends it
-        for secret in (self.api_key, encoded, message.raw_text_body, message.html_body):
+        for secret in (*self.secrets(), message.raw_text_body, message.html_body):
             if secret:
                 text = text.replace(secret, "[removed]")
         return storable(" ".join(text.split()))[:300]

@@ -466,6 +466,13 @@ def test_what_no_database_takes_is_taken_out_of_a_providers_text(stand_in):
     assert outcome_of(service).reason == "HTTP 401: bad \ufffd\ufffd"
 
 
+def test_mailguns_key_is_taken_out_as_it_is_sent_too(stand_in):
+    sent = AUTHORIZATION["mailgun"]
+    server = stand_in(answer_json(401, {"message": f"What is {sent}?"}))
+    error = outcome_of(make_service("mailgun", server.url))
+    assert error.reason == "HTTP 401: What is Basic [removed]?"
+
+
 def test_a_date_that_cannot_be_is_no_crash(stand_in):
     text = "try again after Mon, 01 Jan 99999999999999999999 00:00:00 UTC"
     server = stand_in(answer_json(429, {"message": text}))

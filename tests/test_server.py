@@ -6,6 +6,7 @@ import contextlib
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -228,6 +229,22 @@ def test_no_key_and_no_body_is_in_the_log_at_debug(serve, stand_in, tmp_path):
         assert secret not in log
     assert "\nINJECTED" not in log
     assert "gunicorn.ctl" not in log or "control_socket_disable: True" in log
+
+
+def test_a_request_that_is_no_http_is_not_quoted_in_the_log(serve, config):
+    server = serve(config, WEB_CONCURRENCY="1")
+    host, port = server.url.removeprefix("http://").split(":")
+    start = b"POST /example.com/send HTTP/1.1\r\nHost: x\r\n"
+    for rest in (
+        b"Authorization Bearer SECRET\r\n\r\n",
+        b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nSECRET\r\n",
+    ):
+        with socket.create_connection((host, int(port)), timeout=20) as raw:
+            raw.sendall(start + rest)
+            assert raw.recv(4096).startswith(b"HTTP/1.1 400")
+    server.stop()
+    assert "SECRET" not in server.log
+    assert "Traceback" not in server.log
 
 
 def test_a_wrong_configuration_is_one_line_and_no_worker(tmp_path):

@@ -5,6 +5,7 @@ Sources: documentation.mailgun.com (messages, responses), Mailgun's OpenAPI desc
 
 from __future__ import annotations
 
+import base64
 import re
 import time
 from email.utils import parsedate_to_datetime
@@ -81,6 +82,10 @@ class Mailgun(HTTPEmailService):
         if answer.claims_json:
             return str(answer.json_object.get("message", ""))
         return "Forbidden" if answer.body.strip() == b"Forbidden" else ""
+
+    def secrets(self) -> tuple[str, ...]:
+        """The key, and as Basic authentication encodes it."""
+        return (self.api_key, base64.b64encode(f"api:{self.api_key}".encode()).decode())
 
     def retry_after(self, answer: Answer) -> float | None:
         """From the text where the header is missing."""
