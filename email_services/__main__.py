@@ -45,6 +45,14 @@ def curl_command(config: Config, address: str) -> str:
     return shlex.join(["curl", *arguments])
 
 
+def export_command(config: Config) -> str:
+    """A command for a shell that sets the keys which README.md's examples use."""
+    domain = next(iter(config.domains.values()))
+    keys = {"POOL_KEY": domain.pool_api_key, "ROOT_KEY": config.root_api_key}
+    values = (f"{name}={shlex.quote(key.get_secret_value())}" for name, key in keys.items())
+    return f"export {' '.join(values)}"
+
+
 def main() -> None:
     """Make the configuration if there is none, and say what to do next."""
     target = Path("config.json")
@@ -56,7 +64,8 @@ def main() -> None:
     address = f"http://localhost:{os.environ.get('PORT', '8000')}"
     print(f"\nOpen {address}/ in a browser, or send a message:\n")  # noqa: T201 - for a person
     print(f"  {curl_command(config, address)}\n")  # noqa: T201
-    print("The keys are in the configuration.\n")  # noqa: T201
+    print("To try the README's commands as they stand:\n")  # noqa: T201
+    print(f"  {export_command(config)}\n")  # noqa: T201
 
 
 if __name__ == "__main__":
