@@ -23,6 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import servers
 
 from integrationtest_online import Signals, Stopped, deployment_from
 
@@ -109,27 +110,11 @@ def running_server(folder: Path, production: bool):
             domain_config(mail, "three.example", {"left": 20, "backup": 10, "right": 20}),
         ],
     }
-    (folder / "config.json").write_text(json.dumps(config))
-    environment = {**os.environ, "EMAIL_CONFIG": f"{folder}/config.json"}
-    environment.pop("DATABASE_URL", None)
-    command = [sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py"]
-    # The socket listens before the server does: a first request waits instead of being refused.
-    with socket.create_server(("127.0.0.1", 0)) as listener, (folder / "log").open("wb") as log:
-        server = Server(listener.getsockname()[1], mail)
-        process = subprocess.Popen(
-            [*command, "--bind", f"fd://{listener.fileno()}"],
-            cwd=ROOT,
-            env=environment,
-            pass_fds=[listener.fileno()],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    with process:
-        try:
-            assert server.call("GET", "/healthz") == {"status": "ok"}
-            yield server
-        finally:
-            process.terminate()
+    running = servers.Server(folder, config)
+    try:
+        yield Server(int(running.url.rpartition(":")[2]), mail)
+    finally:
+        running.kill()
 
 
 @pytest.fixture(scope="module")
