@@ -5,6 +5,12 @@ rate limit suffices alone. Then it rests: messages pass it by at no cost. After 
 is its probe, one at a time over all workers. If that is accepted, the service works again, at its
 place in the order, at once; if it fails, the next rest is longer.
 
+An attempt may end long after others have changed what is known. A probe's result always counts.
+Any other counts only if `since` is what it was when the attempt began (`seen`): what was under way
+before a rest neither ends that rest nor opens the next. A fault never shortens a rest. While a
+service rests, one that is not its probe's lengthens the rest in one case: the provider says just
+now how long it wants to be left alone (Retry-After), and that is later than the rest's end.
+
 Times are seconds since the epoch, and always passed in.
 """
 
@@ -21,6 +27,7 @@ FIRST_REST_SECONDS: Final = 15.0
 LONGEST_REST_SECONDS: Final = 300.0
 FIRST_ACCOUNT_REST_SECONDS: Final = 300.0
 LONGEST_ACCOUNT_REST_SECONDS: Final = 3600.0
+LONGEST_ASKED_SECONDS: Final = 24 * 3600.0
 JITTER: Final = 0.2
 """A rest is up to this part longer, so that the nodes of a fleet do not probe in step."""
 
@@ -63,9 +70,14 @@ class Health:
         return self.failures == 0 and self.rest_until is None
 
 
-def after_success(health: Health, now: float) -> Health:
-    """It works, whatever was before."""
-    return health if health.is_clean() else Health(since=now)
+def after_success(health: Health, now: float, *, seen: Health, was_probe: bool) -> Health:
+    """What a success makes of it.
+
+    seen: the health when the attempt began. was_probe: whether the message was its probe.
+    """
+    if health.is_clean() or (health.since != seen.since and not was_probe):
+        return health
+    return Health(since=health.since if health.rest_until is None else now)
 
 
 def after_fault(
@@ -74,16 +86,20 @@ def after_fault(
     now: float,
     random: Callable[[], float],
     *,
+    seen: Health,
     was_probe: bool,
 ) -> Health:
     """What a fault makes of it.
 
-    was_probe: whether the message was its probe. random: gives a number from 0 to 1.
+    seen: the health when the attempt began. was_probe: whether the message was its probe.
+    random: gives a number from 0 to 1.
     """
     if not fault.blames_service:
         return replace(health, probe_until=None) if was_probe else health
     if health.rest_until is not None and not was_probe:
-        return health  # an attempt that began before the rest says nothing new
+        return _lengthened(health, health.rest_until, fault, now)
+    if health.since != seen.since and not was_probe:
+        return health
     failures = health.failures + 1
     urgent = isinstance(fault, AccountRefused | RateLimited)
     if failures < FAILURES_TO_REST and not urgent and not was_probe:
@@ -92,11 +108,19 @@ def after_fault(
     return Health(
         failures=failures,
         rests=health.rests + 1,
-        rest_until=now + rest,
+        rest_until=max(now + rest, health.rest_until or 0.0),
         since=health.since if health.rest_until is not None else now,
         reason=fault.summary,
         simulated=fault.simulated,
     )
+
+
+def _lengthened(health: Health, rest_until: float, fault: ProviderError, now: float) -> Health:
+    """The same rest, until the provider wants to be tried again, where that is later."""
+    asked = now + _asked_seconds(fault)
+    if not fault.retry_after or asked <= rest_until:
+        return health
+    return replace(health, rest_until=asked, reason=fault.summary, simulated=fault.simulated)
 
 
 def _rest_seconds(fault: ProviderError, rests: int) -> float:
@@ -105,4 +129,9 @@ def _rest_seconds(fault: ProviderError, rests: int) -> float:
     first = FIRST_ACCOUNT_REST_SECONDS if account else FIRST_REST_SECONDS
     longest = LONGEST_ACCOUNT_REST_SECONDS if account else LONGEST_REST_SECONDS
     rest = min(longest, first * 2.0 ** min(rests, 20))
-    return max(rest, min(fault.retry_after or 0.0, 24 * 3600.0))
+    return max(rest, _asked_seconds(fault))
+
+
+def _asked_seconds(fault: ProviderError) -> float:
+    """How long the provider asks to be left alone, within reason."""
+    return min(fault.retry_after or 0.0, LONGEST_ASKED_SECONDS)

@@ -403,30 +403,32 @@ class PooledEmailService:
         return message.on_unknown or self.on_unknown
 
     def _record_success(self, step: Step) -> None:
-        if step.decision != "probe" and self.health_in(step.state).is_clean():
+        was_probe, seen = step.decision == "probe", self.health_in(step.state)
+        if not was_probe and seen.is_clean():
             return  # the usual case costs nothing
 
         def change(state: ServiceState) -> tuple[ServiceState, str]:
-            health = self.health_in(state)
-            words = "" if health.rest_until is None else "working again"
-            return replace(state, health=after_success(health, self._now())), words
+            before = self.health_in(state)
+            health = after_success(before, self._now(), seen=seen, was_probe=was_probe)
+            words = "working again" if before.rests and not health.rests else ""
+            return replace(state, health=health), words
 
         self._change(step, change)
 
     def _record_fault(self, step: Step, fault: ProviderError) -> None:
-        was_probe = step.decision == "probe"
+        was_probe, seen = step.decision == "probe", self.health_in(step.state)
         if not fault.blames_service and not was_probe:
             return
         now = self._now()
 
         def change(state: ServiceState) -> tuple[ServiceState, str]:
             before = self.health_in(state)
-            health = after_fault(before, fault, now, random.random, was_probe=was_probe)
+            health = after_fault(before, fault, now, random.random, seen=seen, was_probe=was_probe)
             errors = state.last_errors
             if fault.blames_service:
                 errors = ({"at": now, "reason": fault.summary}, *errors)
             words = ""
-            if health.rest_until is not None and health.rest_until != before.rest_until:
+            if health.rest_until is not None and health.rests != before.rests:
                 words = f"resting for {health.rest_until - now:.0f} s: {fault.summary}"
             return replace(state, health=health, last_errors=errors), words
 

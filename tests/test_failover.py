@@ -243,6 +243,83 @@ def test_each_change_is_on_record_with_its_reason(pool, first, second, clock, st
     assert [error["reason"] for error in errors] == ["HTTP 429.", "HTTP 429."]
 
 
+@pytest.fixture
+def begin(pool, first, clock):
+    """Begin that many sends that the first service holds up; returns how to end one of them.
+
+    They wait in threads of their own, so that what they record comes when the test says so.
+    """
+    held = []
+
+    def make(number):
+        begun = threading.Semaphore(0)
+        quick = first.send
+
+        def hold(message, timeout):
+            release, result = threading.Event(), []
+            held.append((threading.current_thread(), release, result))
+            begun.release()
+            assert release.wait(20)
+            if result[0]:
+                raise result[0]
+            return "id"
+
+        first.send = hold
+        for _ in range(number):
+            threading.Thread(target=send, args=(pool,)).start()
+            assert begun.acquire(timeout=20)
+        first.send = quick
+
+    def end(fault=None):
+        thread, release, result = held.pop()
+        result.append(fault)
+        release.set()
+        thread.join(20)
+
+    make.end = end
+    yield make
+    while held:
+        end()
+
+
+@pytest.mark.parametrize("fault", [fault for fault, *_ in FAULTS])
+def test_what_hung_before_the_recovery_does_not_make_it_rest_again(
+    fault, begin, pool, first, clock, store
+):
+    begin(16)
+    for _ in range(FAILURES_TO_REST):
+        begin.end(OutcomeUnknown("silence"))
+    assert state_of(pool, store) == "resting"
+    clock.now += FIRST_REST_SECONDS * JITTERED
+    assert send(pool).service_used == "first", "its probe"
+    for _ in range(16 - FAILURES_TO_REST):
+        begin.end(fault)
+    assert state_of(pool, store) == "working"
+    assert send(pool).service_used == "first"
+
+
+def test_what_was_accepted_late_does_not_end_the_rest(begin, pool, first, clock, store):
+    first.fault = ServiceUnavailable("down")
+    send(pool)
+    begin(1)
+    for _ in range(FAILURES_TO_REST):
+        send(pool)
+    clock.now += 1
+    begin.end()
+    assert state_of(pool, store) == "resting"
+
+
+def test_each_rest_is_on_record_once_however_often_it_is_lengthened(begin, pool, store, clock):
+    begin(8)
+    for _ in range(8):
+        begin.end(RateLimited("HTTP 429.", 60))
+        clock.now += 30
+    changes = [change["change"] for change in store.service_changes("example.com")]
+    assert len(changes) == 1
+    health = store.service_states("example.com")["first"].health
+    assert health.rest_until == clock.now - 30 + 60
+
+
 def test_an_admin_can_have_it_tried_again_at_once(pool, first):
     first.fault = AccountRefused("quota")
     send(pool)

@@ -26,11 +26,17 @@ DOWN, SILENT = ServiceUnavailable("down"), OutcomeUnknown("silence")
 QUOTA, LIMIT, BAD = AccountRefused("quota"), RateLimited("slow down"), MessageRejected("bad")
 
 
-def after(*faults, health=None, now=NOW, was_probe=False, random=0.0) -> Health:
+def after(*faults, health=None, now=NOW, seen=None, was_probe=False, random=0.0) -> Health:
     health = health or Health()
     for fault in faults:
-        health = after_fault(health, fault, now, lambda: random, was_probe=was_probe)
+        health = after_fault(
+            health, fault, now, lambda: random, seen=seen or health, was_probe=was_probe
+        )
     return health
+
+
+def accepted(health, now, *, seen=None, was_probe=False) -> Health:
+    return after_success(health, now, seen=seen or health, was_probe=was_probe)
 
 
 RESTING = after(*[DOWN] * FAILURES_TO_REST)
@@ -69,7 +75,7 @@ def test_a_bad_message_blames_nobody():
 
 
 def test_a_success_between_starts_the_count_again():
-    health = after_success(after(*[DOWN] * 4), NOW)
+    health = accepted(after(*[DOWN] * 4), NOW)
     assert after(*[DOWN] * 4, health=health).state(NOW) == "working"
 
 
@@ -84,7 +90,7 @@ def test_a_rest_ends_in_one_probe_at_a_time():
 
 
 def test_a_successful_probe_makes_it_work_as_if_nothing_had_been():
-    health = after_success(RESTING, NOW + 20)
+    health = accepted(RESTING, NOW + 20, was_probe=True)
     assert health == Health(since=NOW + 20)
     assert health.is_clean()
 
@@ -113,8 +119,65 @@ def test_a_probe_that_was_a_bad_message_lets_the_next_one_find_out():
     assert health == RESTING
 
 
-def test_what_began_before_the_rest_does_not_lengthen_it():
-    assert after(DOWN, SILENT, QUOTA, health=RESTING) == RESTING
+BEFORE, WORKS = Health(), accepted(RESTING, NOW + 20)
+AGAIN = after(*[DOWN] * 5, health=WORKS, now=NOW + 30)
+LATE_FAULTS = {
+    "one that began before the rest does not lengthen it": (BEFORE, RESTING, DOWN),
+    "nor does one of the account": (BEFORE, RESTING, QUOTA),
+    "nor one that asks for less": (BEFORE, AGAIN, RateLimited("slow", 1)),
+    "one that began before the recovery does not count after it": (BEFORE, WORKS, DOWN),
+    "nor does one that began in the rest": (RESTING, WORKS, SILENT),
+    "nor do the account and a limit": (BEFORE, WORKS, QUOTA),
+    "nor one that asks for more": (BEFORE, WORKS, RateLimited("slow", 9999)),
+    "one that began before the last rest does not lengthen this one": (BEFORE, AGAIN, DOWN),
+}
+
+
+@pytest.mark.parametrize("case", LATE_FAULTS)
+def test_a_late_fault_changes_nothing(case):
+    seen, health, fault = LATE_FAULTS[case]
+    assert after(*[fault] * 16, health=health, now=NOW + 31, seen=seen) == health
+
+
+def test_a_fault_counts_as_long_as_nothing_has_changed_since_its_attempt_began():
+    assert after(*[DOWN] * 4, seen=BEFORE).failures == 4
+    assert after(*[DOWN] * 5, health=WORKS, seen=WORKS).state(NOW) == "resting"
+    counted = accepted(after(*[DOWN] * 4), NOW + 1)
+    assert counted.since is None, "it worked all the time"
+    assert after(DOWN, health=counted, seen=BEFORE).failures == 1
+
+
+@pytest.mark.parametrize("seen", [BEFORE, RESTING, WORKS])
+def test_what_a_provider_asks_for_while_the_service_rests_lengthens_the_rest(seen):
+    health = after(RateLimited("slow", 60), health=AGAIN, now=NOW + 31, seen=seen)
+    assert health.rest_until == NOW + 31 + 60
+    assert (health.reason, health.since) == ("slow", AGAIN.since)
+    assert (health.rests, health.failures) == (AGAIN.rests, AGAIN.failures), "it is the same rest"
+    longest = after(RateLimited("slow", 1e9), health=AGAIN, now=NOW + 31, seen=seen)
+    assert longest.rest_until == NOW + 31 + 24 * 3600
+
+
+def test_a_probe_that_fails_does_not_shorten_the_rest_that_was_asked_for_meanwhile():
+    asked = after(RateLimited("slow", 3600), health=RESTING, now=NOW + 16)
+    assert after(DOWN, health=asked, now=NOW + 17, was_probe=True).rest_until == asked.rest_until
+
+
+@pytest.mark.parametrize(
+    ("seen", "health"), [(BEFORE, RESTING), (BEFORE, AGAIN), (RESTING, AGAIN), (WORKS, AGAIN)]
+)
+def test_a_late_success_does_not_end_a_rest_that_began_after_it(seen, health):
+    assert accepted(health, NOW + 31, seen=seen) == health
+
+
+def test_a_success_of_an_attempt_during_the_rest_ends_it():
+    assert accepted(AGAIN, NOW + 31, seen=AGAIN) == Health(since=NOW + 31)
+
+
+@pytest.mark.parametrize("health", [RESTING, AGAIN, WORKS])
+def test_a_probes_result_always_counts(health):
+    assert accepted(health, NOW + 31, seen=BEFORE, was_probe=True).state(NOW + 31) == "working"
+    failed = after(DOWN, health=health, now=NOW + 31, seen=BEFORE, was_probe=True)
+    assert (failed.rests, failed.state(NOW + 31)) == (health.rests + 1, "resting")
 
 
 def test_rests_differ_so_that_nodes_do_not_probe_in_step():
