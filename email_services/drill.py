@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, get_args
 
 from email_services.abstract import AbstractEmailService
 from email_services.exceptions import (
@@ -30,12 +30,14 @@ class Drill:
 
     kind: the fault. share: the part of its messages that meets it, above 0 and up to 1.
     since, until: seconds since the epoch; until is None if it lasts until it is switched off.
+    health_before: the service's health, as a dict, before this drill's faults changed it.
     """
 
     kind: DrillKind = "unavailable"
     share: float = 1.0
     since: float = 0.0
     until: float | None = None
+    health_before: Mapping[str, Any] | None = field(default=None, compare=False)
 
     def is_on(self, now: float) -> bool:
         """Whether it has not lapsed."""

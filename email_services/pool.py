@@ -233,8 +233,7 @@ class PooledEmailService:
 
     def health_in(self, state: ServiceState) -> Health:
         """The health in `state`, where what a drill did ends with the drill."""
-        lapsed = state.health.simulated and self.drill_in(state) is None
-        return Health() if lapsed else state.health
+        return state.health if self.drill_in(state) else _without_drill(state)
 
     def set_drill(
         self,
@@ -244,13 +243,14 @@ class PooledEmailService:
         """Begin, change or end a rehearsal. Raises StoreUnavailable.
 
         wanted: gives the new drill, or None for none, from the one that is on and the time.
+        Each begins with the service's own health, whatever an earlier one did to it.
         """
 
         def change(state: ServiceState) -> tuple[ServiceState, str]:
             before, after = self.drill_in(state), wanted(self.drill_in(state), self._now())
-            state = replace(state, drill=after)
             words = f"simulated failure on: {after.kind}" if after else "simulated failure off"
-            return replace(state, health=self.health_in(state)), words if before or after else ""
+            state = replace(state, drill=after, health=_without_drill(state))
+            return state, words if before or after else ""
 
         self._store.change_service(self.email_domain, service.name, change, self._now())
 
@@ -422,7 +422,9 @@ class PooledEmailService:
         now = self._now()
 
         def change(state: ServiceState) -> tuple[ServiceState, str]:
-            before = self.health_in(state)
+            before, drill = self.health_in(state), self.drill_in(state)
+            if fault.simulated and drill is None:
+                return state, ""  # its drill has ended meanwhile
             health = after_fault(before, fault, now, random.random, seen=seen, was_probe=was_probe)
             errors = state.last_errors
             if fault.blames_service:
@@ -430,7 +432,9 @@ class PooledEmailService:
             words = ""
             if health.rest_until is not None and health.rests != before.rests:
                 words = f"resting for {health.rest_until - now:.0f} s: {fault.summary}"
-            return replace(state, health=health, last_errors=errors), words
+            if drill and health.simulated and not before.simulated:
+                drill = replace(drill, health_before=asdict(replace(before, probe_until=None)))
+            return ServiceState(health, drill, errors), words
 
         self._change(step, change)
 
@@ -511,6 +515,13 @@ def _why_not(step: Step) -> str:
     if step.decision == "probe":
         return BEING_PROBED
     return step.reason
+
+
+def _without_drill(state: ServiceState) -> Health:
+    """The health in `state` without what the faults of its drill did."""
+    if not state.health.simulated:
+        return state.health
+    return Health(**((state.drill and state.drill.health_before) or {}))
 
 
 def _resting(health: Health, now: float) -> str:

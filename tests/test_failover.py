@@ -352,12 +352,69 @@ def test_what_a_drill_did_to_its_health_ends_with_it(pool, first, store, clock):
     assert send(pool).service_used == "first"
 
 
-def test_a_real_rest_outlasts_a_drill(pool, first, store):
+WAYS_TO_END = {
+    "switched off": lambda pool, first, _: pool.set_drill(first, lambda *_: None),
+    "lapsed": lambda _pool, _first, clock: setattr(clock, "now", clock.now + 60),
+    "replaced": lambda pool, first, _: pool.set_drill(first, lambda *_: Drill(share=1e-9)),
+}
+FAULTS_BEFORE = {
+    "none": [],
+    "some failures": [ServiceUnavailable("down")] * (FAILURES_TO_REST - 1),
+    "a rest that is over": [RateLimited("limit")],
+    "a rest": [AccountRefused("quota")],
+}
+
+
+@pytest.mark.parametrize("kind", ["unavailable", "key_refused", "rate_limited"])
+@pytest.mark.parametrize("before", FAULTS_BEFORE)
+@pytest.mark.parametrize("end", WAYS_TO_END)
+def test_a_drill_leaves_the_health_as_it_was(end, before, kind, pool, first, store, clock):
+    def health():
+        return pool.health_in(store.service_states("example.com")["first"])
+
+    for first.fault in FAULTS_BEFORE[before]:
+        send(pool)
+    clock.now += FIRST_REST_SECONDS * JITTERED
+    pool.set_drill(first, lambda *_: Drill(kind, until=clock.now + 60))
+    real = health()
+    for _ in range(FAILURES_TO_REST + 1):
+        send(pool)
+        pool.send(make_message(), only=first)
+    assert health().state(clock.now) == "resting"
+    WAYS_TO_END[end](pool, first, clock)
+    assert health() == real
+
+
+def test_a_drill_begins_without_what_a_lapsed_one_did(pool, first, store, clock):
+    pool.set_drill(first, lambda *_: Drill("key_refused", until=clock.now + 60))
+    send(pool)
+    clock.now += 60
+    pool.set_drill(first, lambda *_: Drill("slow"))
+    assert state_of(pool, store) == "working"
+
+
+def test_a_success_during_a_drill_outlasts_it(pool, first, store, clock):
     first.fault = AccountRefused("quota")
     send(pool)
-    pool.set_drill(first, lambda *_: Drill())
-    pool.set_drill(first, lambda *_: None)
+    first.fault = None
+    pool.set_drill(first, lambda *_: Drill(share=1e-9))
+    assert pool.send(make_message(), only=first).outcome == "sent"
+    pool.set_drill(first, lambda *_: Drill("key_refused"))
+    send(pool)
     assert state_of(pool, store) == "resting"
+    pool.set_drill(first, lambda *_: None)
+    assert state_of(pool, store) == "working"
+
+
+def test_a_drills_fault_that_comes_after_its_end_does_not_count(begin, pool, first, store):
+    fault = AccountRefused("Simulated failure.")
+    fault.simulated = True
+    pool.set_drill(first, lambda *_: Drill(share=1e-9))
+    begin(1)
+    pool.set_drill(first, lambda *_: None)
+    begin.end(fault)
+    assert state_of(pool, store) == "working"
+    assert store.service_states("example.com")["first"].last_errors == ()
 
 
 @pytest.mark.parametrize(("policy", "used"), [("stop", None), ("failover", "second")])
