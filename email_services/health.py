@@ -30,6 +30,8 @@ LONGEST_ACCOUNT_REST_SECONDS: Final = 3600.0
 LONGEST_ASKED_SECONDS: Final = 24 * 3600.0
 JITTER: Final = 0.2
 """A rest is up to this part longer, so that the nodes of a fleet do not probe in step."""
+LONGEST_PROBE_SECONDS: Final = 120.0
+"""No timeout with its grace is longer (email_services.abstract, email_services.pool)."""
 
 WORKING: Final = "working"
 RESTING: Final = "resting"
@@ -68,6 +70,19 @@ class Health:
     def is_clean(self) -> bool:
         """Whether a success changes nothing."""
         return self.failures == 0 and self.rest_until is None
+
+
+def believable(health: Health, now: float) -> Health:
+    """The health without times that cannot be: the clock has been set back since.
+
+    A service would rest, and a lost probe would last, until the clock is where it was again.
+    """
+    longest = max(LONGEST_ACCOUNT_REST_SECONDS, LONGEST_ASKED_SECONDS) * (1 + JITTER)
+    if health.rest_until is not None and health.rest_until > now + longest:
+        health = replace(health, rest_until=now)
+    if health.probe_until is not None and health.probe_until > now + LONGEST_PROBE_SECONDS:
+        health = replace(health, probe_until=None)
+    return health
 
 
 def after_success(health: Health, now: float, *, seen: Health, was_probe: bool) -> Health:

@@ -25,7 +25,7 @@ from email_services.exceptions import (
     StoreUnavailable,
     UnknownService,
 )
-from email_services.health import WORKING, Health, after_fault, after_success
+from email_services.health import WORKING, Health, after_fault, after_success, believable
 from email_services.message import EmailMessage, OnUnknown
 from email_services.store import LoggedMessage, ServiceState, Store
 
@@ -231,9 +231,9 @@ class PooledEmailService:
         """The drill in `state`, unless it has lapsed."""
         return state.drill if state.drill and state.drill.is_on(self._now()) else None
 
-    def health_in(self, state: ServiceState) -> Health:
+    def health_in(self, state: ServiceState, now: float) -> Health:
         """The health in `state`, where what a drill did ends with the drill."""
-        return state.health if self.drill_in(state) else _without_drill(state)
+        return believable(state.health if self.drill_in(state) else _without_drill(state), now)
 
     def set_drill(
         self,
@@ -320,7 +320,8 @@ class PooledEmailService:
         return run.delivery()
 
     def _last_resort(self, steps: Sequence[Step]) -> Step:
-        due = min(steps, key=lambda step: self.health_in(step.state).rest_until or 0)
+        now = self._now()
+        due = min(steps, key=lambda step: self.health_in(step.state, now).rest_until or 0)
         return replace(due, decision="try", reason="No other service is left; it is due first.")
 
     def _plan(self, only: AbstractEmailService | None) -> list[Step]:
@@ -334,7 +335,7 @@ class PooledEmailService:
         return [self._step(s, states.get(s.name, ServiceState()), now) for s in services]
 
     def _step(self, service: AbstractEmailService, state: ServiceState, now: float) -> Step:
-        health = self.health_in(state)
+        health = self.health_in(state, now)
         if health.state(now) == WORKING:
             return Step(service, "try", "", state)
         if health.is_due(now):
@@ -353,7 +354,7 @@ class PooledEmailService:
         claimed = []
 
         def change(state: ServiceState) -> tuple[ServiceState, str]:
-            health = self.health_in(state)
+            health = self.health_in(state, now)
             if not health.is_due(now):
                 return state, ""
             claimed.append(True)
@@ -403,26 +404,27 @@ class PooledEmailService:
         return message.on_unknown or self.on_unknown
 
     def _record_success(self, step: Step) -> None:
-        was_probe, seen = step.decision == "probe", self.health_in(step.state)
+        now = self._now()
+        was_probe, seen = step.decision == "probe", self.health_in(step.state, now)
         if not was_probe and seen.is_clean():
             return  # the usual case costs nothing
 
         def change(state: ServiceState) -> tuple[ServiceState, str]:
-            before = self.health_in(state)
-            health = after_success(before, self._now(), seen=seen, was_probe=was_probe)
+            before = self.health_in(state, now)
+            health = after_success(before, now, seen=seen, was_probe=was_probe)
             words = "working again" if before.rests and not health.rests else ""
             return replace(state, health=health), words
 
         self._change(step, change)
 
     def _record_fault(self, step: Step, fault: ProviderError) -> None:
-        was_probe, seen = step.decision == "probe", self.health_in(step.state)
+        now = self._now()
+        was_probe, seen = step.decision == "probe", self.health_in(step.state, now)
         if not fault.blames_service and not was_probe:
             return
-        now = self._now()
 
         def change(state: ServiceState) -> tuple[ServiceState, str]:
-            before, drill = self.health_in(state), self.drill_in(state)
+            before, drill = self.health_in(state, now), self.drill_in(state)
             if fault.simulated and drill is None:
                 return state, ""  # its drill has ended meanwhile
             health = after_fault(before, fault, now, random.random, seen=seen, was_probe=was_probe)

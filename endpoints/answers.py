@@ -115,9 +115,10 @@ def service_as_dict(
 
 def health_as_dict(pool: PooledEmailService, state: ServiceState) -> dict[str, Any]:
     """Whether a service works, since when, why not, and when it is tried again."""
-    health = pool.health_in(state)
+    now = time.time()
+    health = pool.health_in(state, now)
     return {
-        "health": health.state(time.time()),
+        "health": health.state(now),
         "health_since": iso(health.since),
         "health_reason": health.reason,
         "failures_in_a_row": health.failures,

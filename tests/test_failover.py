@@ -63,7 +63,7 @@ def send(pool, **fields):
 
 def state_of(pool, store, name="first") -> str:
     state = store.service_states("example.com")[name]
-    return pool.health_in(state).state(pool._now())
+    return pool.health_in(state, pool._now()).state(pool._now())
 
 
 FAULTS = [
@@ -203,6 +203,38 @@ def test_a_probe_whose_worker_died_is_followed_by_another(pool, first, clock):
     assert send(pool).service_used == "second"
     clock.now += 10 + GRACE_SECONDS
     assert send(pool).service_used == "first"
+
+
+YEAR = 365 * 24 * 3600
+
+
+@pytest.mark.parametrize(("fault", "failures", "_rest"), FAULTS)
+def test_a_clock_that_is_set_back_ends_a_rest(fault, failures, _rest, pool, first, clock):
+    first.fault = fault
+    for _ in range(failures):
+        send(pool)
+    clock.now -= YEAR
+    first.fault = None
+    assert send(pool).service_used == "first"
+
+
+def test_a_clock_that_is_set_back_ends_a_lost_probe(pool, first, clock):
+    first.fault = AccountRefused("quota")
+    send(pool)
+    clock.now += FIRST_ACCOUNT_REST_SECONDS * JITTERED
+    assert pool._claim_probe(pool._plan(None)[0])
+    clock.now -= YEAR
+    first.fault = None
+    assert send(pool).service_used == "first"
+
+
+def test_a_clock_that_is_set_back_ends_the_rest_that_is_shown(pool, first, store, clock):
+    first.fault = AccountRefused("quota")
+    send(pool)
+    clock.now -= YEAR
+    health = pool.health_in(store.service_states("example.com")["first"], clock.now)
+    assert health.rest_until == clock.now
+    assert health.reason == "quota"
 
 
 def test_health_is_shared_by_all_workers(make_pool, first, second, clock):
@@ -370,7 +402,7 @@ FAULTS_BEFORE = {
 @pytest.mark.parametrize("end", WAYS_TO_END)
 def test_a_drill_leaves_the_health_as_it_was(end, before, kind, pool, first, store, clock):
     def health():
-        return pool.health_in(store.service_states("example.com")["first"])
+        return pool.health_in(store.service_states("example.com")["first"], clock.now)
 
     for first.fault in FAULTS_BEFORE[before]:
         send(pool)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from email_services.abstract import MAX_TIMEOUT_SECONDS
 from email_services.exceptions import (
     AccountRefused,
     MessageRejected,
@@ -15,11 +18,14 @@ from email_services.health import (
     FIRST_REST_SECONDS,
     JITTER,
     LONGEST_ACCOUNT_REST_SECONDS,
+    LONGEST_PROBE_SECONDS,
     LONGEST_REST_SECONDS,
     Health,
     after_fault,
     after_success,
+    believable,
 )
+from email_services.pool import GRACE_SECONDS
 
 NOW = 1_000_000.0
 DOWN, SILENT = ServiceUnavailable("down"), OutcomeUnknown("silence")
@@ -191,3 +197,22 @@ def test_a_simulated_fault_is_remembered_as_one():
     assert after(fault).simulated
     assert after(*[fault] * 5).simulated
     assert not after(*[DOWN] * 5, health=after(fault)).simulated
+
+
+LONGEST = after(RateLimited("slow", 1e9), random=1.0)
+
+
+@pytest.mark.parametrize(
+    ("health", "past"), [(LONGEST, 0), (RESTING, 0), (Health(), 1e9), (RESTING, -1e9)]
+)
+def test_every_rest_that_can_be_is_believed(health, past):
+    assert believable(health, NOW - past) == health
+    probed = replace(health, probe_until=NOW + MAX_TIMEOUT_SECONDS + GRACE_SECONDS)
+    assert believable(probed, NOW) == probed
+
+
+def test_what_cannot_be_is_not_believed():
+    now = NOW - 1
+    assert believable(LONGEST, now) == replace(LONGEST, rest_until=now)
+    probed = replace(RESTING, probe_until=now + LONGEST_PROBE_SECONDS + 1)
+    assert believable(probed, now) == RESTING
