@@ -33,7 +33,7 @@ from email_services.message import EmailMessage
 from email_services.pool import PooledEmailService
 from email_services.store import LoggedMessage, ServiceState
 from endpoints.access import keys_shown
-from endpoints.bodies import MessageFilter, given_fields, once
+from endpoints.bodies import MessageFilter, checked_message, once
 from endpoints.context import mailpool, pool_of
 
 STATUS_OF_OUTCOME = {
@@ -208,11 +208,10 @@ def send_answer(
     pool: PooledEmailService, only: AbstractEmailService | None = None
 ) -> ResponseReturnValue:
     """Send the message in the body, or say what would happen to it."""
-    fields = given_fields()
-    message = EmailMessage.parse(fields, pool.email_domain)
+    message = checked_message(pool.email_domain)
     if message.dry_run:
         return {"result": "dry run", "plan": [step.as_dict() for step in pool.plan(message, only)]}
-    delivery = pool.send(message, only, once(fields, only))
+    delivery = pool.send(message, only, once(only))
     status = STATUS_OF_OUTCOME[delivery.outcome]
     if delivery.rejected:
         status = HTTPStatus.UNPROCESSABLE_ENTITY

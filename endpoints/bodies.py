@@ -14,6 +14,7 @@ from browsable_api import request
 from email_services.abstract import AbstractEmailService
 from email_services.drill import KINDS, Drill, DrillKind
 from email_services.exceptions import InvalidInput
+from email_services.message import EmailMessage
 from email_services.pool import Once
 
 KEY_FIELDS = ("pool_api_key", "root_api_key")
@@ -119,19 +120,31 @@ def checked(model: type[Model], fields: Mapping[str, Any] | None = None) -> Mode
         raise InvalidInput.from_validation(error, known=model.model_fields) from None
 
 
-def once(fields: Mapping[str, Any], only: AbstractEmailService | None) -> Once | None:
-    """The Idempotency-Key of the request, with a fingerprint of what it asks for.
+def checked_message(email_domain: str) -> EmailMessage:
+    """The message in the body, for a sender at `email_domain`.
 
-    Raises InvalidInput.
+    Raises InvalidInput with every problem of the request, its Idempotency-Key's among them.
     """
+    problems = {}
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
+        sentence = "It should be 1 to 255 printable ASCII characters without spaces."
+        problems["Idempotency-Key"] = sentence
+    try:
+        message = EmailMessage.parse(given_fields(), email_domain)
+    except InvalidInput as error:
+        raise InvalidInput({**error.problems, **problems}) from None
+    if problems:
+        raise InvalidInput(problems)
+    return message
+
+
+def once(only: AbstractEmailService | None) -> Once | None:
+    """The Idempotency-Key of a request whose message was checked, and what it asks for."""
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return None
-    if not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
-        raise InvalidInput(
-            {"Idempotency-Key": "It should be 1 to 255 printable ASCII characters without spaces."}
-        )
-    return Once(key, fingerprint([only.name if only else None, fields]))
+    return Once(key, fingerprint([only.name if only else None, given_fields()]))
 
 
 def fingerprint(asked: object) -> str:

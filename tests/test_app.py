@@ -434,6 +434,22 @@ def test_an_idempotency_key_that_cannot_be_one_is_400(key, client):
     assert list(answer.json["problems"]) == ["Idempotency-Key"]
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_an_idempotency_key_is_named_with_the_messages_other_problems(dry_run, client):
+    message = {**PLAIN, "subject": "", "dry_run": dry_run}
+    answer = client.post("/example.com/send", json=message, headers=with_key("a b"))
+    assert answer.status_code == 400
+    assert set(answer.json["problems"]) == {"subject", "Idempotency-Key"}
+
+
+def test_an_idempotency_key_is_checked_in_a_dry_run_and_not_used(client):
+    dry_run = {**PLAIN, "dry_run": True}
+    refused = client.post("/example.com/send", json=dry_run, headers=with_key("a b"))
+    assert (refused.status_code, list(refused.json["problems"])) == (400, ["Idempotency-Key"])
+    assert client.post("/example.com/send", json=dry_run, headers=with_key("k")).json["plan"]
+    assert client.post("/example.com/send", json=PLAIN, headers=with_key("k")).status_code == 200
+
+
 def test_messages_are_listed_filtered_paged_and_shown(client):
     ids = [
         client.post("/example.com/send", json={**PLAIN, "subject": f"{n} <b>"}, headers=POOL).json[
