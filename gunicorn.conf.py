@@ -2,16 +2,29 @@
 
 import logging
 import os
+import re
+
+# What we write holds addresses and subjects: the state, and the mail of maildir services.
+os.umask(0o077)
+
+
+def _number(name: str, default: int, most: int) -> int:
+    """A number from the environment, or the end of the start with one line."""
+    value = os.environ.get(name, str(default))
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", value) or int(value) > most:
+        raise SystemExit(f"${name} should be a whole number from 1 to {most}.")
+    return int(value)
+
 
 wsgi_app = "app:create_app()"
 # Where a platform sets $PORT, its router has to reach us; on a laptop nobody else should.
 host = os.environ.get("HOST", "0.0.0.0" if "PORT" in os.environ else "127.0.0.1")  # noqa: S104
-bind = f"{host}:{os.environ.get('PORT', '8000')}"
+bind = f"{host}:{_number('PORT', 8000, 65535)}"
 
 # Threads, since a send mostly waits for a provider: one that takes 10 s must not hold up others.
-workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+workers = _number("WEB_CONCURRENCY", 2, 1000)
 worker_class = "gthread"
-threads = int(os.environ.get("WEB_THREADS", "16"))
+threads = _number("WEB_THREADS", 16, 1000)
 
 # The configuration is read once, before the fork: an error in it is one line and no worker starts.
 preload_app = True
@@ -45,6 +58,10 @@ class _Unquoted(logging.Filter):
         return True
 
 
+log_level = os.environ.get("LOG_LEVEL", "info").upper()
+if log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+    raise SystemExit("$LOG_LEVEL should be debug, info, warning or error.")
+
 # The application logs each request, without the query.
 logconfig_dict = {
     "version": 1,
@@ -61,8 +78,8 @@ logconfig_dict = {
             "formatter": "line",
         },
     },
-    "root": {"level": os.environ.get("LOG_LEVEL", "INFO").upper(), "handlers": ["stdout"]},
+    "root": {"level": log_level, "handlers": ["stdout"]},
     "loggers": {
-        "gunicorn.error": {"level": os.environ.get("LOG_LEVEL", "INFO").upper(), "propagate": True},
+        "gunicorn.error": {"level": log_level, "propagate": True},
     },
 }

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import requests
 from pydantic import (
@@ -22,6 +22,8 @@ from pydantic import (
     SecretStr,
     ValidationError,
 )
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from email_services.abstract import AbstractEmailService, HTTPSettings, Key, Seconds
 from email_services.exceptions import ConfigError, UnknownDomain, describe
@@ -128,16 +130,20 @@ def load_config(source: str | None = None) -> Config:
     """
     source = source or os.environ.get("EMAIL_CONFIG") or "config.json"
     name = _printable(source)
+    problems = _Problems()
     try:
         given = json.loads(_read(source, name), object_pairs_hook=_without_duplicates)
+        given = _with_environment(given, (), problems)
+    except RecursionError:
+        raise ConfigError(f"{name}: it is nested too deeply") from None
     except ValueError as error:  # not JSON, not UTF-8, or a key given twice
         raise ConfigError(f"{name}: {error}") from None
-    problems = _Problems()
-    file = _validated(ConfigFile, _with_environment(given, (), problems), (), problems)
+    file = _validated(ConfigFile, given, (), problems)
     domains = _domains(file, problems) if file else []
     if file is None or problems:
         raise ConfigError(f"{name}: {problems}")
     config = Config(file, domains)
+    _refuse_state_without_a_file(config.state_url)
     _refuse_or_warn(config, name)
     return config
 
@@ -180,8 +186,12 @@ def _read(source: str, name: str) -> str:
 
 def _printable(source: str) -> str:
     """The source without what may be secret in a URL."""
-    url = urlsplit(source)
-    return f"{url.scheme}://{url.hostname}{url.path}" if url.hostname else source
+    try:
+        url = urlsplit(source)
+    except ValueError:
+        return "the URL of the configuration"
+    host = url.netloc.rpartition("@")[2]
+    return f"{url.scheme}://{host}{url.path}" if url.netloc else source
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -214,7 +224,14 @@ def _validated(
         return model.model_validate(given)
     except ValidationError as error:
         for item in error.errors():
-            problems.add((*path, *item["loc"]), describe(item, model.model_fields))
+            place = item["loc"]
+            if place[-1:] == ("int",) and item["type"].startswith("int_"):
+                continue  # half of int | float, whose other half says the same
+            if place[-1:] == ("float",) and item["type"].startswith("float_"):
+                place = place[:-1]
+            problems.add((*path, *place), describe(item, model.model_fields))
+    except OverflowError:
+        problems.add(path, "a number in it is too large")
     return None
 
 
@@ -252,6 +269,20 @@ def _services(
         if settings is not None:
             services[name] = provider(name, domain.email_domain, settings)
     return list(services.values())
+
+
+def _refuse_state_without_a_file(state_url: str) -> None:
+    """SQLite in memory: each connection would have a state of its own, and lose it."""
+    try:
+        url = make_url(state_url)
+    except (ArgumentError, ValueError):
+        return  # which the store says
+    name = unquote(url.database or "")
+    in_memory = not name or ":memory:" in name or url.query.get("mode") == "memory"
+    if "\0" in name or (url.get_backend_name() == "sqlite" and in_memory):
+        raise ConfigError(
+            "The state's URL ($DATABASE_URL or state_url) is not usable: SQLite needs a file."
+        )
 
 
 def _refuse_or_warn(config: Config, name: str) -> None:

@@ -17,6 +17,7 @@ from email_services.__main__ import make_config as write_config
 from email_services.config import PLACEHOLDER, load_config
 from email_services.exceptions import ConfigError, UnknownDomain
 from email_services.pool import DEFAULT_DEADLINE_SECONDS
+from email_services.store import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -124,6 +125,8 @@ SERVICES = ("email_services", 0, "enabled_services")
 PROBLEMS = [
     ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
     ("[]", "the file: It should be an object"),
+    ("[" * 100_000 + "]" * 100_000, "it is nested too deeply"),
+    (f'{{"a": {"[" * 2000 + "]" * 2000}}}', "it is nested too deeply"),
     (b'{"root_api_key": "\xff"}', "'utf-8' codec can't decode byte 0xff"),
     ('{"a": 1, "a": 2}', "the key 'a' is given twice in one object"),
     (changed("root_api_key", ...), "root_api_key: Required"),
@@ -151,6 +154,26 @@ PROBLEMS = [
     (
         changed("email_services", 0, "enabled_services", {}),
         "email_services[0].enabled_services: Dictionary should have at least 1 item",
+    ),
+    *(
+        (
+            changed(*SERVICES, "Mailgun", "priority_value", value),
+            f"email_services[0].enabled_services.Mailgun.priority_value: {sentence}",
+        )
+        for value, sentence in [
+            ("high", "It should be a valid number, unable to parse string as a number"),
+            ([], "It should be a valid number"),
+            (None, "It should be a valid number"),
+            (float("inf"), "It should be a finite number"),
+        ]
+    ),
+    (
+        changed(*SERVICES, "Mailgun", "priority_value", 10**400),
+        "email_services[0].enabled_services.Mailgun: a number in it is too large",
+    ),
+    (
+        changed(*SERVICES, "int", 5),
+        "email_services[0].enabled_services.int: It should be an object",
     ),
     (
         changed(*SERVICES, "Mailgun", "api_key", ...),
@@ -214,6 +237,40 @@ def test_an_error_names_file_path_and_problem(content, expected, load, tmp_path)
     assert error_of(load, content, tmp_path).startswith(expected)
 
 
+def test_a_number_that_is_none_is_one_problem(load, tmp_path):
+    content = changed(*SERVICES, "Mailgun", "priority_value", "high")
+    content["email_services"][0]["enabled_services"]["Sendgrid"]["timeout_seconds"] = []
+    assert error_of(load, content, tmp_path).count("It should be") == 2
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite:///file::memory:?uri=true",
+        "sqlite:///file:x?mode=memory&uri=true",
+        "sqlite:///a%00b",
+        "sqlite:///a\0b",
+    ],
+)
+def test_a_state_that_is_in_no_file_is_an_error(url, load, monkeypatch):
+    expected = re.escape("($DATABASE_URL or state_url) is not usable: SQLite needs a file.")
+    with pytest.raises(ConfigError, match=expected):
+        load({**ORIGINAL_DESIGN, "state_url": url})
+    if "\0" not in url:
+        monkeypatch.setenv("DATABASE_URL", url)
+        with pytest.raises(ConfigError, match=expected):
+            load(ORIGINAL_DESIGN)
+
+
+@pytest.mark.parametrize("url", ["", " ", "://", "postgres://[::1/x", "postgres://h:port/x", "x:y"])
+def test_a_state_url_that_is_no_url_is_an_error(url):
+    with pytest.raises(ConfigError, match="is not usable"):
+        Store(url)
+
+
 def test_a_domain_given_twice_in_two_spellings_is_an_error(load, tmp_path):
     content = copy.deepcopy(ORIGINAL_DESIGN)
     content["email_services"] *= 2
@@ -274,7 +331,22 @@ def test_a_url_that_fails_is_named_without_what_is_secret_in_it(behaviour, probl
     url = server.url.replace("://", "://user:password@") + "/config.json?token=secret"
     with pytest.raises(ConfigError) as caught:
         load_config(url)
-    assert str(caught.value).startswith(f"http://127.0.0.1/config.json: {problem}")
+    assert str(caught.value).startswith(f"{server.url}/config.json: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://[::1", "the URL of the configuration: could not be fetched"),
+        ("http://127.0.0.1:99999/x?k=s", "http://127.0.0.1:99999/x: could not be fetched"),
+        ("http://u:s@127.0.0.1:x/", "http://127.0.0.1:x/: could not be fetched"),
+        ("http://u:s@/x", "http:///x: could not be fetched"),
+    ],
+)
+def test_a_url_that_is_none_is_an_error(url, expected):
+    with pytest.raises(ConfigError) as caught:
+        load_config(url)
+    assert str(caught.value) == expected
 
 
 def test_database_url_wins_over_state_url(load, monkeypatch):

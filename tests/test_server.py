@@ -268,6 +268,42 @@ def test_a_wrong_configuration_is_one_line_and_no_worker(tmp_path):
     assert "Booting worker" not in ended.stdout.decode()
 
 
+@pytest.fixture
+def _umask_is_kept():
+    before = os.umask(0)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("_umask_is_kept")
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        *((name, value) for name in ("PORT", "WEB_THREADS") for value in ("x", "", "0", "-1")),
+        *((name, "100000") for name in ("PORT", "WEB_THREADS", "WEB_CONCURRENCY")),
+        ("WEB_CONCURRENCY", "0"),
+        ("LOG_LEVEL", "loud"),
+        ("LOG_LEVEL", ""),
+    ],
+)
+def test_a_wrong_setting_of_the_process_ends_the_start_with_one_line(variable, value, monkeypatch):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(REPOSITORY / "gunicorn.conf.py"))
+    assert str(ended.value).startswith(f"${variable} should be ")
+    assert "\n" not in str(ended.value)
+
+
+def test_what_is_written_is_for_the_owner_alone(serve, config, tmp_path):
+    server = serve(config, WEB_CONCURRENCY="1")
+    post(server, timeout=30).raise_for_status()
+    (mail,) = (tmp_path / "primary/new").iterdir()
+    for path in (tmp_path / "state.sqlite3", mail, mail.parent):
+        assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.usefixtures("_umask_is_kept")
 def test_gunicorn_waits_longer_than_any_deadline(monkeypatch):
     monkeypatch.delenv("PORT", raising=False)
     monkeypatch.delenv("HOST", raising=False)
