@@ -1,8 +1,15 @@
 """How gunicorn runs the service; read by itself from the folder it is started in."""
 
+import contextlib
 import logging
 import os
 import re
+import socket
+import time
+from collections import deque
+from typing import Any
+
+from gunicorn.workers.gthread import ThreadWorker
 
 # What we write holds addresses and subjects: the state, and the mail of maildir services.
 os.umask(0o077)
@@ -16,6 +23,34 @@ def _number(name: str, default: int, most: int) -> int:
     return int(value)
 
 
+request_seconds = _number("WEB_REQUEST_SECONDS", 60, 3600)
+
+
+class Worker(ThreadWorker):
+    """Gives up on a request that does not arrive in time: each holds a thread, or it did for ever.
+
+    It hears no more of the client then, as if that had gone; what has arrived whole, and its
+    answer, do not notice. All of this is in the worker's main thread.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._arriving: deque[tuple[float, socket.socket]] = deque()  # by when, in order
+
+    def enqueue_req(self, conn: Any) -> None:
+        """Gunicorn has a new connection."""
+        self._arriving.append((time.monotonic() + request_seconds, conn.sock))
+        super().enqueue_req(conn)
+
+    def notify(self) -> None:
+        """Gunicorn calls this at least once a second."""
+        super().notify()
+        while self._arriving and self._arriving[0][0] <= time.monotonic():
+            _, connection = self._arriving.popleft()
+            with contextlib.suppress(OSError):  # most are closed long since
+                connection.shutdown(socket.SHUT_RD)
+
+
 wsgi_app = "app:create_app()"
 # Where a platform sets $PORT, its router has to reach us; on a laptop nobody else should.
 host = os.environ.get("HOST", "0.0.0.0" if "PORT" in os.environ else "127.0.0.1")  # noqa: S104
@@ -23,7 +58,7 @@ bind = f"{host}:{_number('PORT', 8000, 65535)}"
 
 # Threads, since a send mostly waits for a provider: one that takes 10 s must not hold up others.
 workers = _number("WEB_CONCURRENCY", 2, 1000)
-worker_class = "gthread"
+worker_class = Worker
 threads = _number("WEB_THREADS", 16, 1000)
 
 # The configuration is read once, before the fork: an error in it is one line and no worker starts.

@@ -97,7 +97,7 @@ def main() -> None:
     settings = runpy.run_path(str(GUNICORN_CONF))
     print(
         f"Python {platform.python_version()}, {os.cpu_count()} CPUs; gunicorn with"
-        f" {settings['workers']} {settings['worker_class']} workers of {settings['threads']}"
+        f" {settings['workers']} workers of {settings['threads']}"
         f" threads, keepalive {settings['keepalive']} s, log level WARNING;"
         f" {options.callers} callers at once, {options.rounds} rounds.\n"
     )

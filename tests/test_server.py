@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import runpy
 import signal
@@ -168,6 +169,73 @@ def wait_for(condition, seconds: float = 20) -> None:
         threading.Event().wait(0.01)
 
 
+HALF_SENT = {
+    "headers": b"POST /example.com/send HTTP/1.1\r\nHost: x\r\n",
+    "a body": (
+        b"POST /example.com/send HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        + f"Authorization: {POOL['Authorization']}\r\nContent-Length: 9999\r\n\r\n".encode()
+        + b'{"subject'
+    ),
+    "a chunk": (
+        b"POST /example.com/send HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        + f"Authorization: {POOL['Authorization']}\r\n".encode()
+        + b"Transfer-Encoding: chunked\r\n\r\nffff\r\n{"
+    ),
+}
+
+
+def half_send(server, sent) -> socket.socket:
+    host, port = server.url.removeprefix("http://").split(":")
+    raw = socket.create_connection((host, int(port)), timeout=20)
+    raw.sendall(HALF_SENT[sent])
+    return raw
+
+
+@pytest.mark.parametrize("sent", HALF_SENT)
+def test_clients_that_never_finish_their_request_do_not_hold_the_threads(sent, serve, config):
+    server = serve(config, WEB_CONCURRENCY="1", WEB_THREADS="4", WEB_REQUEST_SECONDS="1")
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(half_send(server, sent)) for _ in range(4)]
+        assert requests.get(f"{server.url}/healthz", timeout=20).status_code == 200
+        answers = [b"".join(iter(functools.partial(raw.recv, 4096), b"")) for raw in slow]
+    expected = b"" if sent == "headers" else b"HTTP/1.1 400 "
+    assert [answer[:13] for answer in answers] == [expected] * 4
+    assert "Traceback" not in server.log
+
+
+def test_a_client_that_drips_its_request_is_given_up_on(serve, config):
+    server = serve(config, WEB_CONCURRENCY="1", WEB_THREADS="1", WEB_REQUEST_SECONDS="1")
+    with half_send(server, "a body") as raw:
+        raw.setblocking(False)
+
+        def is_answered():
+            with contextlib.suppress(BlockingIOError):
+                raw.send(b"x")
+                return raw.recv(13) == b"HTTP/1.1 400 "
+            return False
+
+        wait_for(is_answered)
+
+
+def test_a_send_may_take_longer_than_its_request_may_take_to_arrive(serve, stand_in, tmp_path):
+    release = threading.Event()
+
+    def when_released(exchange):
+        release.wait(20)
+        ACCEPTED["mailgun"](exchange)
+
+    stand = stand_in(when_released)
+    config = with_services(tmp_path, {"mailgun": account("mailgun", stand.url, 1)})
+    server = serve(config, WEB_CONCURRENCY="1", WEB_REQUEST_SECONDS="1")
+    with ThreadPoolExecutor(1) as threads:
+        sent = threads.submit(post, server, timeout=30)
+        wait_for(lambda: len(stand.requests) == 1)
+        with half_send(server, "headers") as later:
+            assert later.recv(1) == b"", "its time is over, and so is that of the one before it"
+        release.set()
+        assert sent.result().json()["result"] == "success"
+
+
 def test_a_graceful_stop_lets_sends_in_progress_finish(serve, stand_in, tmp_path):
     release = threading.Event()
 
@@ -276,13 +344,14 @@ def _umask_is_kept():
     os.umask(before)
 
 
+NUMBERS = ("PORT", "WEB_CONCURRENCY", "WEB_THREADS", "WEB_REQUEST_SECONDS")
+
+
 @pytest.mark.usefixtures("_umask_is_kept")
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
-        *((name, value) for name in ("PORT", "WEB_THREADS") for value in ("x", "", "0", "-1")),
-        *((name, "100000") for name in ("PORT", "WEB_THREADS", "WEB_CONCURRENCY")),
-        ("WEB_CONCURRENCY", "0"),
+        *((name, value) for name in NUMBERS for value in ("x", "", "0", "-1", "100000")),
         ("LOG_LEVEL", "loud"),
         ("LOG_LEVEL", ""),
     ],
