@@ -16,6 +16,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final
 
+import psycopg
+from psycopg.abc import RV, PQGen
+from psycopg.pq import TransactionStatus
 from sqlalchemy import (
     Boolean,
     Column,
@@ -45,6 +48,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
+    DBAPIError,
     IntegrityError,
     InterfaceError,
 )
@@ -59,6 +63,9 @@ logger = logging.getLogger(__name__)
 DEFAULT_URL: Final = "sqlite:///state.sqlite3"
 WAIT_SECONDS: Final = 2
 """How long a message waits for the database: to connect, for a lock, for a statement."""
+
+SILENCE_SECONDS: Final = WAIT_SECONDS + 0.5
+"""How long it waits for any word of PostgreSQL's, which should give up on a statement itself."""
 
 AWAY_SECONDS: Final = 2.0
 """For how long nobody waits again after that: a message asks several times, and has a deadline."""
@@ -219,7 +226,7 @@ class Store:
         self._engine = _make_engine(url)
         self._autocommit = _make_autocommit(self._engine)
         self._keep_seconds = keep_seconds
-        self._away_until = {False: 0.0, True: 0.0}  # by whether it was to write
+        self._away_until = {False: 0.0, True: 0.0}  # to read, to write
         self._next_removal = 0.0
         self._is_migrated = False
         try:
@@ -482,14 +489,23 @@ class Store:
         except IntegrityError:  # another node was first: the caller's to settle
             raise
         except UNAVAILABLE as error:
-            if not writes:  # no lock of another writer: it may come back empty
-                self._is_migrated = False
-            self._away_until[writes] = time.monotonic() + AWAY_SECONDS
+            away_until = time.monotonic() + AWAY_SECONDS
+            self._away_until[True] = away_until
+            if not writes or _is_out_of_reach(error):  # no mere lock of another writer
+                self._away_until[False] = away_until
+                self._is_migrated = False  # it may come back empty
             raise StoreUnavailable("The state database does not answer.") from error
 
 
 UNAVAILABLE: Final = (DatabaseError, InterfaceError, PoolTimeoutError)
 """What SQLAlchemy raises where the database is away, full, locked, damaged or read-only."""
+
+
+def _is_out_of_reach(error: Exception) -> bool:
+    """Whether there is no connection to the database, for any purpose; not so if it is locked."""
+    if not isinstance(error, DBAPIError):
+        return False
+    return error.connection_invalidated or error.statement is None
 
 
 def _state(row: Row[Any]) -> ServiceState:
@@ -548,7 +564,30 @@ def _make_engine(url: str) -> Engine:
         raise ConfigError("The state's URL ($DATABASE_URL or state_url) is not usable.") from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
+    elif engine.driver == "psycopg":
+        event.listen(engine, "do_connect", _connect_to_postgresql)
     return engine
+
+
+class _PostgreSQL(psycopg.Connection[Any]):
+    """A connection on which nobody waits for long, not even for a server that is frozen.
+
+    The server's own timeouts are of no use then, and TCP's neither: its kernel still acknowledges.
+    """
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        try:
+            return super().wait(gen, interval, SILENCE_SECONDS if timeout is None else timeout)
+        except psycopg.OperationalError:
+            if self.info.transaction_status == TransactionStatus.ACTIVE:
+                self.close()  # the answer still to come is nobody's; nor is a rollback waited for
+            raise
+
+
+def _connect_to_postgresql(
+    _dialect: Any, _record: Any, arguments: Sequence[Any], options: Mapping[str, Any]
+) -> _PostgreSQL:
+    return _PostgreSQL.connect(*arguments, **options)
 
 
 _POSTGRESQL: Final = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import threading
 from dataclasses import replace
 
 import pytest
 from sqlalchemy import create_engine, event, text
-from sqlalchemy.exc import OperationalError
 
 from email_services.drill import Drill
 from email_services.exceptions import ConfigError, StoreUnavailable
@@ -356,7 +356,7 @@ def test_a_database_that_is_away_is_waited_for_once(tmp_path, monkeypatch):
 
     def silent(*_, **__):
         attempts.append(1)
-        raise OperationalError("connect", {}, Exception("timeout"))
+        raise sqlite3.OperationalError("timeout")
 
     with contextlib.closing(Store(f"sqlite:///{tmp_path}/state.sqlite3")) as store:
         monkeypatch.setattr("email_services.store.AWAY_SECONDS", 0.2)
@@ -364,11 +364,11 @@ def test_a_database_that_is_away_is_waited_for_once(tmp_path, monkeypatch):
         for ask in everything(store):
             with pytest.raises(StoreUnavailable):
                 ask()
-        assert len(attempts) == 2, "once to read and once to write"
+        assert len(attempts) == 1
         threading.Event().wait(0.25)
         with pytest.raises(StoreUnavailable):
             store.check()
-        assert len(attempts) == 3, "and again after a moment"
+        assert len(attempts) == 2, "and again after a moment"
 
 
 def test_a_locked_database_is_an_error_and_readers_do_not_mind(tmp_path, monkeypatch):
