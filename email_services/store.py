@@ -230,7 +230,7 @@ class Store:
         self._next_removal = 0.0
         self._is_migrated = False
         try:
-            self._migrate()
+            self._migrate(patiently=True)
         except StoreUnavailable as error:
             # Messages go out without it; only what needs it answers 503.
             logger.error("%s", error)
@@ -446,12 +446,17 @@ class Store:
         with self._statement(writes=True) as connection:
             return connection.execute(delete(table).where(key.in_(old))).rowcount
 
-    def _migrate(self) -> None:
-        """Bring the schema up to date; of several that start at once, one does, the others wait."""
+    def _migrate(self, *, patiently: bool = False) -> None:
+        """Bring the schema up to date; of several that start at once, one does, the others wait.
+
+        patiently: whether the steps may take as long as a big table needs. No message may wait so.
+        """
         with self._answering(writes=True), self._engine.begin() as connection:
             _take_the_right_to_write(connection)
             if connection.dialect.name == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(0x6D61696C)))
+                if patiently:
+                    _lift_limits(connection)
             _schema.create(connection, checkfirst=True)
             version = connection.execute(select(func.max(_schema.c.version))).scalar() or 0
             for number, step in enumerate(MIGRATIONS[version:], version + 1):
@@ -575,9 +580,11 @@ class _PostgreSQL(psycopg.Connection[Any]):
     The server's own timeouts are of no use then, and TCP's neither: its kernel still acknowledges.
     """
 
+    silence_seconds: float | None = SILENCE_SECONDS
+
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         try:
-            return super().wait(gen, interval, SILENCE_SECONDS if timeout is None else timeout)
+            return super().wait(gen, interval, self.silence_seconds if timeout is None else timeout)
         except psycopg.OperationalError:
             if self.info.transaction_status == TransactionStatus.ACTIVE:
                 self.close()  # the answer still to come is nobody's; nor is a rollback waited for
@@ -588,6 +595,15 @@ def _connect_to_postgresql(
     _dialect: Any, _record: Any, arguments: Sequence[Any], options: Mapping[str, Any]
 ) -> _PostgreSQL:
     return _PostgreSQL.connect(*arguments, **options)
+
+
+def _lift_limits(connection: Connection) -> None:
+    """Let PostgreSQL take its time; the connection is closed afterwards."""
+    driver_connection = connection.connection.driver_connection
+    connection.detach()
+    if isinstance(driver_connection, _PostgreSQL):
+        driver_connection.silence_seconds = None
+    connection.exec_driver_sql("SET statement_timeout = 0")
 
 
 _POSTGRESQL: Final = {

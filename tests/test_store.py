@@ -15,6 +15,7 @@ from email_services.drill import Drill
 from email_services.exceptions import ConfigError, StoreUnavailable
 from email_services.health import Health
 from email_services.store import (
+    _POSTGRESQL,
     KEEP_KEY_SECONDS,
     KEPT_ERRORS,
     MIGRATIONS,
@@ -288,6 +289,20 @@ def test_a_database_of_an_older_version_is_brought_up_to_date(url, open_store, m
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM later")).scalar() == 0
     engine.dispose()
+
+
+def test_bringing_a_big_database_up_to_date_may_take_its_time(postgresql, monkeypatch):
+    with contextlib.closing(Store(postgresql)):
+        pass
+    monkeypatch.setattr("email_services.store._PostgreSQL.silence_seconds", 1)
+    monkeypatch.setitem(_POSTGRESQL, "options", "-c statement_timeout=500")
+    slow = lambda connection: connection.execute(text("SELECT pg_sleep(1.5)"))  # noqa: E731
+    monkeypatch.setattr("email_services.store.MIGRATIONS", (*MIGRATIONS, slow))
+    with contextlib.closing(Store(postgresql)) as store:
+        assert store._is_migrated
+        with store._engine.connect() as connection:
+            timeout = connection.execute(text("SHOW statement_timeout")).scalar()
+        assert timeout == "500ms", "messages wait no longer than ever"
 
 
 def everything(store) -> list:
