@@ -45,6 +45,7 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
@@ -161,6 +162,19 @@ _OUTCOME_COLUMNS: Final = (
     "possible_duplicate",
     "attempts",
 )
+
+_IS_KEY: Final = and_(
+    _keys.c.email_domain == bindparam("of_domain"), _keys.c.key == bindparam("of_key")
+)
+_IS_RESERVATION: Final = and_(_IS_KEY, _keys.c.at == bindparam("since"))
+_KEY: Final = select(_keys).where(_IS_KEY).with_for_update()
+# SQLite has the same words for it. Only with the option is the count of rows to be had.
+_RESERVE_KEY: Final = (
+    postgresql.insert(_keys).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+)
+_TAKE_KEY: Final = update(_keys).where(_IS_KEY)
+_STORE_ANSWER: Final = update(_keys).where(_IS_RESERVATION)
+_FREE_KEY: Final = delete(_keys).where(_IS_RESERVATION)
 
 
 def _create_tables(connection: Connection) -> None:
@@ -375,34 +389,21 @@ class Store:
 
         fingerprint: of the request. until: when its reservation lapses, if no answer is stored.
         """
-        try:
-            return self._reserve_key(email_domain, key, fingerprint, now, until)
-        except IntegrityError:  # another node reserved it between our two statements
-            return self._reserve_key(email_domain, key, fingerprint, now, until)
-
-    def _reserve_key(
-        self, email_domain: str, key: str, fingerprint: str, now: float, until: float
-    ) -> Reservation:
-        name = {"email_domain": email_domain, "key": key}
+        name = {"of_domain": email_domain, "of_key": key}
         values = {"fingerprint": fingerprint, "at": now, "reserved_until": until, "answer": None}
+        new = {"email_domain": email_domain, "key": key, **values}
+        with self._statement(writes=True) as connection:
+            if connection.execute(_RESERVE_KEY, new).rowcount:
+                return Reservation("new")
         with self._transaction() as connection:
-            row = connection.execute(
-                select(_keys).filter_by(**name).with_for_update()
-            ).one_or_none()
-            if row is None:
-                connection.execute(insert(_keys).values(**name, **values))
-                return Reservation("new")
-            if now - row.at > KEEP_KEY_SECONDS:
-                connection.execute(update(_keys).filter_by(**name).values(**values))
-                return Reservation("new")
-            if row.fingerprint != fingerprint:
-                return Reservation("other")
-            if row.answer is not None:
-                return Reservation("done", json.loads(row.answer))
-            if now < row.reserved_until:
-                return Reservation("in progress")
-            connection.execute(update(_keys).filter_by(**name).values(**values))
-            return Reservation("abandoned")
+            row = connection.execute(_KEY, name).one_or_none()
+            if row is not None:
+                found = _reservation(row, fingerprint, now)
+                if found.state in {"new", "abandoned"}:
+                    connection.execute(_TAKE_KEY, {**name, **values})
+                return found
+        # It was freed between our two statements.
+        return self.reserve_key(email_domain, key, fingerprint, now, until)
 
     def store_answer(
         self, email_domain: str, key: str, at: float, answer: Mapping[str, Any]
@@ -411,19 +412,18 @@ class Store:
 
         Nothing is done if the reservation has lapsed and another request has the key now.
         """
-        reservation = {"email_domain": email_domain, "key": key, "at": at}
+        reservation = {"of_domain": email_domain, "of_key": key, "since": at}
         with self._statement(writes=True) as connection:
-            statement = update(_keys).filter_by(**reservation)
-            connection.execute(statement.values(answer=json.dumps(answer)))
+            connection.execute(_STORE_ANSWER, {**reservation, "answer": json.dumps(answer)})
 
     def free_key(self, email_domain: str, key: str, at: float) -> None:
         """Forget the key, which was reserved `at` that time: its message was surely not sent.
 
         Nothing is done if the reservation has lapsed and another request has the key now.
         """
-        reservation = {"email_domain": email_domain, "key": key, "at": at}
+        reservation = {"of_domain": email_domain, "of_key": key, "since": at}
         with self._statement(writes=True) as connection:
-            connection.execute(delete(_keys).filter_by(**reservation))
+            connection.execute(_FREE_KEY, reservation)
 
     # All of it
 
@@ -527,6 +527,17 @@ def _columns(state: ServiceState) -> dict[str, Any]:
         "drill": json.dumps(asdict(state.drill)) if state.drill else None,
         "last_errors": json.dumps(list(state.last_errors[:KEPT_ERRORS])),
     }
+
+
+def _reservation(row: Row[Any], fingerprint: str, now: float) -> Reservation:
+    """What the row of an Idempotency-Key means for a request with it."""
+    if now - row.at > KEEP_KEY_SECONDS:
+        return Reservation("new")
+    if row.fingerprint != fingerprint:
+        return Reservation("other")
+    if row.answer is not None:
+        return Reservation("done", json.loads(row.answer))
+    return Reservation("in progress" if now < row.reserved_until else "abandoned")
 
 
 def _message_columns(message: LoggedMessage) -> dict[str, Any]:
