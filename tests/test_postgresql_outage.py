@@ -15,7 +15,7 @@ from test_store import NOW, RESTING
 
 from email_services.exceptions import StoreUnavailable
 from email_services.pool import Once, PooledEmailService
-from email_services.store import AWAY_SECONDS, Store
+from email_services.store import AWAY_SECONDS, TRUSTED_SECONDS, Store
 
 psutil = pytest.importorskip("psutil", reason="it comes with PostgreSQL for tests")
 
@@ -132,11 +132,13 @@ def sees_it_work(pool, store, key: str) -> None:
     assert in_time(lambda: keyed(pool, key)).replayed
 
 
-def test_while_it_is_frozen_messages_go_out(pool, store, server, clock, waits, caplog):
+@pytest.mark.parametrize("idle", [0, TRUSTED_SECONDS + 1])
+def test_while_it_is_frozen_messages_go_out(idle, pool, store, server, clock, waits, caplog):
     sees_it_work(pool, store, "before")
+    clock.now += idle
     server.freeze()
     sees_it_go_out_but_not_with_a_key(pool, caplog)
-    assert len(waits) == 2, "for the connection at hand, and for a new one; nobody waits again"
+    assert len(waits) == 1, "one message finds out, and the others know"
     server.thaw()
     clock.now += AWAY_SECONDS
     sees_it_work(pool, store, "after")
@@ -165,3 +167,13 @@ def test_while_it_is_dead_messages_go_out(pool, store, server, clock, caplog):
     clock.now += AWAY_SECONDS
     sees_it_work(pool, store, "after")
     assert keyed(pool, "before").replayed, "what was promised is on the disk"
+
+
+def test_a_restart_while_nothing_was_sent_goes_unnoticed(pool, store, server, clock, caplog):
+    sees_it_work(pool, store, "before")
+    server.kill()
+    server.start()
+    clock.now += TRUSTED_SECONDS + 1
+    caplog.clear()
+    sees_it_work(pool, store, "after")
+    assert "ERROR" not in {record.levelname for record in caplog.records}
