@@ -37,7 +37,15 @@ from endpoints.answers import (
     next_page,
     send_answer,
 )
-from endpoints.bodies import Failure, MessageFilter, Nothing, PoolKey, RootKey, checked
+from endpoints.bodies import (
+    Failure,
+    MessageFilter,
+    Nothing,
+    PoolKey,
+    RootKey,
+    checked,
+    max_body_bytes,
+)
 from endpoints.context import Mailpool, mailpool, pool_of
 
 
@@ -59,7 +67,7 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     config = config or load_config()
     store = Store(config.state_url, config.message_retention_days * 24 * 3600)
     pools = {name: domain.pool(store) for name, domain in config.domains.items()}
-    app = BrowsableAPI(__name__)
+    app = BrowsableAPI(__name__, max_body_bytes(config.max_message_bytes))
     if trusted := os.environ.get("TRUSTED_HOSTS"):
         app.config["TRUSTED_HOSTS"] = trusted.split(",")
     app.url_map.converters["domain"] = DomainConverter
@@ -124,23 +132,39 @@ def send(email_domain: str) -> ResponseReturnValue:
     | `from_email` | the sender, an address at this domain; required |
     | `from_name` | the sender's display name |
     | `to_recipients`, `to_cc`, `to_bcc` | an address or a list; 1 to 1,000 in all |
+    | `reply_to` | where answers go: up to 10 addresses |
     | `subject` | required |
-    | `raw_text_body`, `html_body` | one of them or both |
+    | `raw_text_body`, `html_body` | one of them or both; without a text, the HTML is read |
+    | `attachments` | files: `filename`, `content` in base64, `content_type`; or files of a form |
+    | `inline` | images that the HTML shows as `cid:NAME`: the same with `content_id` |
+    | `headers` | further headers by name, up to 50, in ASCII |
+    | `tags` | up to 10, of 1 to 128 ASCII characters, for the provider's statistics |
+    | `metadata` | up to 20 values of 1 to 500 characters, for the provider's events |
+    | `track_opens`, `track_clicks` | `true` or `false`; without them, as the provider does |
+    | `send_at` | when the provider should send it: `2026-11-24T12:00:00Z` |
+    | `substitutions` | what to put for each `{{name}}` in the subject and the bodies |
     | `on_unknown` | `failover` or `stop`, after an attempt that may have been accepted |
     | `dry_run` | `true`: send nothing, say which services would be tried |
+
+    A service that cannot carry something in a message is passed by, and `attempts` says why.
+    Nothing is ever left out.
 
     An `Idempotency-Key` header makes a request safe to repeat: the same key gets the same answer.
 
     | answer | means |
     |---|---|
-    | 200 | **sent**: `service_used` accepted it |
+    | 200 | **sent**: `service_used` accepted it; `partial` where not for all `recipients` |
     | 400 | nothing was tried: `problems` names every field at fault |
-    | 422 | **not sent**: every service refused the message itself |
+    | 413 | nothing was tried: it is too large |
+    | 422 | **not sent**: every service refused the message itself, or cannot carry it |
     | 503 | **not sent**: no service could send it |
     | 504 | **unknown**: a service took it and did not answer; it may have been sent |
 
     Each lists all `attempts`. `possible_duplicate` is true where a message was sent after an
     attempt whose outcome is unknown.
+
+    **Many at once:** `{"messages": [...]}` takes up to 1,000, each with all its fields, and answers
+    with `results` in the same order: 200 when all were sent, 207 when some, 503 when none.
     """
     if request.method == "POST":
         pool = pool_of(with_pool_key(email_domain))
@@ -187,7 +211,7 @@ def fail(email_domain: str, service: str) -> ResponseReturnValue:
     """
     if request.method == "POST":
         pool = pool_of(with_root_key(email_domain))
-        pool.set_drill(pool.service(service), checked(Failure).drill)
+        pool.breakers.set_drill(pool.service(service), checked(Failure).drill)
     else:
         pool = pool_of(visible_domain(email_domain))
     return failure_answer(pool, pool.service(service))
@@ -207,7 +231,7 @@ def health(email_domain: str, service: str) -> ResponseReturnValue:
     if request.method == "POST":
         pool = pool_of(with_root_key(email_domain))
         checked(Nothing)
-        pool.reset_health(pool.service(service))
+        pool.breakers.reset(pool.service(service))
     else:
         pool = pool_of(visible_domain(email_domain))
     name = pool.service(service).name

@@ -1,6 +1,7 @@
 """How gunicorn runs the service; read by itself from the folder it is started in."""
 
 import contextlib
+import ctypes
 import logging
 import os
 import re
@@ -13,6 +14,11 @@ from gunicorn.workers.gthread import ThreadWorker
 
 # What we write holds addresses and subjects: the state, and the mail of maildir services.
 os.umask(0o077)
+
+# Large blocks, as those of files, go back to the system as soon as they are free. Left alone, glibc
+# learns to keep them, and a worker holds twice the memory (benchmarks/memory.py).
+with contextlib.suppress(AttributeError, OSError):  # where there is no glibc
+    ctypes.CDLL(None).mallopt(-3, 1024 * 1024)  # M_MMAP_THRESHOLD, in bytes
 
 
 def _number(name: str, default: int, most: int) -> int:

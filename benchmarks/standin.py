@@ -28,7 +28,8 @@ class StandIn(asyncio.Protocol):
     def __init__(self, counts: dict[str, int], delay: float) -> None:
         self._counts = counts
         self._delay = delay
-        self._received = b""
+        self._head = b""
+        self._missing = 0
         self._used = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -36,14 +37,19 @@ class StandIn(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Answer once the request is complete: clients send head and body apart."""
-        self._received += data
-        head, end, body = self._received.partition(b"\r\n\r\n")
-        length = _LENGTH.search(head)
-        if not end or (length and len(body) < int(length[1])):
-            return
-        self._received = b""
-        self._answer(head[: head.index(b"\r\n")])
+        """Answer once the request is complete; a body is counted and not kept."""
+        if not self._missing:
+            self._head += data
+            head, end, data = self._head.partition(b"\r\n\r\n")
+            if not end:
+                return
+            self._head = head
+            length = _LENGTH.search(head)
+            self._missing = int(length[1]) if length else 0
+        self._missing -= len(data)
+        if not self._missing:
+            head, self._head = self._head, b""
+            self._answer(head[: head.index(b"\r\n")])
 
     def _answer(self, request_line: bytes) -> None:
         if request_line == b"GET /counts HTTP/1.1":

@@ -11,7 +11,7 @@ The environment says which; without any of these it is the service as it is.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import app
@@ -43,23 +43,25 @@ class NullStore:
         """Apply the change to nothing, and forget it."""
         return change(ServiceState())[0]
 
-    def log_message(self, message: LoggedMessage) -> None:
-        """Forget it."""
+    def log_messages(self, messages: Sequence[LoggedMessage]) -> None:
+        """Forget them."""
 
-    def log_outcome(self, message: LoggedMessage) -> None:
-        """Forget it."""
+    def log_outcomes(self, messages: Sequence[LoggedMessage]) -> None:
+        """Forget them."""
 
-    def reserve_key(self, *_: object) -> Reservation:
+    def reserve_keys(
+        self,
+        email_domain: str,  # noqa: ARG002
+        keys: Sequence[tuple[str, str]],
+        *_: object,
+    ) -> list[Reservation]:
         """Each key is a new one."""
-        return Reservation("new")
+        return [Reservation("new") for _ in keys]
 
-    def store_answer(
-        self, email_domain: str, key: str, at: float, answer: Mapping[str, Any]
+    def settle_keys(
+        self, email_domain: str, at: float, answers: Mapping[str, Mapping[str, Any] | None]
     ) -> None:
-        """Forget it."""
-
-    def free_key(self, email_domain: str, key: str, at: float) -> None:
-        """It was never kept."""
+        """They were never kept."""
 
 
 FOR_READERS = frozenset({"check", "messages", "remove_old", "service_changes"})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from flask import Flask, g
+from flask import Flask, current_app, g
 from flask.typing import ResponseReturnValue
 from flask_api import FlaskAPI
 from flask_api.exceptions import APIException
@@ -22,7 +22,8 @@ from browsable_api.request import Request, request
 
 access_log = logging.getLogger("access")
 
-MAX_BODY_BYTES: Final = 10 * 1024 * 1024
+MEGABYTE: Final = 1024 * 1024
+MAX_BODY_BYTES: Final = 10 * MEGABYTE
 
 _HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -48,8 +49,11 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
     create_url_adapter = Flask.create_url_adapter
     handle_user_exception = Flask.handle_user_exception
 
-    def __init__(self, import_name: str) -> None:
-        """Set up like FlaskAPI, but for its blueprint, which serves jQuery 1.8 and Bootstrap 2."""
+    def __init__(self, import_name: str, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+        """Set up like FlaskAPI, but for its blueprint, which serves jQuery 1.8 and Bootstrap 2.
+
+        max_body_bytes: a larger body of a request is answered 413.
+        """
         here = Path(__file__).parent
         Flask.__init__(
             self,
@@ -57,7 +61,7 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
             static_folder=here / "static",
             template_folder=str(here / "templates"),
         )
-        self.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+        self.config["MAX_CONTENT_LENGTH"] = max_body_bytes
         self.before_request(_start_clock)
         self.after_request(_complete)
         self.register_error_handler(APIError, _answer_error)
@@ -97,7 +101,8 @@ def _answer_http_exception(error: HTTPException) -> ResponseReturnValue:
     status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
     sentence = SENTENCES.get(status, error.description or status.phrase)
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        sentence = f"The body is larger than {MAX_BODY_BYTES // 1024 // 1024} MB."
+        limit = current_app.config["MAX_CONTENT_LENGTH"] // MEGABYTE
+        sentence = f"The body is larger than {limit} MB."
     headers = {k: v for k, v in error.get_headers() if k.lower() != "content-type"}
     return _answer_error(APIError(status, sentence, headers=headers))
 

@@ -15,7 +15,7 @@ _View = TypeVar("_View", bound=Callable[..., Any])
 class FormField:
     """One field of a form.
 
-    widget: "text", "password", "textarea", "addresses" or "select".
+    widget: "text", "password", "textarea", "addresses", "select" or "files".
     options: value to label, for a select. problem: what was wrong with it the last time, or "".
     """
 

@@ -13,7 +13,7 @@ from flask_api import exceptions
 from flask_api.negotiation import BaseNegotiation
 from flask_api.request import APIRequest
 from gunicorn.http.errors import ParseException
-from werkzeug.datastructures import MIMEAccept, MultiDict
+from werkzeug.datastructures import FileStorage, MIMEAccept, MultiDict
 from werkzeug.formparser import MultiPartParser
 from werkzeug.http import parse_options_header
 from werkzeug.wrappers import Request as WerkzeugRequest
@@ -54,7 +54,10 @@ class Request(APIRequest):  # type: ignore[misc]
 
     @property
     def data(self) -> dict[str, Any]:
-        """The body's fields. Raises APIError with 400, 413 or 415."""
+        """The body's fields; a file is a dict of filename, content (bytes) and content_type.
+
+        Raises APIError with 400, 413 or 415.
+        """
         if not hasattr(self, "_fields"):
             # What there is if it fails, for the page that says so.
             self._fields: dict[str, Any] = {}
@@ -63,24 +66,31 @@ class Request(APIRequest):  # type: ignore[misc]
 
     @property
     def form(self) -> dict[str, Any]:
-        """What a form held, to fill it in again; {} for any other body."""
-        return {} if self.mimetype == "application/json" else getattr(self, "_fields", {})
+        """What a form held, to fill it in again, but for files; {} for any other body."""
+        fields = {} if self.mimetype == "application/json" else getattr(self, "_fields", {})
+        return {name: value for name, value in fields.items() if not _holds_files(value)}
 
     def _parse_body(self) -> dict[str, Any]:
+        """No reference to the body is kept while it is parsed: it may be large."""
+        if not (body := self._read_body()):
+            return {}
+        waiting = [body]
+        del body
+        if self.mimetype == "application/json":
+            return _parse_json(waiting.pop())
+        if self.mimetype == "application/x-www-form-urlencoded":
+            return _parse_urlencoded(waiting.pop())
+        if self.mimetype == "multipart/form-data":
+            return _parse_multipart(waiting.pop(), self.headers["Content-Type"])
+        raise exceptions.UnsupportedMediaType
+
+    def _read_body(self) -> bytes:
         try:
-            body = self.get_data(cache=False)
+            body: bytes = self.get_data(cache=False)
             self.stream.read(1)  # 413 if a chunked body goes on: at the limit, Werkzeug just stops
         except ParseException:  # gunicorn's, which quotes the body
             raise _bad_request("The body is not chunked as it says.") from None
-        if not body:
-            return {}
-        if self.mimetype == "application/json":
-            return _parse_json(body)
-        if self.mimetype == "application/x-www-form-urlencoded":
-            return _parse_urlencoded(body)
-        if self.mimetype == "multipart/form-data":
-            return _parse_multipart(body, self.headers["Content-Type"])
-        raise exceptions.UnsupportedMediaType
+        return body
 
 
 request = cast("Request", flask.request)
@@ -89,8 +99,10 @@ request = cast("Request", flask.request)
 
 def _parse_json(body: bytes) -> dict[str, Any]:
     try:
+        text = body.decode("utf-8-sig")
+        del body
         value = json.loads(
-            body.decode("utf-8-sig"),
+            text,
             object_pairs_hook=_without_duplicates,
             parse_constant=_refuse_constant,
         )
@@ -140,30 +152,48 @@ def _parse_multipart(body: bytes, content_type: str) -> dict[str, Any]:
     boundary = parse_options_header(content_type)[1].get("boundary", "")
     if not boundary or not boundary.isascii():
         raise _bad_request("The Content-Type of a multipart form needs a boundary.")
-    parser = MultiPartParser(max_form_memory_size=len(body), max_form_parts=MAX_FORM_FIELDS)
+    parser = MultiPartParser(
+        stream_factory=lambda *_, **__: BytesIO(),  # the body is in memory; its files stay there
+        max_form_memory_size=len(body),
+        max_form_parts=MAX_FORM_FIELDS,
+    )
     try:
         form, files = parser.parse(BytesIO(body), boundary.encode("ascii"), len(body))
     except ValueError as error:
         raise _bad_request(f"The multipart form cannot be read: {error}.") from None
-    if any("\ufffd" in value for value in form.values()):  # what the parser puts for other bytes
+    names = [file.filename or "" for file in files.values()]
+    if any("\ufffd" in text for text in (*form.values(), *names)):  # the parser's for other bytes
         raise _bad_request("The form is not UTF-8.")
-    for file in files.values():
-        file.close()
     if None in form or None in files:  # a part without a name
         raise _bad_request("A part of the multipart form has no name.")
-    if files:
-        raise APIError(
-            HTTPStatus.BAD_REQUEST,
-            "This address takes no files.",
-            dict.fromkeys(files, "It is a file."),
-        )
-    return _fields(form)
+    return {**_fields(form), **_files(files)}
+
+
+def _files(files: MultiDict[str, FileStorage]) -> dict[str, list[dict[str, Any]]]:
+    """The files of each field, always as a list; a browser sends one without a name for none."""
+    given = {name: [file for file in found if file.filename] for name, found in files.lists()}
+    return {
+        name: [
+            {
+                "filename": file.filename,
+                "content": file.stream.read(),
+                "content_type": file.mimetype,
+            }
+            for file in found
+        ]
+        for name, found in given.items()
+        if found
+    }
 
 
 def _fields(form: MultiDict[str, str]) -> dict[str, Any]:
     """One value as a string, several as a list; what was left empty was not given."""
     given = {name: [v for v in values if v.strip()] for name, values in form.lists()}
     return {name: v if len(v) > 1 else v[0] for name, v in given.items() if v}
+
+
+def _holds_files(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(item, dict) for item in value)
 
 
 def _bad_request(error: str) -> APIError:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Annotated, ClassVar, Final
 
 import requests
 from pydantic import AfterValidator, AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr
 
+from email_services.capabilities import Capabilities
 from email_services.exceptions import (
     AccountRefused,
+    CannotCarry,
     MessageRejected,
     OutcomeUnknown,
     ProviderError,
@@ -20,7 +24,7 @@ from email_services.exceptions import (
     ServiceUnavailable,
 )
 from email_services.message import EmailMessage
-from email_services.transport import Answer, Transport
+from email_services.transport import Answer, Transport, is_loopback
 
 USER_AGENT: Final = "mailpool/0.1"
 MAX_TIMEOUT_SECONDS: Final = 110
@@ -58,6 +62,18 @@ class ServiceSettings(BaseModel):
     )
 
 
+@dataclass(frozen=True)
+class Acceptance:
+    """A message that a provider took.
+
+    message_id: the provider's id of it, or None where it gave none: it is accepted either way.
+    refused: why it did not take some of the recipients, by their `Address.key`; never all.
+    """
+
+    message_id: str | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
 class AbstractEmailService(ABC):
     """One account at one provider, for one email domain.
 
@@ -70,40 +86,94 @@ class AbstractEmailService(ABC):
     Settings: ClassVar[type[ServiceSettings]] = ServiceSettings
     """What config.json may say of a service of this kind."""
 
+    provider: ClassVar[str]
+    """The provider's name in config.json, the one of its module."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities()
+    """What it can carry; a message that holds more is not taken to it."""
+
+    max_batch: ClassVar[int] = 1
+    """How many messages it takes in one call."""
+
+    substitutes: ClassVar[bool] = False
+    """Whether a batch gives it the values for each {{name}}, instead of finished texts."""
+
     def __init__(self, name: str, email_domain: str, settings: ServiceSettings) -> None:
         self.name = name
         self.email_domain = email_domain
         self.settings = settings
-
-    @property
-    def provider(self) -> str:
-        """The provider's name: the one of its module."""
-        return type(self).__module__.rpartition(".")[2]
+        self.secrets = _secrets_in(settings)
+        """What config.json says of it that nobody else may know, by its name there."""
 
     @property
     def priority_value(self) -> int | float:
         """A higher value is tried first."""
         return self.settings.priority_value
 
-    def check(self, message: EmailMessage) -> None:  # noqa: B027 - most carry everything
-        """Raise MessageRejected if this provider cannot carry `message`. Sends nothing."""
+    def unencrypted(self) -> str:
+        """What it would send over a network for everybody to read, or ""."""
+        return ""
+
+    def check(self, message: EmailMessage) -> None:
+        """Raise CannotCarry if this provider cannot carry `message`. Sends nothing."""
+        lacking = [*self.capabilities.lacking(message, time.time()), *self.lacking(message)]
+        if lacking:
+            raise CannotCarry(" ".join(lacking))
+
+    def lacking(self, message: EmailMessage) -> Iterable[str]:  # noqa: ARG002 - for subclasses
+        """A sentence for each thing in `message` that only this provider cannot carry."""
+        return ()
+
+    def batch_key(self, message: EmailMessage) -> Hashable | None:  # noqa: ARG002 - for subclasses
+        """Messages with equal keys can share a call; None for one that must have its own."""
+        return None
 
     @abstractmethod
-    def send(self, message: EmailMessage, timeout: float) -> str | None:
-        """Hand `message` to the provider within `timeout` seconds.
+    def send(self, message: EmailMessage, timeout: float) -> Acceptance:
+        """Hand `message`, which `check` let pass, to the provider within `timeout` seconds.
 
-        Returns the provider's id of it, or None where the provider gave none: the message is
-        accepted either way. Raises a ProviderError in every other case.
+        Raises a ProviderError where it is not accepted, or may not be.
         """
+
+    def send_batch(
+        self, messages: Sequence[EmailMessage], timeout: float
+    ) -> list[Acceptance | ProviderError]:
+        """Hand several messages, whose `batch_key` is the same, to the provider in one call.
+
+        Returns what became of each, in their order; a fault of the whole call is everyone's.
+        """
+        raise NotImplementedError(f"{self.provider} takes one message at a time.")
+
+    def secret_texts(self) -> tuple[str, ...]:
+        """What no text may hold: the secrets, in every form in which they are sent."""
+        return tuple(self.secrets.values())
+
+    def redacted(self, text: str, messages: Sequence[EmailMessage]) -> str:
+        """Shorten `text`, and take out what must not be in a log if it was echoed."""
+        bodies = (body for m in messages for body in (m.raw_text_body, m.html_body))
+        for secret in (*self.secret_texts(), *bodies):
+            if secret:
+                text = text.replace(secret, "[removed]")
+        return (storable(" ".join(text.split())) or "")[:300]
+
+
+def _secrets_in(settings: BaseModel) -> dict[str, str]:
+    values = {name: getattr(settings, name) for name in type(settings).model_fields}
+    return {k: v.get_secret_value() for k, v in values.items() if isinstance(v, SecretStr)}
 
 
 class HTTPSettings(ServiceSettings):
     """What config.json may say of a service behind an HTTP API."""
 
-    api_key: Key = Field(description="The account's key.")
     base_url: Annotated[AnyHttpUrl, AfterValidator(_plain_url)] | None = Field(
         None, description="Where the API is, if not at the provider's own address."
     )
+
+
+class APIKeySettings(HTTPSettings):
+    """What config.json may say of a service whose API wants one key."""
+
+    api_key: Key = Field(description="The account's key.")
 
 
 Rule = tuple[int, str, type[ProviderError]]
@@ -113,13 +183,16 @@ Rule = tuple[int, str, type[ProviderError]]
 class HTTPEmailService(AbstractEmailService):
     """A provider behind an HTTP API.
 
-    A subclass says four things: where the API is (`default_base_url`), the request for a message
-    (`build_request`), whether a 2xx is the provider's own and where the id is (`read_acceptance`),
-    and which answers mean something special there (`rules`, `error_text`).
+    A subclass says five things: where the API is (`default_base_url`), what it cannot carry
+    (`capabilities`), the request for a message (`build_request`), whether a 2xx is the provider's
+    own and where the id is (`read_acceptance`), and which answers mean something special there
+    (`rules`, `error_text`).
     """
 
-    Settings = HTTPSettings
+    Settings: ClassVar[type[ServiceSettings]] = APIKeySettings
     default_base_url: ClassVar[str]
+    """Where its API is; a setting may stand in it, as "https://{settings.region}.acme.example"."""
+
     rules: ClassVar[tuple[Rule, ...]] = ()
     """Looked through in order, before the general ones."""
 
@@ -140,9 +213,20 @@ class HTTPEmailService(AbstractEmailService):
 
     def __init__(self, name: str, email_domain: str, settings: HTTPSettings) -> None:
         super().__init__(name, email_domain, settings)
-        self.base_url = str(settings.base_url or self.default_base_url).rstrip("/")
-        self.api_key = settings.api_key.get_secret_value()
+        default = self.default_base_url.format(settings=settings)
+        self.base_url = str(settings.base_url or default).rstrip("/")
         self.transport = Transport(self.base_url)
+
+    def unencrypted(self) -> str:
+        """See AbstractEmailService."""
+        url = self.settings.base_url
+        is_open = url is not None and url.scheme == "http" and not is_loopback(url.host or "")
+        return "its key" if is_open else ""
+
+    @property
+    def api_key(self) -> str:
+        """The key that most APIs want."""
+        return self.secrets["api_key"]
 
     @abstractmethod
     def build_request(self, message: EmailMessage) -> requests.Request:
@@ -152,44 +236,65 @@ class HTTPEmailService(AbstractEmailService):
         """
 
     @abstractmethod
-    def read_acceptance(self, answer: Answer) -> str | None:
-        """The provider's id of the message, from its own 2xx, or None where it holds none.
+    def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:
+        """What the provider took, from its own 2xx.
 
         Raises OutcomeUnknown (`not_the_providers`) where somebody else must have answered.
         """
+
+    def build_batch(self, messages: Sequence[EmailMessage]) -> requests.Request:
+        """The provider's request for several messages; pure. Only where `max_batch` is above 1."""
+        raise NotImplementedError
+
+    def read_batch(
+        self, answer: Answer, messages: Sequence[EmailMessage]
+    ) -> list[Acceptance | ProviderError]:
+        """What became of each of `messages`, in their order, from the provider's own 2xx."""
+        raise NotImplementedError
 
     def error_text(self, answer: Answer) -> str:  # noqa: ARG002 - for subclasses
         """The provider's own words for what is wrong, or ""."""
         return ""
 
-    def secrets(self) -> tuple[str, ...]:
-        """What no text may hold: the key, in every form in which it is sent."""
-        return (self.api_key,)
-
     def retry_after(self, answer: Answer) -> float | None:
         """Seconds after which the provider wants to be tried again, if it says so."""
         return parse_retry_after(answer.headers.get("Retry-After", ""), time.time())
 
-    def check(self, message: EmailMessage) -> None:
+    def send(self, message: EmailMessage, timeout: float) -> Acceptance:
         """See AbstractEmailService."""
-        self.build_request(message)
+        answer = self.exchange(self.build_request(message), timeout)
+        self.refuse(answer, [message])
+        return _storable(self.read_acceptance(answer, message))
 
-    def send(self, message: EmailMessage, timeout: float) -> str | None:
+    def send_batch(
+        self, messages: Sequence[EmailMessage], timeout: float
+    ) -> list[Acceptance | ProviderError]:
         """See AbstractEmailService."""
-        answer = self.call(message, timeout)
+        try:
+            answer = self.exchange(self.build_batch(messages), timeout)
+            self.refuse(answer, messages)
+            results = self.read_batch(answer, messages)
+        except ProviderError as fault:
+            return [fault] * len(messages)
+        return [_storable(r) if isinstance(r, Acceptance) else r for r in results]
+
+    def exchange(self, request: requests.Request, timeout: float) -> Answer:
+        """Make the request and return whatever was answered."""
+        return self.transport.exchange(request, timeout)
+
+    def refuse(self, answer: Answer, messages: Sequence[EmailMessage]) -> None:
+        """Raise the ProviderError that `answer` means, unless it is a success."""
         if 200 <= answer.status < 300:  # noqa: PLR2004 - the meaning of 2xx
-            message_id = self.read_acceptance(answer)
-            return message_id and storable(message_id)
+            return
         if answer.status < 200:  # noqa: PLR2004 - interim: the real answer was still to come
             raise not_the_providers(answer)
-        raise self._refusal(answer, message)
+        raise self.fault(answer, self.error_text(answer), messages)
 
-    def call(self, message: EmailMessage, timeout: float) -> Answer:
-        """Make the request and return whatever was answered."""
-        return self.transport.exchange(self.build_request(message), timeout)
+    def fault(self, answer: Answer, text: str, messages: Sequence[EmailMessage]) -> ProviderError:
+        """The error that `text`, the provider's words in `answer`, means.
 
-    def _refusal(self, answer: Answer, message: EmailMessage) -> ProviderError:
-        text = self.error_text(answer)
+        messages: those it was about, whose bodies must not be repeated.
+        """
         fault = next(
             (
                 fault
@@ -198,24 +303,32 @@ class HTTPEmailService(AbstractEmailService):
             ),
             ServiceUnavailable,
         )
-        words = self._redacted(text, message)
+        words = self.redacted(text, messages)
         reason = f"HTTP {answer.status}: {words}" if words else f"HTTP {answer.status}."
         # What is said of account and rate is for operators; the rest may quote the message.
         plain = f"HTTP {answer.status}."
         summary = reason if issubclass(fault, AccountRefused | RateLimited) else plain
         return fault(reason, self.retry_after(answer), summary)
 
-    def _redacted(self, text: str, message: EmailMessage) -> str:
-        """Shorten `text`, and take out what must not be in a log if it was echoed."""
-        for secret in (*self.secrets(), message.raw_text_body, message.html_body):
-            if secret:
-                text = text.replace(secret, "[removed]")
-        return storable(" ".join(text.split()))[:300]
+
+def shared_content(message: EmailMessage, reserved: str) -> Hashable | None:
+    """The `batch_key` of providers that take one content for many recipients.
+
+    None where the message has not exactly one, or holds `reserved`, by which the provider would
+    know its own placeholders.
+    """
+    alone = len(message.recipients) == len(message.to_recipients) == 1
+    texts = (message.subject, message.raw_text_body, message.html_body)
+    return message.content_key() if alone and not any(reserved in t for t in texts) else None
 
 
-def storable(text: str) -> str:
+def storable(text: str | None) -> str | None:
     """A provider's text without what no database takes: NUL and half surrogate pairs."""
-    return re.sub("[\x00\ud800-\udfff]", "\ufffd", text)
+    return text and re.sub("[\x00\ud800-\udfff]", "\ufffd", text)
+
+
+def _storable(acceptance: Acceptance) -> Acceptance:
+    return Acceptance(storable(acceptance.message_id), acceptance.refused)
 
 
 def not_the_providers(answer: Answer) -> OutcomeUnknown:

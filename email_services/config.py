@@ -8,7 +8,6 @@ import logging
 import os
 import re
 from collections.abc import Iterable
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -25,9 +24,10 @@ from pydantic import (
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from email_services.abstract import AbstractEmailService, HTTPSettings, Key, Seconds
-from email_services.exceptions import ConfigError, UnknownDomain, describe
-from email_services.message import OnUnknown, canonical_domain
+from email_services.abstract import AbstractEmailService, Key, Seconds
+from email_services.addresses import canonical_domain
+from email_services.exceptions import ConfigError, UnknownDomain, UnusableProvider, describe
+from email_services.message import MAX_MESSAGE_BYTES, MEGABYTE, OnUnknown
 from email_services.pool import DEFAULT_DEADLINE_SECONDS, PooledEmailService
 from email_services.providers import find_provider, provider_names
 from email_services.store import DEFAULT_URL, Store
@@ -64,6 +64,9 @@ class ConfigFile(BaseModel):
     production: bool = False
     state_url: str | None = None
     message_retention_days: Annotated[int | float, Field(gt=0, le=36500)] = 30
+    max_message_megabytes: Annotated[int | float, Field(ge=0.1, le=100)] = (
+        MAX_MESSAGE_BYTES / MEGABYTE
+    )
     email_services: list[DomainSettings] = Field(min_length=1)
 
 
@@ -91,13 +94,15 @@ class Config:
     """A configuration that was found good.
 
     production: listings need a key, and keys are never shown. state_url: where the state is.
-    message_retention_days: how long the message log is kept.
+    message_retention_days: how long the message log is kept. max_message_bytes: what a message may
+    hold, its files as they are.
     """
 
     def __init__(self, file: ConfigFile, domains: list[EmailDomain]) -> None:
         self.production = file.production
         self.state_url = os.environ.get("DATABASE_URL") or file.state_url or DEFAULT_URL
         self.message_retention_days = file.message_retention_days
+        self.max_message_bytes = int(file.max_message_megabytes * MEGABYTE)
         self.root_api_key = file.root_api_key
         self.domains = {domain.email_domain: domain for domain in domains}
 
@@ -264,6 +269,9 @@ def _services(
             known = ", ".join(provider_names())
             problems.add(path, f'no such provider; give "service" one of: {known}')
             continue
+        except UnusableProvider as error:
+            problems.add(path, str(error))
+            continue
         fields = {key: value for key, value in given.items() if key != "service"}
         settings = _validated(provider.Settings, fields, path, problems)
         if settings is not None:
@@ -310,14 +318,5 @@ def _weak_keys(config: Config) -> Iterable[str]:
 def _clear_text(config: Config) -> Iterable[str]:
     for domain in config.domains.values():
         for service in domain.services:
-            settings = service.settings
-            url = settings.base_url if isinstance(settings, HTTPSettings) else None
-            if url and url.scheme == "http" and not _is_loopback(url.host or ""):
-                yield f"{service.name} of {domain.email_domain} would send its key unencrypted"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+            if what := service.unencrypted():
+                yield f"{service.name} of {domain.email_domain} would send {what} unencrypted"

@@ -6,9 +6,8 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypeVar, get_args
 
-from email_services.abstract import AbstractEmailService
 from email_services.exceptions import (
     AccountRefused,
     OutcomeUnknown,
@@ -16,8 +15,8 @@ from email_services.exceptions import (
     RateLimited,
     ServiceUnavailable,
 )
-from email_services.message import EmailMessage
 
+Sent = TypeVar("Sent")
 DrillKind = Literal["unavailable", "timeout", "answer_lost", "rate_limited", "key_refused", "slow"]
 KINDS: Final[tuple[str, ...]] = get_args(DrillKind)
 SLOW_SECONDS: Final = 3.0
@@ -43,24 +42,26 @@ class Drill:
         """Whether it has not lapsed."""
         return self.until is None or now < self.until
 
-    def send(
+    def meet(
         self,
-        service: AbstractEmailService,
-        message: EmailMessage,
+        send: Callable[[float], Sent],
         timeout: float,
         wait: Callable[[float], None] = time.sleep,
         chance: Callable[[], float] = random.random,
-    ) -> str | None:
-        """Send as `service` does, but for the fault. Raises what the real fault would."""
+    ) -> Sent:
+        """Have `send` do what it does, but for the fault. Raises what the real fault would.
+
+        send: takes the seconds it may take.
+        """
         if chance() >= self.share:
-            return service.send(message, timeout)
+            return send(timeout)
         if self.kind == "slow":
             wait(min(SLOW_SECONDS, timeout / 2))
-            return service.send(message, timeout / 2)
+            return send(timeout / 2)
         if self.kind == "timeout":
             wait(timeout)
         if self.kind == "answer_lost":
-            service.send(message, timeout)
+            send(timeout)
         raise self._fault(timeout)
 
     def _fault(self, timeout: float) -> ProviderError:

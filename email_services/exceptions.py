@@ -2,6 +2,7 @@
 
     EmailServicesError
     ├── InvalidInput              the caller's fault, with a sentence for every field
+    │   └── MessageTooLarge       more bytes than this server takes
     ├── UnknownDomain             no such email domain
     ├── UnknownService            no such service in the domain
     ├── UnknownMessage            no such message in the log
@@ -11,12 +12,15 @@
     ├── StoreUnavailable          the state that workers share cannot be read or written
     └── ProviderError             the one family that the pool catches and fails over on
         ├── MessageRejected       the message itself is refused; other services may take it
+        │   └── CannotCarry       the provider has no way to express something in it
         ├── AccountRefused        key, quota or account settings at the provider
         ├── RateLimited           too many requests at the provider
         ├── ServiceUnavailable    the provider is down, or cannot be reached
         └── OutcomeUnknown        the provider may or may not have accepted the message
 
     ConfigError (SystemExit)      config.json is wrong: the start stops with one line
+    UnusableProvider (ImportError)  a provider cannot be used as it is; ends as ConfigError
+    └── MissingPackage            its own package is not installed
 
 Any other exception is a bug of ours: it is never caught to fail over.
 """
@@ -42,6 +46,20 @@ class ConfigError(SystemExit):
     """
 
 
+class UnusableProvider(ImportError):
+    """A provider cannot be used as it is installed: the start stops with one line."""
+
+
+class MissingPackage(UnusableProvider):
+    """A provider needs a package that is not installed, and that no other provider needs.
+
+    Its module raises this when it is imported. package: its name for pip.
+    """
+
+    def __init__(self, package: str) -> None:
+        super().__init__(f"It needs a package that is not installed: pip install {package}")
+
+
 class EmailServicesError(Exception):
     """Base of the errors that have an answer for the caller."""
 
@@ -60,7 +78,21 @@ class InvalidInput(EmailServicesError):
     @classmethod
     def from_validation(cls, error: ValidationError, known: Iterable[str] = ()) -> InvalidInput:
         """Turn pydantic's error into problems; `known` field names serve as suggestions."""
-        return cls({_path(item["loc"]): describe(item, known) for item in error.errors()})
+        return cls(
+            {
+                _path(item["loc"]): describe(item, known if len(item["loc"]) == 1 else ())
+                for item in error.errors()
+            }
+        )
+
+
+class MessageTooLarge(InvalidInput):
+    """The message holds more than this server takes. size, limit: bytes."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            {"attachments": f"The message has {size:,} bytes, and {limit:,} are allowed."}
+        )
 
 
 class UnknownDomain(EmailServicesError):
@@ -127,6 +159,10 @@ class MessageRejected(ProviderError):
     """The provider refuses this message (400, 413, 422), or cannot carry it."""
 
     blames_service = False
+
+
+class CannotCarry(MessageRejected):
+    """The provider has no way to express something in this message: it is not asked."""
 
 
 class AccountRefused(ProviderError):

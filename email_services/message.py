@@ -2,128 +2,76 @@
 
 from __future__ import annotations
 
+import html
 import re
+import time
 import uuid
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from collections.abc import Callable, Collection, Hashable, Mapping
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
 
-import idna
-from email_validator import EmailNotValidError, validate_email
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainValidator,
     PrivateAttr,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
 )
 
-from email_services.exceptions import InvalidInput
+from email_services.addresses import Address, Mailbox, as_list, unique
+from email_services.attachments import Attachment, InlineImage
+from email_services.exceptions import InvalidInput, MessageTooLarge
+from email_services.texts import body_text, header_text, text_of_html
+
+MEGABYTE: Final = 1024 * 1024
+MAX_MESSAGE_BYTES: Final = 25 * MEGABYTE
+"""What a message may hold, unless config.json says otherwise: the bodies, and the files decoded."""
 
 MAX_RECIPIENTS: Final = 1000
 """Over to, cc and bcc together; what Mailgun and SendGrid take in one request."""
 
+MAX_FILES: Final = 100
+MAX_REPLY_TO: Final = 10
+MAX_HEADERS: Final = 50
+MAX_TAGS: Final = 10
+MAX_TAG: Final = 128
+MAX_METADATA: Final = 20
+MAX_METADATA_KEY: Final = 64
+MAX_METADATA_VALUE: Final = 500
+MAX_SUBSTITUTIONS: Final = 100
+LATE_SECONDS: Final = 300
+"""A `send_at` that has passed by less means now: clocks differ."""
+
 RECIPIENT_FIELDS: Final = ("to_recipients", "to_cc", "to_bcc")
 """From the most visible to the least."""
 
-MAX_HEADER_TEXT: Final = 998
-"""Characters in a subject or a display name: the longest line of RFC 5322, 2.1.1."""
-
+LIST_FIELDS: Final = (*RECIPIENT_FIELDS, "reply_to", "tags")
+"""One item may be given as a string, and several with commas, as a form does."""
 
 OnUnknown = Literal["failover", "stop"]
 """What follows an attempt that may have been accepted."""
 
-
-class Address(NamedTuple):
-    """One mailbox.
-
-    email: as it goes over the wire, its domain in ASCII ("a@xn--bcher-kva.example").
-    name: the display name, or "".
-    """
-
-    email: str
-    name: str = ""
-
-    @property
-    def domain(self) -> str:
-        """The part after the @, in ASCII and lower case."""
-        return self.email.rpartition("@")[2].lower()
-
-    @property
-    def key(self) -> str:
-        """What makes two spellings the same recipient: providers compare without case."""
-        return self.email.lower()
-
-    def __str__(self) -> str:
-        """RFC 5322 form; the name is quoted where it holds a special character, never encoded."""
-        if not self.name:
-            return self.email
-        if _PLAIN_NAME.fullmatch(self.name):
-            return f"{self.name} <{self.email}>"
-        escaped = re.sub(r'(["\\])', r"\\\1", self.name)
-        return f'"{escaped}" <{self.email}>'
-
-
-# RFC 5322 atoms and spaces, or anything beyond ASCII; every other name needs quotes.
-_PLAIN_NAME = re.compile(r"[\w!#$%&'*+\-/=?^`{|}~\u0080-\U0010ffff ]+")
-_NAME_AND_ADDRESS = re.compile(r'(?:"((?:\\.|[^"\\])*)"\s*|([^"]*?))<([^<>]*)>')
-_SEPARATOR = re.compile(r'[",;:@<>]')
-_QUOTED_OR_COMMA = re.compile(r'"(?:\\.|[^"\\])*(?:"|\Z)|[,\n]')
-# Mail programs decode these (RFC 2047), also into the line breaks that were refused in plain.
-_ENCODED_WORD = re.compile(r"=\?.*\?=")
-
-
-@lru_cache(maxsize=1024)
-def canonical_domain(name: str) -> str:
-    """An email domain in ASCII and lower case, whichever way it was written.
-
-    Raises ValueError if it is not a host name with a dot, as all email domains are.
-    """
-    try:
-        domain = idna.encode(name.rstrip("."), uts46=True).decode("ascii").lower()
-    except (idna.IDNAError, UnicodeError):
-        domain = ""
-    if "." not in domain:
-        raise ValueError("It should be a domain name, with a dot.")
-    return domain
-
-
-def parse_address(value: str) -> Address:
-    """Parse "ada@example.org" or "Ada <ada@example.org>".
-
-    A name may be written without quotes, beyond ASCII too, unless it holds a character that
-    separates addresses. Raises ValueError with a sentence for the caller.
-    """
-    _refuse_control_characters(value)
-    match = _NAME_AND_ADDRESS.fullmatch(value.strip())
-    quoted, unquoted, email = match.groups() if match else (None, None, value)
-    if not email.strip():
-        raise ValueError("It is empty; an email address is needed.")
-    if unquoted and _SEPARATOR.search(unquoted):
-        raise ValueError('Write a name that holds any of ",;:@<> in double quotes.')
-    name = re.sub(r"\\(.)", r"\1", quoted) if quoted else (unquoted or "").rstrip()
-    if _ENCODED_WORD.search(email):
-        raise ValueError("It holds an encoded word (=?...?=), which is no address.")
-    try:
-        parsed = validate_email(
-            email.strip(),
-            check_deliverability=False,
-            test_environment=True,  # .test is reserved for tests, and only for them
-        )
-    except EmailNotValidError as error:
-        raise ValueError(str(error)) from None
-    return Address(f"{parsed.local_part}@{parsed.ascii_domain}", _header_text(name))
-
-
-def _mailbox(value: object) -> Address:
-    if not isinstance(value, str):
-        raise ValueError("It should be a string with one email address.")
-    return parse_address(value)
+RESERVED_HEADERS: Final = re.compile(
+    r"from|to|cc|bcc|subject|reply-to|sender|date|message-id|return-path|received|mime-version"
+    r"|(content|resent|arc|dkim|domainkey)-.*|authentication-results"
+    # Providers take orders by these; each would mean nothing, or something else, at the others.
+    r"|x-(sg|mailgun|ses|pm|mj|msys|sib|mailin)-.*|x-smtpapi",
+    re.IGNORECASE,
+)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,125}")
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]{1,995}")
+_TAG = re.compile(rf"[\x21-\x7e]([\x20-\x7e]{{0,{MAX_TAG - 2}}}[\x21-\x7e])?")
+_METADATA_KEY = re.compile(rf"[A-Za-z][A-Za-z0-9_-]{{0,{MAX_METADATA_KEY - 1}}}")
+_ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d.*")
+_PLACEHOLDER = re.compile(r"\{\{ *([A-Za-z0-9_]{1,64}) *\}\}")
+_CID = re.compile(r"""\bcid:([^\s"'<>)]+)""", re.IGNORECASE)
+_TIME = TypeAdapter(AwareDatetime)
 
 
 def _sender(address: Address, info: ValidationInfo) -> Address:
@@ -133,53 +81,10 @@ def _sender(address: Address, info: ValidationInfo) -> Address:
     return address
 
 
-def _as_list(value: object) -> object:
-    """One string holds one address or several; a list holds one address an item."""
-    if isinstance(value, str):
-        return [item for item in _split(value) if item.strip()]
-    return [] if value is None else value
-
-
-def _split(value: str) -> Iterator[str]:
-    """Split at commas and line breaks that are not inside quotes, as people type addresses."""
-    start = 0
-    for match in _QUOTED_OR_COMMA.finditer(value):
-        if match.group() in ",\n":
-            yield value[start : match.start()]
-            start = match.end()
-    yield value[start:]
-
-
-def _header_text(value: str) -> str:
-    _refuse_control_characters(value)
-    if _ENCODED_WORD.search(value):
-        raise ValueError("It holds an encoded word (=?...?=); write the text itself.")
-    if len(value) > MAX_HEADER_TEXT:
-        raise ValueError(f"It is longer than {MAX_HEADER_TEXT} characters.")
-    return value.strip()
-
-
 def _not_empty(value: str) -> str:
     if not value:
         raise ValueError("It is empty.")
     return value
-
-
-def _body_text(value: str) -> str:
-    if "\x00" in value:
-        raise ValueError("It holds a NUL character.")
-    if _SURROGATE.search(value):
-        raise ValueError("It holds half of a surrogate pair, which is no text.")
-    return value
-
-
-def _refuse_control_characters(value: str) -> None:
-    if _CONTROL_CHARACTER.search(value):
-        raise ValueError("It holds a line break or another control character.")
-
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_CONTROL_CHARACTER = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def _none_if_empty(value: object) -> object:
@@ -190,23 +95,129 @@ def _absent_if_none(value: object) -> object:
     return "" if value is None else value
 
 
-_ONE_ADDRESS: Final[dict[str, Any]] = {"type": "string"}
-_ADDRESSES: Final[dict[str, Any]] = {
-    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
-}
-_Mailbox = Annotated[Address, PlainValidator(_mailbox), WithJsonSchema(_ONE_ADDRESS)]
-_HeaderText = Annotated[str, BeforeValidator(_absent_if_none), AfterValidator(_header_text)]
-_BodyText = Annotated[str, BeforeValidator(_absent_if_none), AfterValidator(_body_text)]
+def _empty_if_none(value: object) -> object:
+    return [] if value is None or value == "" else value
 
 
-def _recipients(description: str) -> Any:
+def _mapping(value: object) -> object:
+    """An object, or lines of "name: value" as a form sends them."""
+    if isinstance(value, str):
+        pairs = [line.partition(":") for line in value.splitlines() if line.strip()]
+        if not all(colon for _, colon, _ in pairs):
+            raise ValueError('It should hold one "name: value" on each line.')
+        return {name.strip(): text.strip() for name, _, text in pairs}
+    return {} if value is None else value
+
+
+def _headers(headers: dict[str, str]) -> dict[str, str]:
+    if len({name.lower() for name in headers}) < len(headers):
+        raise ValueError("A header is given twice; case makes no difference.")
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError("The name of a header has letters, digits, - and _, at most 126.")
+        if RESERVED_HEADERS.fullmatch(name):
+            raise ValueError(f"The header {name} is set by this service or by the provider.")
+        if not _HEADER_VALUE.fullmatch(header_text(value)):
+            raise ValueError(f"{name} should hold 1 to 995 printable ASCII characters.")
+    return {name: value.strip() for name, value in headers.items()}
+
+
+def _tags(tags: list[str]) -> list[str]:
+    tags = [tag.strip() for tag in tags]
+    if not all(_TAG.fullmatch(tag) for tag in tags):
+        raise ValueError(f"A tag is 1 to {MAX_TAG} printable ASCII characters.")
+    return list(dict.fromkeys(tags))
+
+
+def _metadata(metadata: dict[str, str]) -> dict[str, str]:
+    for key, value in metadata.items():
+        if not _METADATA_KEY.fullmatch(key):
+            raise ValueError(
+                "A key is a letter followed by letters, digits, - and _, "
+                f"at most {MAX_METADATA_KEY} in all."
+            )
+        if not 0 < len(header_text(value)) <= MAX_METADATA_VALUE:
+            raise ValueError(
+                f"The value of {key} should have 1 to {MAX_METADATA_VALUE} characters."
+            )
+    return {key: value.strip() for key, value in metadata.items()}
+
+
+def _substitutions(values: dict[str, str] | None) -> dict[str, str] | None:
+    for name, value in (values or {}).items():
+        if not _PLACEHOLDER.fullmatch(f"{{{{{name}}}}}"):
+            raise ValueError("A name is 1 to 64 letters, digits and _.")
+        body_text(value)
+    return values
+
+
+def _send_at(value: object) -> object:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or not _ISO_TIME.fullmatch(value):
+        raise ValueError("It should be a time in ISO 8601 with its zone: 2026-11-24T12:00:00Z.")
+    try:
+        at = _TIME.validate_python(value)
+    except ValidationError:
+        raise ValueError(
+            "It should be a time in ISO 8601 with its zone: 2026-11-24T12:00:00Z."
+        ) from None
+    if at.timestamp() < time.time() - LATE_SECONDS:
+        raise ValueError("It has passed.")
+    return at
+
+
+def _no_two_content_ids(images: list[InlineImage]) -> list[InlineImage]:
+    if len({image.content_id for image in images}) < len(images):
+        raise ValueError("Two images have the same content_id.")
+    return images
+
+
+_HeaderText = Annotated[str, BeforeValidator(_absent_if_none), AfterValidator(header_text)]
+_BodyText = Annotated[str, BeforeValidator(_absent_if_none), AfterValidator(body_text)]
+
+
+def _addresses(description: str, limit: int | None = None) -> Any:
     return Field(
-        default_factory=list, description=description, json_schema_extra={"widget": "addresses"}
+        default_factory=list,
+        description=description,
+        max_length=limit,
+        json_schema_extra={"widget": "addresses"},
     )
 
 
 def _body(description: str) -> Any:
     return Field(default="", description=description, json_schema_extra={"widget": "textarea"})
+
+
+def _pairs(description: str, limit: int) -> Any:
+    return Field(
+        default_factory=dict,
+        description=description,
+        max_length=limit,
+        json_schema_extra={"widget": "textarea"},
+    )
+
+
+def _files(description: str) -> Any:
+    return Field(
+        default_factory=list,
+        description=description,
+        max_length=MAX_FILES,
+        json_schema_extra={"widget": "files"},
+    )
+
+
+def _choice(description: str, options: dict[str, Any]) -> Any:
+    return Field(
+        default=None,
+        description=description,
+        json_schema_extra={"widget": "select", "options": options},
+    )
+
+
+_YES_OR_NO: Final[dict[str, Any]] = {"": "as the provider does", "true": "yes", "false": "no"}
+_Choice = Annotated[bool | None, Field(strict=False), BeforeValidator(_none_if_empty)]
 
 
 class EmailMessage(BaseModel):
@@ -218,27 +229,63 @@ class EmailMessage(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    from_email: Annotated[_Mailbox, AfterValidator(_sender)] = Field(
+    from_email: Annotated[Mailbox, AfterValidator(_sender)] = Field(
         description="The sender, an address at the email domain in the URL."
     )
     from_name: _HeaderText = Field(default="", description="The sender's display name.")
-    to_recipients: list[_Mailbox] = _recipients(
+    to_recipients: list[Mailbox] = _addresses(
         "Who it is for: one address or a list; Ada <ada@example.org> gives a name."
     )
-    to_cc: list[_Mailbox] = _recipients("Who gets a copy.")
-    to_bcc: list[_Mailbox] = _recipients("Who gets a copy that nobody else knows of.")
+    to_cc: list[Mailbox] = _addresses("Who gets a copy.")
+    to_bcc: list[Mailbox] = _addresses("Who gets a copy that nobody else knows of.")
+    reply_to: list[Mailbox] = _addresses("Where answers go, if not to the sender.", MAX_REPLY_TO)
     subject: Annotated[_HeaderText, AfterValidator(_not_empty)] = Field(
         description="The subject, not empty."
     )
-    raw_text_body: _BodyText = _body("The plain text. A message has this, html_body, or both.")
+    raw_text_body: _BodyText = _body(
+        "The plain text. A message has this, html_body, or both; without it, the HTML is read."
+    )
     html_body: _BodyText = _body("The HTML.")
-    on_unknown: Annotated[OnUnknown | None, BeforeValidator(_none_if_empty)] = Field(
+    attachments: Annotated[list[Attachment], BeforeValidator(_empty_if_none)] = _files(
+        "Files: filename, content in base64, content_type."
+    )
+    inline: Annotated[
+        list[InlineImage], BeforeValidator(_empty_if_none), AfterValidator(_no_two_content_ids)
+    ] = _files("Images that the HTML shows as cid:CONTENT_ID; like attachments, with content_id.")
+    headers: Annotated[dict[str, str], BeforeValidator(_mapping), AfterValidator(_headers)] = (
+        _pairs("Further headers, by name.", MAX_HEADERS)
+    )
+    tags: Annotated[list[str], AfterValidator(_tags)] = Field(
+        default_factory=list,
+        description="What the provider's statistics call it.",
+        max_length=MAX_TAGS,
+    )
+    metadata: Annotated[dict[str, str], BeforeValidator(_mapping), AfterValidator(_metadata)] = (
+        _pairs("What the provider's events give back.", MAX_METADATA)
+    )
+    track_opens: _Choice = _choice("Whether the provider notes that it was opened.", _YES_OR_NO)
+    track_clicks: _Choice = _choice("Whether the provider notes clicks on links.", _YES_OR_NO)
+    send_at: Annotated[
+        datetime | None,
+        BeforeValidator(_send_at),
+        WithJsonSchema({"type": "string", "format": "date-time"}),
+    ] = Field(
         default=None,
-        description="After an attempt that may have been accepted: failover or stop.",
-        json_schema_extra={
-            "widget": "select",
-            "options": {"": "as the domain says", "failover": "failover", "stop": "stop"},
-        },
+        description="When the provider should send it: ISO 8601 with a zone.",
+    )
+    substitutions: Annotated[
+        dict[str, str] | None,
+        BeforeValidator(lambda value: None if value in (None, "") else _mapping(value)),
+        AfterValidator(_substitutions),
+    ] = Field(
+        default=None,
+        description="What to put for each {{name}} in the subject and the bodies.",
+        max_length=MAX_SUBSTITUTIONS,
+        json_schema_extra={"widget": "textarea"},
+    )
+    on_unknown: Annotated[OnUnknown | None, BeforeValidator(_none_if_empty)] = _choice(
+        "After an attempt that may have been accepted: failover or stop.",
+        {"": "as the domain says", "failover": "failover", "stop": "stop"},
     )
     dry_run: Annotated[bool, Field(strict=False)] = Field(
         default=False,
@@ -252,12 +299,15 @@ class EmailMessage(BaseModel):
     _message_id: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)
 
     @classmethod
-    def parse(cls, fields: Mapping[str, Any], email_domain: str) -> EmailMessage:
+    def parse(
+        cls, fields: Mapping[str, Any], email_domain: str, max_bytes: int = MAX_MESSAGE_BYTES
+    ) -> EmailMessage:
         """Check `fields`, as a client sent them, for a sender at `email_domain`.
 
-        Raises InvalidInput with every problem there is.
+        Raises InvalidInput with every problem there is, MessageTooLarge if the size is the only
+        one.
         """
-        given = {**fields, **{name: _as_list(fields.get(name)) for name in RECIPIENT_FIELDS}}
+        given = {**fields, **{name: as_list(fields.get(name)) for name in LIST_FIELDS}}
         problems = _problems_of_the_whole(given)
         if _count_recipients(given) > MAX_RECIPIENTS:
             # Their number is the problem: do not parse a million addresses to say so.
@@ -267,8 +317,11 @@ class EmailMessage(BaseModel):
         except ValidationError as error:
             invalid = InvalidInput.from_validation(error, known=cls.model_fields)
             raise InvalidInput({**problems, **invalid.problems}) from None
+        problems |= _problems_between_fields(message)
         if problems:
             raise InvalidInput(problems)
+        if message.size > max_bytes:
+            raise MessageTooLarge(message.size, max_bytes)
         return message.normalised()
 
     @property
@@ -286,19 +339,95 @@ class EmailMessage(BaseModel):
         """Everybody who gets the message: to, then cc, then bcc."""
         return [*self.to_recipients, *self.to_cc, *self.to_bcc]
 
+    @property
+    def files(self) -> list[Attachment]:
+        """Everything attached, inline images too."""
+        return [*self.attachments, *self.inline]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the bodies and of the files as they are."""
+        return self._body_bytes + sum(len(file.content) for file in self.files)
+
+    @property
+    def encoded_size(self) -> int:
+        """Bytes of the bodies and of the files in base64 with its line breaks."""
+        return self._body_bytes + sum(-(-len(file.content) * 78 // 57) for file in self.files)
+
+    @property
+    def _body_bytes(self) -> int:
+        return len(self.raw_text_body.encode()) + len(self.html_body.encode())
+
+    def content_key(self) -> Hashable:
+        """The same for messages that differ in recipients, metadata and substituted values only."""
+        return (
+            self.from_email,
+            self.subject,
+            self.raw_text_body,
+            self.html_body,
+            *((file.filename, file.content_type, file.content) for file in self.attachments),
+            *((file.content_id, file.content_type, file.content) for file in self.inline),
+            tuple(self.reply_to),
+            tuple(self.headers.items()),
+            tuple(self.tags),
+            (self.track_opens, self.track_clicks, self.send_at, self.substitutions is None),
+        )
+
     def normalised(self) -> EmailMessage:
-        """Give the sender its name, and keep each recipient once, where it is most visible."""
+        """Give the sender its name, keep each recipient once, and derive a missing text."""
         seen: set[str] = set()
         return self.model_copy(
             update={
                 "from_email": Address(
                     self.from_email.email, self.from_name or self.from_email.name
                 ),
-                "to_recipients": _unseen(self.to_recipients, seen),
-                "to_cc": _unseen(self.to_cc, seen),
-                "to_bcc": _unseen(self.to_bcc, seen),
+                "to_recipients": unique(self.to_recipients, seen),
+                "to_cc": unique(self.to_cc, seen),
+                "to_bcc": unique(self.to_bcc, seen),
+                "reply_to": unique(self.reply_to, set()),
+                # The reverse is never invented.
+                "raw_text_body": self.raw_text_body or text_of_html(self.html_body),
             }
         )
+
+    def rendered(self) -> EmailMessage:
+        """With each {{name}} filled in; HTML shows the value as the text it is."""
+        if self.substitutions is None:
+            return self
+        return self.model_copy(
+            update={
+                "subject": self.filled(self.subject),
+                "raw_text_body": self.filled(self.raw_text_body),
+                "html_body": self.filled(self.html_body, html.escape),
+                "substitutions": None,
+            }
+        )
+
+    def filled(self, text: str, escape: Callable[[str], str] = str) -> str:
+        """`text` with each {{name}} that has a value filled in, after `escape`."""
+        values = self.substitutions or {}
+        return self.marked(text, lambda name: escape(values[name]))
+
+    def marked(self, text: str, mark: Callable[[str], str]) -> str:
+        """`text` with each {{name}} that has a value replaced by what `mark` makes of the name."""
+        values = self.substitutions or {}
+        return _PLACEHOLDER.sub(
+            lambda found: mark(found[1]) if found[1] in values else found[0], text
+        )
+
+    def only_for(self, keys: Collection[str]) -> EmailMessage:
+        """The same message for those of its recipients whose `Address.key` is in `keys`."""
+        return self.model_copy(
+            update={
+                name: [address for address in getattr(self, name) if address.key in keys]
+                for name in RECIPIENT_FIELDS
+            }
+        )
+
+
+def placeholders(text: str) -> set[str]:
+    """The names that stand in `text` as {{name}}."""
+    return set(_PLACEHOLDER.findall(text))
 
 
 def _count_recipients(given: Mapping[str, Any]) -> int:
@@ -322,10 +451,19 @@ def _problems_of_the_whole(given: Mapping[str, Any]) -> dict[str, str]:
     return problems
 
 
-def _unseen(addresses: list[Address], seen: set[str]) -> list[Address]:
-    fresh = []
-    for address in addresses:
-        if address.key not in seen:
-            seen.add(address.key)
-            fresh.append(address)
-    return fresh
+def _problems_between_fields(message: EmailMessage) -> dict[str, str]:
+    """Find where one field asks for what another does not hold."""
+    problems = {}
+    images = {image.content_id for image in message.inline}
+    if missing := {cid for cid in _CID.findall(message.html_body) if cid not in images}:
+        problems["html_body"] = f"It shows cid:{min(missing)}, and inline has no such content_id."
+    if message.substitutions is not None:
+        texts = (message.subject, message.raw_text_body, message.html_body)
+        missing = set().union(*map(placeholders, texts)) - message.substitutions.keys()
+        if missing:
+            problems["substitutions"] = f"There is no value for {{{{{min(missing)}}}}}."
+        try:
+            _not_empty(header_text(message.rendered().subject))
+        except ValueError as error:
+            problems["subject"] = f"With its substitutions: {error}"
+    return problems

@@ -3,145 +3,45 @@
 from __future__ import annotations
 
 import logging
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final, Literal
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Final
 
-from email_services.abstract import AbstractEmailService
-from email_services.drill import Drill
+from email_services.abstract import AbstractEmailService, Acceptance
+from email_services.breakers import (
+    BEING_PROBED,
+    GRACE_SECONDS,
+    CircuitBreakers,
+    Step,
+    without_the_store,
+)
+from email_services.delivery import Delivery, Run
 from email_services.exceptions import (
     NOT_SENT,
-    SENT,
-    UNKNOWN,
     AccountRefused,
+    CannotCarry,
     KeyInProgress,
     KeyReused,
     MessageRejected,
-    OutcomeUnknown,
     ProviderError,
-    StoreUnavailable,
     UnknownService,
 )
-from email_services.health import WORKING, Health, after_fault, after_success, believable
 from email_services.message import EmailMessage, OnUnknown
-from email_services.store import LoggedMessage, ServiceState, Store
+from email_services.store import LoggedMessage, Store
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_DEADLINE_SECONDS: Final = 25
 """Below the 30 s after which Heroku's router gives up on a request."""
 
-GRACE_SECONDS: Final = 5
-"""How long after its deadline a send that has not been heard of counts as cut off."""
+AT_ONCE: Final = 16
+"""Calls to one service at a time, for messages that came in one request."""
 
-SKIPPED: Final = "skipped"
-BEING_PROBED: Final = "Another message is finding out whether it works again."
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """What one service did with the message.
-
-    outcome: "sent", "not sent", "unknown" or "skipped". reason: why it was not sent, or "".
-    """
-
-    service: str
-    outcome: str
-    reason: str
-    milliseconds: int
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """What became of a message, with every attempt in order.
-
-    outcome: "sent", "not sent" or "unknown".
-    rejected: whether every service refused the message itself, rather than failed or was skipped.
-    follows_cut_off: whether an earlier request with its Idempotency-Key was cut off.
-    replayed: whether this is the stored answer to an earlier request.
-    """
-
-    message_id: str
-    outcome: str
-    attempts: tuple[Attempt, ...]
-    service_used: str | None = None
-    service_message_id: str | None = None
-    rejected: bool = False
-    follows_cut_off: bool = False
-    replayed: bool = False
-
-    @property
-    def possible_duplicate(self) -> bool:
-        """Whether it was sent after an attempt that may have been accepted too."""
-        doubtful = self.follows_cut_off or any(a.outcome == UNKNOWN for a in self.attempts)
-        return self.outcome == SENT and doubtful
-
-    def after_cut_off(self) -> Delivery:
-        """The same after an earlier request with its key that was cut off, and may have sent it."""
-        outcome = UNKNOWN if self.outcome == NOT_SENT else self.outcome
-        return replace(self, outcome=outcome, rejected=False, follows_cut_off=True)
-
-    @property
-    def services_unsuccessful(self) -> dict[str, str]:
-        """Why each service that did not send it did not."""
-        return {a.service: a.reason for a in self.attempts if a.outcome != SENT}
-
-    @property
-    def error(self) -> str:
-        """One sentence for the caller of a message that was not surely sent."""
-        if self.outcome == UNKNOWN and self.follows_cut_off:
-            return "The message may have been sent: the first request with its key was cut off."
-        if self.outcome == UNKNOWN:
-            return "The message may have been sent: a service took it and did not answer."
-        if self.rejected:
-            return "The message was not sent: every service refused it."
-        return "The message was not sent: no service could send it."
-
-    def as_dict(self) -> dict[str, Any]:
-        """The answer of the API."""
-        attempts = [asdict(attempt) for attempt in self.attempts]
-        if self.outcome == SENT:
-            return {
-                "result": "success",
-                "message_id": self.message_id,
-                "service_used": self.service_used,
-                "service_message_id": self.service_message_id,
-                "services_unsuccessful": self.services_unsuccessful,
-                "attempts": attempts,
-                "possible_duplicate": self.possible_duplicate,
-            }
-        return {
-            "result": "unknown" if self.outcome == UNKNOWN else "error",
-            "error": self.error,
-            "services_unsuccessful": self.services_unsuccessful,
-            "attempts": attempts,
-        }
-
-    @classmethod
-    def from_stored(cls, stored: Mapping[str, Any]) -> Delivery:
-        """An answer as it was kept (`asdict`) for requests that repeat an Idempotency-Key."""
-        attempts = tuple(Attempt(**attempt) for attempt in stored["attempts"])
-        return cls(**{**stored, "attempts": attempts, "replayed": True})
-
-
-@dataclass(frozen=True)
-class Step:
-    """What is to be done with one service for a message.
-
-    decision: "try", "probe" (it has rested; this message finds out) or "skip". reason: why, or "".
-    """
-
-    service: AbstractEmailService
-    decision: Literal["try", "probe", "skip"]
-    reason: str
-    state: ServiceState
-
-    def as_dict(self) -> dict[str, str]:
-        """A line of the answer to a dry run."""
-        return {"service": self.service.name, "decision": self.decision, "reason": self.reason}
+TOO_LATE: Final = "Not tried: the deadline had passed."
 
 
 @dataclass(frozen=True)
@@ -156,7 +56,7 @@ class PooledEmailService:
     """The services of one email domain.
 
     email_domain: in ASCII and lower case.
-    deadline_seconds: what all attempts at one message may take together.
+    deadline_seconds: what all attempts at the messages of one request may take together.
     on_unknown: whether an attempt that may have been accepted is followed by another one.
     clock: a monotonic clock in seconds. now: the time in seconds since the epoch.
     """
@@ -178,6 +78,7 @@ class PooledEmailService:
         }
         self.deadline_seconds = deadline_seconds
         self.on_unknown = on_unknown
+        self.breakers = CircuitBreakers(email_domain, store, now)
         self._store = store
         self._clock = clock
         self._now = now
@@ -189,88 +90,82 @@ class PooledEmailService:
         except KeyError:
             raise UnknownService(self.email_domain, name) from None
 
+    def plan(self, message: EmailMessage, only: AbstractEmailService | None = None) -> list[Step]:
+        """What would be done with each service for `message` now, in order."""
+        message = message.rendered()
+        lacking = {service.name: _lacking(service, message) for service in self.services.values()}
+        steps = self._steps(only)
+        able = [step for step in steps if not lacking[step.service.name]]
+        if able and all(step.decision == "skip" for step in able):
+            first = self.breakers.last_resort(able)
+            steps = [first if step.service is first.service else step for step in steps]
+        return [
+            replace(step, decision="skip", reason=why)
+            if (why := lacking[step.service.name])
+            else step
+            for step in steps
+        ]
+
     def send(
         self,
         message: EmailMessage,
         only: AbstractEmailService | None = None,
         once: Once | None = None,
     ) -> Delivery:
-        """Try the services in order, or `only` one, until one accepts `message`.
+        """`send_all` for one message."""
+        return self.send_all([message], only, [once] if once else None)[0]
 
-        Returns what happened; ProviderErrors never leave. Any other exception is a bug and does.
-        With `once`, raises KeyInProgress, KeyReused and StoreUnavailable, and tries nobody then.
+    def send_all(
+        self,
+        messages: Sequence[EmailMessage],
+        only: AbstractEmailService | None = None,
+        once: Sequence[Once] | None = None,
+    ) -> list[Delivery]:
+        """Try the services in order, or `only` one, until each message was accepted by one.
+
+        Returns what happened to each, in their order; ProviderErrors never leave. Any other
+        exception is a bug and does. With `once`, one for each message, raises KeyInProgress,
+        KeyReused and StoreUnavailable, and tries nobody then.
         """
-        if once is None:
-            return self._send_and_log(message, only)
         now = self._now()
+        runs = [Run(message, self._policy(message) == "stop") for message in messages]
+        answered = self._reserve(runs, once, now) if once else {}
+        deadline = self._clock() + self.deadline_seconds
+        fresh = [run for n, run in enumerate(runs) if n not in answered]
+        if fresh:
+            with without_the_store(self.email_domain):
+                self._store.log_messages([self._logged(run, now) for run in fresh])
+            open_runs = [run for run in fresh if not (run.follows_cut_off and run.stops)]
+            self._deliver(open_runs, only, deadline, partial(self._note, now))
+            self._note(now, [run for run in fresh if not run.is_noted])
+        return [answered[n] if n in answered else run.delivery() for n, run in enumerate(runs)]
+
+    # What is kept of it
+
+    def _reserve(
+        self, runs: Sequence[Run], once: Sequence[Once], now: float
+    ) -> dict[int, Delivery]:
+        """Reserve the keys; returns the stored answers, by the number of the message."""
         until = now + self.deadline_seconds + GRACE_SECONDS
-        found = self._store.reserve_key(self.email_domain, once.key, once.fingerprint, now, until)
-        if found.answer is not None:
-            return Delivery.from_stored(found.answer)
-        if found.state == "in progress":
-            raise KeyInProgress("The first request with this Idempotency-Key is in progress.")
-        if found.state == "other":
+        keys = [(one.key, one.fingerprint) for one in once]
+        found = self._store.reserve_keys(self.email_domain, keys, now, until)
+        states = {reservation.state for reservation in found}
+        if "other" in states:
             raise KeyReused("This Idempotency-Key was used for another request.")
-        delivery = self._send_and_log(message, only, follows_cut_off=found.state == "abandoned")
-        with self._storing():
-            if delivery.outcome == NOT_SENT:
-                self._store.free_key(self.email_domain, once.key, now)
-            else:
-                self._store.store_answer(self.email_domain, once.key, now, asdict(delivery))
-        return delivery
+        if "in progress" in states:
+            raise KeyInProgress("The first request with this Idempotency-Key is in progress.")
+        answered = {}
+        for n, (run, one, reservation) in enumerate(zip(runs, once, found, strict=True)):
+            run.once_key = one.key
+            run.follows_cut_off = reservation.state == "abandoned"
+            if reservation.answer is not None:
+                answered[n] = Delivery.from_stored(reservation.answer)
+        return answered
 
-    def plan(self, message: EmailMessage, only: AbstractEmailService | None = None) -> list[Step]:
-        """What would be done with each service for `message` now, in order."""
-        steps = self._plan(only)
-        if all(step.decision == "skip" for step in steps):
-            first = self._last_resort(steps)
-            steps = [first if step.service is first.service else step for step in steps]
-        return [_checked(step, message) for step in steps]
-
-    def drill_in(self, state: ServiceState) -> Drill | None:
-        """The drill in `state`, unless it has lapsed."""
-        return state.drill if state.drill and state.drill.is_on(self._now()) else None
-
-    def health_in(self, state: ServiceState, now: float) -> Health:
-        """The health in `state`, where what a drill did ends with the drill."""
-        return believable(state.health if self.drill_in(state) else _without_drill(state), now)
-
-    def set_drill(
-        self,
-        service: AbstractEmailService,
-        wanted: Callable[[Drill | None, float], Drill | None],
-    ) -> None:
-        """Begin, change or end a rehearsal. Raises StoreUnavailable.
-
-        wanted: gives the new drill, or None for none, from the one that is on and the time.
-        Each begins with the service's own health, whatever an earlier one did to it.
-        """
-
-        def change(state: ServiceState) -> tuple[ServiceState, str]:
-            before, after = self.drill_in(state), wanted(self.drill_in(state), self._now())
-            words = f"simulated failure on: {after.kind}" if after else "simulated failure off"
-            state = replace(state, drill=after, health=_without_drill(state))
-            return state, words if before or after else ""
-
-        self._store.change_service(self.email_domain, service.name, change, self._now())
-
-    def reset_health(self, service: AbstractEmailService) -> None:
-        """Have the service tried again at once. Raises StoreUnavailable."""
-
-        def change(state: ServiceState) -> tuple[ServiceState, str]:
-            return replace(state, health=Health(since=self._now())), "working: reset"
-
-        self._store.change_service(self.email_domain, service.name, change, self._now())
-
-    def _send_and_log(
-        self,
-        message: EmailMessage,
-        only: AbstractEmailService | None,
-        *,
-        follows_cut_off: bool = False,
-    ) -> Delivery:
-        deadline, now = self._clock() + self.deadline_seconds, self._now()
-        entry = LoggedMessage(
+    def _logged(self, run: Run, now: float) -> LoggedMessage:
+        """How the message log shows it, which began `now`."""
+        message = run.whole
+        return LoggedMessage(
             message.message_id,
             now,
             self.email_domain,
@@ -279,263 +174,263 @@ class PooledEmailService:
             message.subject,
             deadline=now + self.deadline_seconds + GRACE_SECONDS,
         )
-        with self._storing():
-            self._store.log_message(entry)
-        if follows_cut_off and self._policy(message) == "stop":
-            delivery = Delivery(message.message_id, NOT_SENT, ())
-        else:
-            delivery = self._deliver(message, only, deadline)
-        if follows_cut_off:
-            delivery = delivery.after_cut_off()
-        with self._storing():
-            self._store.log_outcome(
-                replace(
-                    entry,
-                    outcome=delivery.outcome,
-                    service_used=delivery.service_used,
-                    service_message_id=delivery.service_message_id,
-                    possible_duplicate=delivery.possible_duplicate,
-                    attempts=[asdict(attempt) for attempt in delivery.attempts],
-                )
+
+    def _note(self, now: float, runs: Sequence[Run]) -> None:
+        """Write what became of the messages, which began `now`."""
+        if not runs:
+            return
+        deliveries = [run.delivery() for run in runs]
+        keys = {
+            run.once_key: None if delivery.outcome == NOT_SENT else asdict(delivery)
+            for run, delivery in zip(runs, deliveries, strict=True)
+            if run.once_key
+        }
+        with without_the_store(self.email_domain):
+            self._store.log_outcomes(
+                [
+                    replace(
+                        self._logged(run, now),
+                        outcome=delivery.outcome,
+                        service_used=delivery.service_used,
+                        service_message_id=delivery.service_message_id,
+                        possible_duplicate=delivery.possible_duplicate,
+                        attempts=[asdict(attempt) for attempt in delivery.attempts],
+                    )
+                    for run, delivery in zip(runs, deliveries, strict=True)
+                ]
             )
-        return delivery
+        if keys:
+            with without_the_store(self.email_domain):
+                self._store.settle_keys(self.email_domain, now, keys)
+        for run in runs:
+            run.is_noted = True
 
-    def _deliver(
-        self, message: EmailMessage, only: AbstractEmailService | None, deadline: float
-    ) -> Delivery:
-        run = _Run(message, deadline)
-        steps = self._plan(only)
-        for position, step in enumerate(steps):
-            if not self._may_try(step):
-                run.attempts.append(Attempt(step.service.name, SKIPPED, _why_not(step), 0))
-                continue
-            if self._try(run, step, steps[position:]) or self._must_stop(run):
-                return run.delivery()
-        skipped = {a.service for a in run.attempts if a.outcome == SKIPPED}
-        passed_by = [step for step in steps if step.service.name in skipped]
-        if passed_by:  # nobody else took it: rather than refuse, ask the one that is due first
-            first = self._last_resort(passed_by)
-            run.attempts = [a for a in run.attempts if a.service != first.service.name]
-            self._try(run, first, [first])
-        return run.delivery()
+    # The way through the services
 
-    def _last_resort(self, steps: Sequence[Step]) -> Step:
-        now = self._now()
-        due = min(steps, key=lambda step: self.health_in(step.state, now).rest_until or 0)
-        return replace(due, decision="try", reason="No other service is left; it is due first.")
-
-    def _plan(self, only: AbstractEmailService | None) -> list[Step]:
-        """By priority, equals in random order."""
-        states, now = self._states(), self._now()
+    def _steps(self, only: AbstractEmailService | None) -> list[Step]:
         if only:
-            return [Step(only, "try", "", states.get(only.name, ServiceState()))]
-        services = list(self.services.values())
-        random.shuffle(services)
-        services.sort(key=lambda service: -service.priority_value)  # keeps the order of equals
-        return [self._step(s, states.get(s.name, ServiceState()), now) for s in services]
-
-    def _step(self, service: AbstractEmailService, state: ServiceState, now: float) -> Step:
-        health = self.health_in(state, now)
-        if health.state(now) == WORKING:
-            return Step(service, "try", "", state)
-        if health.is_due(now):
-            return Step(
-                service, "probe", f"It has rested; this message tries it: {health.reason}", state
-            )
-        return Step(service, "skip", _resting(health, now), state)
-
-    def _may_try(self, step: Step) -> bool:
-        """Whether it is this message's turn; of those that could probe a service, one may."""
-        return step.decision == "try" or (step.decision == "probe" and self._claim_probe(step))
-
-    def _claim_probe(self, step: Step) -> bool:
-        now = self._now()
-        until = now + step.service.settings.timeout_seconds + GRACE_SECONDS
-        claimed = []
-
-        def change(state: ServiceState) -> tuple[ServiceState, str]:
-            health = self.health_in(state, now)
-            if not health.is_due(now):
-                return state, ""
-            claimed.append(True)
-            return replace(state, health=replace(health, probe_until=until)), ""
-
-        try:
-            self._store.change_service(self.email_domain, step.service.name, change, now)
-        except StoreUnavailable:
-            return True
-        return bool(claimed)
-
-    def _try(self, run: _Run, step: Step, rest: Sequence[Step]) -> bool:
-        """Have the service send the message; returns whether it did.
-
-        rest: this step and those after it, which share what is left of the deadline.
-        """
-        name, started = step.service.name, self._clock()
-        others = [s.service for s in rest[1:] if s.decision != "skip"]
-        timeout = _fair_timeout(run.deadline - started, [step.service, *others])
-        if timeout <= 0:  # which is no fault of the service's
-            run.attempts.append(Attempt(name, SKIPPED, "Not tried: the deadline had passed.", 0))
-            return False
-        try:
-            run.service_message_id = self._send(step, run.message, timeout)
-        except ProviderError as fault:
-            run.faults.append(fault)
-            run.attempts.append(self._timed(name, fault.outcome, fault.reason, started))
-            self._log_fault(name, fault, run.message)
-            self._record_fault(step, fault)
-            return False
-        run.service_used = name
-        run.attempts.append(self._timed(name, SENT, "", started))
-        logger.info("%s: %s sent %s", self.email_domain, name, run.message.message_id)
-        self._record_success(step)
-        return True
-
-    def _send(self, step: Step, message: EmailMessage, timeout: float) -> str | None:
-        if drill := self.drill_in(step.state):
-            return drill.send(step.service, message, timeout)
-        return step.service.send(message, timeout)
-
-    def _must_stop(self, run: _Run) -> bool:
-        stops = self._policy(run.message) == "stop"
-        return stops and any(isinstance(fault, OutcomeUnknown) for fault in run.faults)
+            return [self.breakers.forced(only)]
+        return self.breakers.plan(list(self.services.values()))
 
     def _policy(self, message: EmailMessage) -> OnUnknown:
         return message.on_unknown or self.on_unknown
 
-    def _record_success(self, step: Step) -> None:
-        now = self._now()
-        was_probe, seen = step.decision == "probe", self.health_in(step.state, now)
-        if not was_probe and seen.is_clean():
-            return  # the usual case costs nothing
-
-        def change(state: ServiceState) -> tuple[ServiceState, str]:
-            before = self.health_in(state, now)
-            health = after_success(before, now, seen=seen, was_probe=was_probe)
-            words = "working again" if before.rests and not health.rests else ""
-            return replace(state, health=health), words
-
-        self._change(step, change)
-
-    def _record_fault(self, step: Step, fault: ProviderError) -> None:
-        now = self._now()
-        was_probe, seen = step.decision == "probe", self.health_in(step.state, now)
-        if not fault.blames_service and not was_probe:
-            return
-
-        def change(state: ServiceState) -> tuple[ServiceState, str]:
-            before, drill = self.health_in(state, now), self.drill_in(state)
-            if fault.simulated and drill is None:
-                return state, ""  # its drill has ended meanwhile
-            health = after_fault(before, fault, now, random.random, seen=seen, was_probe=was_probe)
-            errors = state.last_errors
-            if fault.blames_service:
-                errors = ({"at": now, "reason": fault.summary}, *errors)
-            words = ""
-            if health.rest_until is not None and health.rests != before.rests:
-                words = f"resting for {health.rest_until - now:.0f} s: {fault.summary}"
-            if drill and health.simulated and not before.simulated:
-                drill = replace(drill, health_before=asdict(replace(before, probe_until=None)))
-            return ServiceState(health, drill, errors), words
-
-        self._change(step, change)
-
-    def _change(
-        self, step: Step, change: Callable[[ServiceState], tuple[ServiceState, str]]
+    def _deliver(
+        self,
+        runs: Sequence[Run],
+        only: AbstractEmailService | None,
+        deadline: float,
+        note: Callable[[Sequence[Run]], None],
     ) -> None:
-        with self._storing():
-            self._store.change_service(self.email_domain, step.service.name, change, self._now())
+        """Take the messages to one service after the other, as long as any is not sent.
 
-    def _states(self) -> dict[str, ServiceState]:
-        with self._storing():
-            return self._store.service_states(self.email_domain)
-        return {}
-
-    @contextmanager
-    def _storing(self) -> Iterator[None]:
-        """Messages go out without the database too, with a loud log."""
-        try:
-            yield
-        except StoreUnavailable as error:
-            logger.error("%s: going on without it: %s", self.email_domain, error)
-
-    def _log_fault(self, service: str, fault: ProviderError, message: EmailMessage) -> None:
-        """Log the fault as loudly as an operator has to act on it.
-
-        What a provider says of a message may quote it, so that it is for the caller's eyes only.
+        note: what is done with those that are over.
         """
-        level = logging.ERROR if isinstance(fault, AccountRefused) else logging.WARNING
-        words = "refused the message" if isinstance(fault, MessageRejected) else fault.summary
-        line = "%s: %s, %s: %s (%s)"
-        outcome, message_id = fault.outcome, message.message_id
-        logger.log(level, line, self.email_domain, service, outcome, words, message_id)
+        steps = self._steps(only)
+        for position, step in enumerate(steps):
+            able = _able(step.service, [run for run in runs if not run.is_over])
+            if able and self.breakers.may_try(step):
+                until = self._clock() + _fair_share(deadline - self._clock(), steps[position:])
+                self._round(_Round(step, until, note), able)
+            else:
+                _pass_by(able, step, BEING_PROBED if step.decision == "probe" else step.reason)
+        # Nobody else took these: rather than refuse, ask the one that is due first.
+        left = [run for run in runs if run.passed_by and not run.is_over]
+        for step, waiting in self._last_resorts(left, steps):
+            self._round(_Round(step, deadline, note), waiting)
 
-    def _timed(self, service: str, outcome: str, reason: str, started: float) -> Attempt:
-        return Attempt(service, outcome, reason, round((self._clock() - started) * 1000))
+    def _last_resorts(
+        self, runs: Sequence[Run], steps: Sequence[Step]
+    ) -> list[tuple[Step, list[Run]]]:
+        found: dict[str, tuple[Step, list[Run]]] = {}
+        for run in runs:
+            passed_by = [step for step in steps if step.service.name in run.passed_by]
+            step = self.breakers.last_resort(passed_by)
+            run.come_back_to(step.service.name)
+            found.setdefault(step.service.name, (step, []))[1].append(run)
+        return list(found.values())
+
+    def _round(self, course: _Round, runs: Sequence[Run]) -> None:
+        """Have one service send the messages, in as few calls as it takes and several at once."""
+        if course.step.decision == "probe":  # one message finds out, and the others wait for it
+            self._attempt(course, course.step, [runs[0]])
+            runs = runs[1:]
+            course.is_doubted = True
+        parcels = _parcels(course.step.service, runs)
+        if len(parcels) < 2:  # noqa: PLR2004 - the usual case, which needs no thread
+            for parcel in parcels:
+                self._take_turn(course, parcel)
+        else:
+            with ThreadPoolExecutor(min(AT_ONCE, len(parcels))) as executor:
+                list(executor.map(partial(self._take_turn, course), parcels))
+
+    def _take_turn(self, course: _Round, parcel: Sequence[Run]) -> None:
+        """Ask the service, unless others of the same request have found that it is down."""
+        step = course.step
+        if course.is_doubted:
+            (step,) = self.breakers.plan([step.service])
+            if step.decision != "try":
+                _pass_by(parcel, step, step.reason)
+                return
+        self._attempt(course, step, parcel)
+
+    def _attempt(self, course: _Round, step: Step, parcel: Sequence[Run]) -> None:
+        """Hand the messages to the service in one call, and note what it says of each."""
+        started = self._clock()
+        timeout = min(step.service.settings.timeout_seconds, course.until - started)
+        if timeout <= 0:  # which is no fault of the service's
+            _pass_by(parcel, step, TOO_LATE)
+            return
+        results = self._call(step, parcel, timeout)
+        if len(parcel) > 1 and all(isinstance(result, MessageRejected) for result in results):
+            # One of them may be to blame for the refusal of all: find out which.
+            middle = len(parcel) // 2
+            self._attempt(course, step, parcel[:middle])
+            self._attempt(course, step, parcel[middle:])
+            return
+        milliseconds = round((self._clock() - started) * 1000)
+        for run, result in zip(parcel, results, strict=True):
+            run.note(step.service.name, result, milliseconds)
+        blamed = self._record(step, parcel, results)
+        course.is_doubted = course.is_doubted or blamed
+        course.note([run for run in parcel if run.is_over])
+
+    def _call(
+        self, step: Step, parcel: Sequence[Run], timeout: float
+    ) -> list[Acceptance | ProviderError]:
+        """What the service says of each message; the fault of a whole call is everyone's."""
+        send: Callable[[float], list[Acceptance | ProviderError]]
+        if len(parcel) == 1:
+            send = partial(_send_one, step.service, parcel[0].message)
+        else:
+            send = partial(step.service.send_batch, [_carried(step.service, r) for r in parcel])
+        drill = self.breakers.drill_in(step.state)
+        try:
+            return drill.meet(send, timeout) if drill else send(timeout)
+        except ProviderError as fault:
+            return [fault] * len(parcel)
+
+    def _record(
+        self, step: Step, parcel: Sequence[Run], results: Sequence[Acceptance | ProviderError]
+    ) -> bool:
+        """Log what happened, and have the next message know how the service is.
+
+        Returns whether it is to blame for something.
+        """
+        faults: dict[int, tuple[ProviderError, list[str]]] = {}
+        for run, result in zip(parcel, results, strict=True):
+            message_id = run.whole.message_id
+            if isinstance(result, ProviderError):  # a fault of the whole call is the same object
+                faults.setdefault(id(result), (result, []))[1].append(message_id)
+            else:
+                logger.info("%s: %s sent %s", self.email_domain, step.service.name, message_id)
+        for fault, message_ids in faults.values():
+            _log_fault(self.email_domain, step.service.name, fault, message_ids)
+        blamed = next((fault for fault, _ in faults.values() if fault.blames_service), None)
+        if blamed:
+            self.breakers.record_fault(step, blamed)
+        elif any(isinstance(result, Acceptance) for result in results):
+            self.breakers.record_success(step)
+        else:
+            for fault, _ in faults.values():
+                self.breakers.record_fault(step, fault)
+        return blamed is not None
 
 
 @dataclass
-class _Run:
-    """One message on its way through the services."""
+class _Round:
+    """One service's turn with the messages of one request.
 
-    message: EmailMessage
-    deadline: float
-    attempts: list[Attempt] = field(default_factory=list)
-    faults: list[ProviderError] = field(default_factory=list)
-    service_used: str | None = None
-    service_message_id: str | None = None
-
-    def delivery(self) -> Delivery:
-        """What has become of it so far."""
-        unknown = any(fault.outcome == UNKNOWN for fault in self.faults)
-        outcome = SENT if self.service_used else UNKNOWN if unknown else NOT_SENT
-        return Delivery(
-            self.message.message_id,
-            outcome,
-            tuple(self.attempts),
-            self.service_used,
-            self.service_message_id,
-            rejected=outcome == NOT_SENT and self._is_rejected_by_all(),
-        )
-
-    def _is_rejected_by_all(self) -> bool:
-        """Whether every service was asked, and refused the message itself."""
-        refusals = [fault for fault in self.faults if isinstance(fault, MessageRejected)]
-        return len(refusals) == len(self.attempts)
-
-
-def _checked(step: Step, message: EmailMessage) -> Step:
-    """The step, or why its service cannot carry the message."""
-    try:
-        step.service.check(message)
-    except MessageRejected as fault:
-        return replace(step, decision="skip", reason=fault.reason)
-    return step
-
-
-def _why_not(step: Step) -> str:
-    if step.decision == "probe":
-        return BEING_PROBED
-    return step.reason
-
-
-def _without_drill(state: ServiceState) -> Health:
-    """The health in `state` without what the faults of its drill did."""
-    if not state.health.simulated:
-        return state.health
-    return Health(**((state.drill and state.drill.health_before) or {}))
-
-
-def _resting(health: Health, now: float) -> str:
-    if health.rest_until is None or health.rest_until <= now:
-        return BEING_PROBED
-    return f"It rests for {health.rest_until - now:.0f} s more: {health.reason}"
-
-
-def _fair_timeout(remaining: float, services: Sequence[AbstractEmailService]) -> float:
-    """Seconds for the first of `services`: its own timeout, unless the others would go short.
-
-    Then the rest of the deadline is shared equally, so that a backup always gets a try.
+    until: the time by which all its calls must have ended. note: takes messages that are over.
+    is_doubted: whether a call has met a fault of the service's, so that those that follow look
+    first whether it rests by now.
     """
-    own, *others = (service.settings.timeout_seconds for service in services)
-    return min(own, max(remaining / len(services), remaining - sum(others)))
+
+    step: Step
+    until: float
+    note: Callable[[Sequence[Run]], None]
+    is_doubted: bool = False
+
+
+def _lacking(service: AbstractEmailService, message: EmailMessage) -> str:
+    """Why the service cannot carry the message, or ""."""
+    try:
+        service.check(message)
+    except CannotCarry as fault:
+        return fault.reason
+    return ""
+
+
+def _able(service: AbstractEmailService, runs: Sequence[Run]) -> list[Run]:
+    """Those whose message the service can carry; the others learn why not."""
+    able = []
+    for run in runs:
+        if why := _lacking(service, run.message):
+            run.cannot_use(service.name, why)
+        else:
+            able.append(run)
+    return able
+
+
+def _pass_by(runs: Sequence[Run], step: Step, why: str) -> None:
+    for run in runs:
+        run.pass_by(step.service.name, why)
+
+
+def _parcels(service: AbstractEmailService, runs: Sequence[Run]) -> list[Sequence[Run]]:
+    """The messages as they go to the service: those that can share a call together."""
+    if service.max_batch == 1 or len(runs) == 1:
+        return [[run] for run in runs]
+    groups: dict[Hashable, list[Run]] = {}
+    seen: Counter[Hashable] = Counter()
+    for run in runs:
+        key = service.batch_key(_carried(service, run))
+        if key is None:
+            groups["alone", id(run)] = [run]
+            continue
+        # Providers know the messages of a call by their recipients: each is in it once.
+        names = [(key, address.key) for address in run.message.recipients]
+        seen.update(names)
+        groups.setdefault((key, max(seen[name] for name in names)), []).append(run)
+    most = service.max_batch
+    return [
+        group[start : start + most]
+        for group in groups.values()
+        for start in range(0, len(group), most)
+    ]
+
+
+def _carried(service: AbstractEmailService, run: Run) -> EmailMessage:
+    """The message as the service takes it in a batch."""
+    return run.template if service.substitutes and run.is_whole else run.message
+
+
+def _send_one(
+    service: AbstractEmailService, message: EmailMessage, timeout: float
+) -> list[Acceptance | ProviderError]:
+    return [service.send(message, timeout)]
+
+
+def _log_fault(
+    email_domain: str, service: str, fault: ProviderError, message_ids: Sequence[str]
+) -> None:
+    """Log the fault as loudly as an operator has to act on it.
+
+    What a provider says of a message may quote it, so that it is for the caller's eyes only.
+    """
+    level = logging.ERROR if isinstance(fault, AccountRefused) else logging.WARNING
+    words = "refused the message" if isinstance(fault, MessageRejected) else fault.summary
+    more = f" and {len(message_ids) - 1} more" if len(message_ids) > 1 else ""
+    line = "%s: %s, %s: %s (%s%s)"
+    logger.log(level, line, email_domain, service, fault.outcome, words, message_ids[0], more)
+
+
+def _fair_share(remaining: float, steps: Sequence[Step]) -> float:
+    """Seconds for the first of `steps`, such that those after it, if they are tried, get theirs.
+
+    Where there is not enough for all, the rest of the deadline is shared equally, so that a backup
+    always gets a try.
+    """
+    others = [step.service for step in steps[1:] if step.decision != "skip"]
+    reserved = sum(service.settings.timeout_seconds for service in others)
+    return max(remaining / (len(others) + 1), remaining - reserved)

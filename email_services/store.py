@@ -11,7 +11,7 @@ import logging
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final
@@ -233,6 +233,10 @@ class Reservation:
     answer: Mapping[str, Any] | None = None
 
 
+class _Undone(Exception):
+    """What a transaction has done so far is to be rolled back, and all is well."""
+
+
 class Store:
     """The shared state. Every method raises StoreUnavailable if the database does not answer.
 
@@ -323,23 +327,26 @@ class Store:
 
     # Messages
 
-    def log_message(self, message: LoggedMessage) -> None:
-        """Write that `message` is about to be tried."""
-        with self._statement(writes=True) as connection:
-            connection.execute(_LOG_MESSAGE, _message_columns(message))
-        if message.at >= self._next_removal:
-            self._next_removal = message.at + REMOVE_EVERY_SECONDS  # in each worker
-            if self.remove_old(message.at):
-                self._next_removal = message.at + 1
+    def log_messages(self, messages: Sequence[LoggedMessage]) -> None:
+        """Write that the messages are about to be tried."""
+        with self._written_together(messages) as connection:
+            for message in messages:
+                connection.execute(_LOG_MESSAGE, _message_columns(message))
+        now = messages[0].at
+        if now >= self._next_removal:
+            self._next_removal = now + REMOVE_EVERY_SECONDS  # in each worker
+            if self.remove_old(now):
+                self._next_removal = now + 1
 
-    def log_outcome(self, message: LoggedMessage) -> None:
-        """Write what became of it, also where its beginning could not be written."""
-        columns = _message_columns(message)
-        outcome = {name: columns[name] for name in _OUTCOME_COLUMNS}
-        with self._statement(writes=True) as connection:
-            key = {"of_message": message.message_id}
-            if not connection.execute(_LOG_OUTCOME, {**key, **outcome}).rowcount:
-                connection.execute(_LOG_MESSAGE, columns)
+    def log_outcomes(self, messages: Sequence[LoggedMessage]) -> None:
+        """Write what became of them, also where their beginning could not be written."""
+        with self._written_together(messages) as connection:
+            for message in messages:
+                columns = _message_columns(message)
+                outcome = {name: columns[name] for name in _OUTCOME_COLUMNS}
+                key = {"of_message": message.message_id}
+                if not connection.execute(_LOG_OUTCOME, {**key, **outcome}).rowcount:
+                    connection.execute(_LOG_MESSAGE, columns)
 
     def messages(
         self,
@@ -387,48 +394,54 @@ class Store:
 
     # Idempotency keys
 
-    def reserve_key(
-        self, email_domain: str, key: str, fingerprint: str, now: float, until: float
-    ) -> Reservation:
-        """Reserve `key` for a request, or tell what it already stands for.
+    def reserve_keys(
+        self, email_domain: str, keys: Sequence[tuple[str, str]], now: float, until: float
+    ) -> list[Reservation]:
+        """Reserve each key for a request, or tell what it already stands for.
 
-        fingerprint: of the request. until: when its reservation lapses, if no answer is stored.
+        If one of them is in progress or stands for another request, none is reserved.
+        keys: each with the fingerprint of its request. until: when the reservations lapse, if no
+        answer is stored.
         """
-        name = {"of_domain": email_domain, "of_key": key}
-        values = {"fingerprint": fingerprint, "at": now, "reserved_until": until, "answer": None}
-        new = {"email_domain": email_domain, "key": key, **values}
-        with self._statement(writes=True) as connection:
-            if connection.execute(_RESERVE_KEY, new).rowcount:
-                return Reservation("new")
+        if len(keys) == 1:
+            (key, fingerprint), times = keys[0], {"at": now, "reserved_until": until}
+            row = _key_columns(email_domain, key, fingerprint, times)
+            with self._statement(writes=True) as connection:
+                if connection.execute(_RESERVE_KEY, row).rowcount:
+                    return [Reservation("new")]
+        return self._reserve_keys(email_domain, keys, now, until)
+
+    def _reserve_keys(
+        self, email_domain: str, keys: Sequence[tuple[str, str]], now: float, until: float
+    ) -> list[Reservation]:
+        times = {"at": now, "reserved_until": until}
+        found = []
         with self._transaction() as connection:
-            row = connection.execute(_KEY, name).one_or_none()
-            if row is not None:
-                found = _reservation(row, fingerprint, now)
-                if found.state in {"new", "abandoned"}:
-                    connection.execute(_TAKE_KEY, {**name, **values})
-                return found
-        # It was freed between our two statements.
-        return self.reserve_key(email_domain, key, fingerprint, now, until)
+            for key, fingerprint in sorted(
+                keys
+            ):  # in one order: no two requests wait for the other
+                row = _key_columns(email_domain, key, fingerprint, times)
+                found.append((key, _reserve(connection, row, now)))
+            if {"in progress", "other"} & {reservation.state for _, reservation in found}:
+                connection.rollback()
+        by_key = dict(found)
+        return [by_key[key] for key, _ in keys]
 
-    def store_answer(
-        self, email_domain: str, key: str, at: float, answer: Mapping[str, Any]
+    def settle_keys(
+        self, email_domain: str, at: float, answers: Mapping[str, Mapping[str, Any] | None]
     ) -> None:
-        """Keep the answer for requests that repeat the key, which was reserved `at` that time.
+        """Keep the answer for requests that repeat a key, or forget the key if there is None.
 
-        Nothing is done if the reservation has lapsed and another request has the key now.
+        at: when the keys were reserved. Nothing is done with one whose reservation has lapsed and
+        that another request has now.
         """
-        reservation = {"of_domain": email_domain, "of_key": key, "since": at}
-        with self._statement(writes=True) as connection:
-            connection.execute(_STORE_ANSWER, {**reservation, "answer": json.dumps(answer)})
-
-    def free_key(self, email_domain: str, key: str, at: float) -> None:
-        """Forget the key, which was reserved `at` that time: its message was surely not sent.
-
-        Nothing is done if the reservation has lapsed and another request has the key now.
-        """
-        reservation = {"of_domain": email_domain, "of_key": key, "since": at}
-        with self._statement(writes=True) as connection:
-            connection.execute(_FREE_KEY, reservation)
+        with self._written_together(answers) as connection:
+            for key, answer in answers.items():
+                reservation = {"of_domain": email_domain, "of_key": key, "since": at}
+                if answer is None:  # its message was surely not sent
+                    connection.execute(_FREE_KEY, reservation)
+                else:
+                    connection.execute(_STORE_ANSWER, {**reservation, "answer": json.dumps(answer)})
 
     # All of it
 
@@ -482,6 +495,12 @@ class Store:
             yield connection
 
     @contextmanager
+    def _written_together(self, rows: Sized) -> Iterator[Connection]:
+        """One row is a transaction of its own; several are one, which costs less than many."""
+        with self._transaction() if len(rows) > 1 else self._statement(writes=True) as connection:
+            yield connection
+
+    @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         """A transaction that has the right to write from its beginning."""
         self._ensure_schema()
@@ -532,6 +551,33 @@ def _columns(state: ServiceState) -> dict[str, Any]:
         "drill": json.dumps(asdict(state.drill)) if state.drill else None,
         "last_errors": json.dumps(list(state.last_errors[:KEPT_ERRORS])),
     }
+
+
+def _key_columns(
+    email_domain: str, key: str, fingerprint: str, times: Mapping[str, float]
+) -> dict[str, Any]:
+    return {
+        "email_domain": email_domain,
+        "key": key,
+        "fingerprint": fingerprint,
+        "answer": None,
+        **times,
+    }
+
+
+def _reserve(connection: Connection, row: Mapping[str, Any], now: float) -> Reservation:
+    """Reserve one key in a transaction that may be rolled back."""
+    if connection.execute(_RESERVE_KEY, row).rowcount:
+        return Reservation("new")
+    name = {"of_domain": row["email_domain"], "of_key": row["key"]}
+    known = connection.execute(_KEY, name).one_or_none()
+    if known is None:  # freed between our two statements
+        return _reserve(connection, row, now)
+    found = _reservation(known, row["fingerprint"], now)
+    if found.state in {"new", "abandoned"}:
+        values = {k: v for k, v in row.items() if k not in {"email_domain", "key"}}
+        connection.execute(_TAKE_KEY, {**name, **values})
+    return found
 
 
 def _reservation(row: Row[Any], fingerprint: str, now: float) -> Reservation:

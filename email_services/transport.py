@@ -1,4 +1,4 @@
-"""HTTP to a provider: kept-alive connections, a deadline that holds, and one honest boundary.
+"""The way to a provider: kept-alive connections, a deadline that holds, and one honest boundary.
 
 `Transport.exchange` sends one request and returns what the provider answered. If there is no
 answer, it raises one of two errors, and which one depends on a single fact: had the whole request
@@ -14,14 +14,18 @@ from __future__ import annotations
 
 import http.client
 import os
+import smtplib
 import socket
 import ssl
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from ipaddress import ip_address
 from json import JSONDecodeError, loads
 from typing import Any, ClassVar, Final
 
@@ -38,8 +42,9 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 from email_services.exceptions import OutcomeUnknown, ServiceUnavailable
 
-MAX_ANSWER_BYTES: Final = 64 * 1024
-"""More of an answer than this is not read: the longest documented one is far shorter."""
+MAX_ANSWER_BYTES: Final = 1024 * 1024
+"""More of an answer than this is not read: the longest, Postmark's for a batch of 500, has 2 KB for
+each message."""
 
 MAX_IDLE_SECONDS: Final = 30.0
 """A connection unused for longer is not used again. Providers and load balancers close idle ones
@@ -64,7 +69,7 @@ class Answer:
     """What a provider answered.
 
     status: the HTTP status. headers: compared without case.
-    body: the first 64 KiB. complete: False if it was cut, too long or too slow.
+    body: the first MiB. complete: False if it was cut, too long or too slow.
     """
 
     status: int
@@ -106,25 +111,31 @@ class Transport:
     def exchange(self, request: requests.Request, timeout: float) -> Answer:
         """Send `request` and read the answer, in `timeout` seconds all together.
 
+        The request's content is gone afterwards: with large files, one copy of it is enough.
         Raises ServiceUnavailable if the request was not written whole, OutcomeUnknown if it was.
         """
         prepared = request.prepare()
-        progress = _Exchange(time.monotonic() + timeout)
-        token = _current.set(progress)
-        try:
-            response = self._adapter.send(
-                prepared, stream=True, timeout=timeout, proxies=self._proxies
-            )
-            body, complete = _read(response)
-        except FAULTS as error:
-            fault = OutcomeUnknown if progress.written else ServiceUnavailable
-            raise fault(_why(error, timeout, written=progress.written)) from None
-        finally:
-            _current.reset(token)
+        _forget_content(request)
+        with within(timeout) as progress:
+            try:
+                response = self._adapter.send(
+                    prepared, stream=True, timeout=timeout, proxies=self._proxies
+                )
+                body, complete = _read(response)
+            except FAULTS as error:
+                fault = OutcomeUnknown if progress.written else ServiceUnavailable
+                raise fault(why(error, timeout, written=progress.written)) from None
         return Answer(response.status_code, response.headers, body, complete)
 
 
-class _Exchange:
+def _forget_content(request: requests.Request) -> None:
+    """Let go of what was encoded, whoever else still holds the request or its payload."""
+    for content in (request.json, request.data, request.files):
+        if isinstance(content, dict | list):
+            content.clear()
+
+
+class Exchange:
     """One request and its answer."""
 
     __slots__ = ("_deadline", "written")
@@ -141,7 +152,18 @@ class _Exchange:
         return left
 
 
-_current: ContextVar[_Exchange] = ContextVar("exchange in progress")
+_current: ContextVar[Exchange] = ContextVar("exchange in progress")
+
+
+@contextmanager
+def within(timeout: float) -> Iterator[Exchange]:
+    """Bound everything that our sockets do meanwhile to `timeout` seconds all together."""
+    exchange = Exchange(time.monotonic() + timeout)
+    token = _current.set(exchange)
+    try:
+        yield exchange
+    finally:
+        _current.reset(token)
 
 
 class _Timed:
@@ -176,8 +198,8 @@ class _Connection:
         """Resolve and connect within the exchange's time, with the errors urllib3 documents."""
         exchange = _current.get()
         try:
-            addresses = _resolve(self._dns_host, self.port, exchange.remaining())
-            return _connect(addresses, exchange, self.socket_options)
+            addresses = resolve(self._dns_host, self.port, exchange.remaining())
+            return connect(addresses, exchange, self.socket_options)
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from error
         except TimeoutError as error:
@@ -223,11 +245,11 @@ class _Adapter(HTTPAdapter):
     _pools: ClassVar = {"http": _HTTPPool, "https": _HTTPSPool}
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, ssl_context=_tls_context(), **kwargs)
+        super().init_poolmanager(*args, ssl_context=tls_context(), **kwargs)
         self.poolmanager.pool_classes_by_scheme = self._pools
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, ssl_context=_tls_context(), **kwargs)
+        manager = super().proxy_manager_for(proxy, ssl_context=tls_context(), **kwargs)
         manager.pool_classes_by_scheme = self._pools
         return manager
 
@@ -235,14 +257,15 @@ class _Adapter(HTTPAdapter):
         """Nothing to do: the context verifies, and has read its authorities once."""
 
 
-def _tls_context() -> ssl.SSLContext:
+def tls_context() -> ssl.SSLContext:
+    """One that verifies, with sockets that hold the deadline."""
     context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
     context.load_verify_locations(os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where())
     context.sslsocket_class = _TimedTLSSocket
     return context
 
 
-def _resolve(host: str, port: int, timeout: float) -> list[tuple[str, int]]:
+def resolve(host: str, port: int, timeout: float) -> list[tuple[str, int]]:
     """Look up `host`, in a thread, since nothing can interrupt getaddrinfo."""
     found: Future[list[Any]] = Future()
 
@@ -263,8 +286,8 @@ def _resolve(host: str, port: int, timeout: float) -> list[tuple[str, int]]:
         raise TimeoutError("timed out") from error
 
 
-def _connect(
-    addresses: list[tuple[str, int]], exchange: _Exchange, socket_options: Any
+def connect(
+    addresses: list[tuple[str, int]], exchange: Exchange, socket_options: Any
 ) -> socket.socket:
     """Connect to the first address that answers; each gets a fair share of what time is left."""
     for tried, address in enumerate(addresses):
@@ -279,7 +302,7 @@ def _connect(
     raise OSError("no address")
 
 
-def _timed(plain: socket.socket, exchange: _Exchange) -> _TimedSocket:
+def _timed(plain: socket.socket, exchange: Exchange) -> _TimedSocket:
     """The same connection as a socket that holds the deadline, from the TLS handshake on."""
     timed = _TimedSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
     try:
@@ -288,6 +311,14 @@ def _timed(plain: socket.socket, exchange: _Exchange) -> _TimedSocket:
         timed.close()
         raise
     return timed
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address, is this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _read(response: requests.Response) -> tuple[bytes, bool]:
@@ -304,7 +335,7 @@ def _read(response: requests.Response) -> tuple[bytes, bool]:
     return bytes(body), True
 
 
-def _why(error: BaseException, timeout: float, *, written: bool) -> str:
+def why(error: BaseException, timeout: float, *, written: bool) -> str:
     """Name the deepest cause that we know, in words that hold nothing of the request."""
     awaited = "answer" if written else "connection"
     known = ((TimeoutError, f"No {awaited} within {timeout:.3g} s."), *_REASONS)
@@ -322,4 +353,6 @@ _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (ConnectionRefusedError, "The connection was refused."),
     (ConnectionError, "The connection was cut."),
     (http.client.HTTPException, "What it answered is not HTTP."),
+    (smtplib.SMTPServerDisconnected, "The connection was cut."),
+    (smtplib.SMTPResponseException, "What it answered is not SMTP."),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from http import HTTPStatus
 from typing import Any
@@ -12,8 +12,9 @@ from flask import url_for
 from flask.typing import ResponseReturnValue
 
 from browsable_api import APIError, request
-from email_services.abstract import AbstractEmailService, HTTPEmailService
+from email_services.abstract import AbstractEmailService
 from email_services.config import EmailDomain
+from email_services.delivery import Delivery
 from email_services.drill import Drill
 from email_services.exceptions import (
     NOT_SENT,
@@ -24,6 +25,7 @@ from email_services.exceptions import (
     KeyInProgress,
     KeyRefused,
     KeyReused,
+    MessageTooLarge,
     StoreUnavailable,
     UnknownDomain,
     UnknownMessage,
@@ -33,7 +35,14 @@ from email_services.message import EmailMessage
 from email_services.pool import PooledEmailService
 from email_services.store import LoggedMessage, ServiceState
 from endpoints.access import keys_shown
-from endpoints.bodies import MessageFilter, checked_message, once
+from endpoints.bodies import (
+    MessageFilter,
+    checked_batch,
+    checked_message,
+    given_fields,
+    once,
+    once_each,
+)
 from endpoints.context import mailpool, pool_of
 
 STATUS_OF_OUTCOME = {
@@ -41,8 +50,14 @@ STATUS_OF_OUTCOME = {
     NOT_SENT: HTTPStatus.SERVICE_UNAVAILABLE,
     UNKNOWN: HTTPStatus.GATEWAY_TIMEOUT,
 }
+STATUS_OF_BATCH = {
+    "success": HTTPStatus.OK,
+    "mixed": HTTPStatus.MULTI_STATUS,
+    "error": HTTPStatus.SERVICE_UNAVAILABLE,
+}
 STATUS_OF_ERROR = {
     InvalidInput: HTTPStatus.BAD_REQUEST,
+    MessageTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     KeyRefused: HTTPStatus.UNAUTHORIZED,
     UnknownDomain: HTTPStatus.NOT_FOUND,
     UnknownService: HTTPStatus.NOT_FOUND,
@@ -98,15 +113,14 @@ def service_as_dict(
 ) -> dict[str, Any]:
     """What a listing says of a service."""
     names = {"email_domain": service.email_domain, "service": service.name}
-    key = service.api_key if with_keys and isinstance(service, HTTPEmailService) else None
     state = states.get(service.name, ServiceState())
     return {
         "service": service.provider,
         "priority_value": service.priority_value,
         "timeout_seconds": service.settings.timeout_seconds,
-        **drill_as_dict(pool.drill_in(state)),
+        **drill_as_dict(pool.breakers.drill_in(state)),
         **health_as_dict(pool, state),
-        **({"api_key": key} if key else {}),
+        **(service.secrets if with_keys else {}),
         "send_url": address_of("send_through", **names),
         "fail_url": address_of("fail", **names),
         "health_url": address_of("health", **names),
@@ -116,7 +130,7 @@ def service_as_dict(
 def health_as_dict(pool: PooledEmailService, state: ServiceState) -> dict[str, Any]:
     """Whether a service works, since when, why not, and when it is tried again."""
     now = time.time()
-    health = pool.health_in(state, now)
+    health = pool.breakers.health_in(state, now)
     return {
         "health": health.state(now),
         "health_since": iso(health.since),
@@ -207,22 +221,82 @@ def how_to_send(
 def send_answer(
     pool: PooledEmailService, only: AbstractEmailService | None = None
 ) -> ResponseReturnValue:
-    """Send the message in the body, or say what would happen to it."""
-    message = checked_message(pool.email_domain)
+    """Send what is in the body, or say what would happen to it."""
+    fields = given_fields()
+    if "messages" in fields:
+        return _batch_answer(pool, only, checked_batch(fields))
+    message = checked_message(fields, pool.email_domain, mailpool.config.max_message_bytes)
     if message.dry_run:
-        return {"result": "dry run", "plan": [step.as_dict() for step in pool.plan(message, only)]}
-    delivery = pool.send(message, only, once(only))
+        return _plan_as_dict(pool, message, only)
+    key = once(_asked(only, fields))
+    _forget_files(fields)
+    delivery = pool.send(message, only, key)
     status = STATUS_OF_OUTCOME[delivery.outcome]
     if delivery.rejected:
         status = HTTPStatus.UNPROCESSABLE_ENTITY
-    headers = {"Idempotent-Replayed": "true"} if delivery.replayed else {}
-    return delivery.as_dict(), status, headers
+    return delivery.as_dict(), status, _replay_headers([delivery])
+
+
+def _batch_answer(
+    pool: PooledEmailService, only: AbstractEmailService | None, batch: list[dict[str, Any]]
+) -> ResponseReturnValue:
+    """Send the messages, each on its own: one that is wrong stops no other."""
+    results: dict[int, dict[str, Any]] = {}
+    messages: dict[int, EmailMessage] = {}
+    for number, fields in enumerate(batch):
+        try:
+            message = EmailMessage.parse(
+                fields, pool.email_domain, mailpool.config.max_message_bytes
+            )
+        except InvalidInput as error:
+            results[number] = {"result": "error", "error": str(error), "problems": error.problems}
+            continue
+        if message.dry_run:
+            results[number] = _plan_as_dict(pool, message, only)
+        else:
+            messages[number] = message
+    keys = once_each({number: _asked(only, batch[number]) for number in messages})
+    for fields in batch:
+        _forget_files(fields)
+    deliveries = pool.send_all(list(messages.values()), only, keys) if messages else []
+    for number, delivery in zip(messages, deliveries, strict=True):
+        results[number] = delivery.as_dict()
+    outcomes = {result["result"] for result in results.values()}
+    word = "success" if outcomes <= _GOOD else "error" if outcomes == {"error"} else "mixed"
+    answer = {"result": word, "results": [results[number] for number in range(len(batch))]}
+    return answer, STATUS_OF_BATCH[word], _replay_headers(deliveries)
+
+
+_GOOD = {"success", "dry run"}
+
+
+def _plan_as_dict(
+    pool: PooledEmailService, message: EmailMessage, only: AbstractEmailService | None
+) -> dict[str, Any]:
+    return {"result": "dry run", "plan": [step.as_dict() for step in pool.plan(message, only)]}
+
+
+def _forget_files(fields: dict[str, Any]) -> None:
+    """The message has them; another copy for as long as it is being sent would be one too many."""
+    for holder in (fields, request.data):
+        for name in ("attachments", "inline", "messages"):
+            holder.pop(name, None)
+
+
+def _asked(only: AbstractEmailService | None, fields: Mapping[str, Any]) -> object:
+    """What an Idempotency-Key stands for."""
+    return [only.name if only else None, fields]
+
+
+def _replay_headers(deliveries: Sequence[Delivery]) -> dict[str, str]:
+    replayed = bool(deliveries) and all(delivery.replayed for delivery in deliveries)
+    return {"Idempotent-Replayed": "true"} if replayed else {}
 
 
 def failure_answer(pool: PooledEmailService, service: AbstractEmailService) -> ResponseReturnValue:
     """The state of a simulated failure."""
     state = mailpool.store.service_states(pool.email_domain).get(service.name, ServiceState())
-    return {"service_name": service.name, **drill_as_dict(pool.drill_in(state))}
+    return {"service_name": service.name, **drill_as_dict(pool.breakers.drill_in(state))}
 
 
 def answer_error(error: EmailServicesError) -> ResponseReturnValue:

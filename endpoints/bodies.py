@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from browsable_api import request
-from email_services.abstract import AbstractEmailService
 from email_services.drill import KINDS, Drill, DrillKind
 from email_services.exceptions import InvalidInput
 from email_services.message import EmailMessage
@@ -101,6 +100,21 @@ class MessageFilter(BaseModel):
     limit: int = Field(50, ge=1, le=500)
 
 
+MAX_BATCH = 1000
+
+
+class Batch(BaseModel):
+    """Several messages in one request; each is checked on its own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    messages: list[dict[str, Any]] = Field(
+        description="Up to 1,000 messages, each with all its fields; JSON only.",
+        min_length=1,
+        max_length=MAX_BATCH,
+    )
+
+
 class Nothing(BaseModel):
     """No field but a key."""
 
@@ -120,34 +134,66 @@ def checked(model: type[Model], fields: Mapping[str, Any] | None = None) -> Mode
         raise InvalidInput.from_validation(error, known=model.model_fields) from None
 
 
-def checked_message(email_domain: str) -> EmailMessage:
-    """The message in the body, for a sender at `email_domain`.
+def checked_message(fields: Mapping[str, Any], email_domain: str, max_bytes: int) -> EmailMessage:
+    """The message in `fields`, for a sender at `email_domain`, of at most `max_bytes`.
 
     Raises InvalidInput with every problem of the request, its Idempotency-Key's among them.
     """
-    problems = {}
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
-        sentence = "It should be 1 to 255 printable ASCII characters without spaces."
-        problems["Idempotency-Key"] = sentence
+    problems = _problems_of_the_key()
     try:
-        message = EmailMessage.parse(given_fields(), email_domain)
+        message = EmailMessage.parse(fields, email_domain, max_bytes)
     except InvalidInput as error:
+        if not problems:
+            raise
         raise InvalidInput({**error.problems, **problems}) from None
     if problems:
         raise InvalidInput(problems)
     return message
 
 
-def once(only: AbstractEmailService | None) -> Once | None:
-    """The Idempotency-Key of a request whose message was checked, and what it asks for."""
+def checked_batch(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The fields of each message of a batch, not yet checked. Raises InvalidInput."""
+    problems = _problems_of_the_key()
+    try:
+        batch = Batch.model_validate(fields)
+    except ValidationError as error:
+        known = InvalidInput.from_validation(error, known=Batch.model_fields)
+        raise InvalidInput({**known.problems, **problems}) from None
+    if problems:
+        raise InvalidInput(problems)
+    return batch.messages
+
+
+def once(asked: object) -> Once | None:
+    """The Idempotency-Key of a request that was checked, which asks for `asked`."""
+    key = request.headers.get("Idempotency-Key")
+    return Once(key, fingerprint(asked)) if key is not None else None
+
+
+def once_each(asked: Mapping[int, object]) -> list[Once] | None:
+    """The same for the messages of a batch, each with a key of its own, by its number."""
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return None
-    return Once(key, fingerprint([only.name if only else None, given_fields()]))
+    stem = hashlib.sha256(key.encode()).hexdigest()
+    return [Once(f"{stem}.{number}", fingerprint(message)) for number, message in asked.items()]
+
+
+def _problems_of_the_key() -> dict[str, str]:
+    key = request.headers.get("Idempotency-Key")
+    if key is None or re.fullmatch(r"[\x21-\x7e]{1,255}", key):
+        return {}
+    return {"Idempotency-Key": "It should be 1 to 255 printable ASCII characters without spaces."}
+
+
+def max_body_bytes(message_bytes: int) -> int:
+    """What a body may hold that carries a message: base64, its line breaks, JSON around it."""
+    return int(message_bytes * 1.45) + 1024 * 1024
 
 
 def fingerprint(asked: object) -> str:
-    """The same for the same, whatever the order of its fields."""
-    text = json.dumps(asked, sort_keys=True)
+    """The same for the same, whatever the order of its fields; a file counts by its hash."""
+    text = json.dumps(
+        asked, sort_keys=True, default=lambda content: hashlib.sha256(content).hexdigest()
+    )
     return hashlib.sha256(text.encode()).hexdigest()

@@ -6,31 +6,24 @@ import secrets
 import tempfile
 
 import pytest
+from contract import PROVIDER_KEY, make_message, make_service  # noqa: F401 - for tests to take
+from messages import PLAIN  # noqa: F401 - likewise
 from sqlalchemy import create_engine, text
 from standins import StandIn, answer
 
 from app import create_app
 from email_services.config import load_config
-from email_services.message import EmailMessage
-from email_services.providers import find_provider
 from email_services.store import Store
 
 ROOT_KEY = "root-key-of-this-server"
 POOL_KEY = "pool-key-of-example.com"
 OTHER_POOL_KEY = "pool-key-of-example.net"
-PROVIDER_KEY = "SG.key-at-the-provider"
 
 ROOT = {"Authorization": f"Bearer {ROOT_KEY}"}
 POOL = {"Authorization": f"Bearer {POOL_KEY}"}
 OTHER_POOL = {"Authorization": f"Bearer {OTHER_POOL_KEY}"}
 
 OK = answer(200)
-PLAIN = {
-    "from_email": "me@example.com",
-    "to_recipients": "ada@example.org",
-    "subject": "Hello",
-    "raw_text_body": "It works.",
-}
 
 
 @pytest.fixture
@@ -50,24 +43,6 @@ def stand_in():
 def store(tmp_path):
     with contextlib.closing(Store(f"sqlite:///{tmp_path}/state.sqlite3")) as opened:
         yield opened
-
-
-def make_message(**fields) -> EmailMessage:
-    return EmailMessage.parse({**PLAIN, **fields}, "example.com")
-
-
-def make_service(provider: str, base_url: str, timeout: float = 5):
-    """One service at `provider`, called like it, for example.com."""
-    cls = find_provider(provider)
-    settings = cls.Settings.model_validate(
-        {
-            "api_key": PROVIDER_KEY,
-            "priority_value": 10,
-            "base_url": base_url,
-            "timeout_seconds": timeout,
-        }
-    )
-    return cls(provider, "example.com", settings)
 
 
 def make_config(tmp_path, **changes) -> dict:

@@ -139,7 +139,9 @@ class StandIn:
 
     def wait_until_closed(self) -> None:
         """Until every connection there was has been closed."""
-        for thread in self._threads[1:]:
+        with self._lock:
+            threads = self._threads[1:]
+        for thread in threads:
             thread.join(10)
 
     def close(self) -> None:
@@ -156,8 +158,9 @@ class StandIn:
 
     def _start(self, target: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)
-        thread.start()
-        self._threads.append(thread)
+        with self._lock:  # whoever has had its answer may wait for it to end
+            thread.start()
+            self._threads.append(thread)
 
     def _accept(self) -> None:
         while not self._stopping.is_set():

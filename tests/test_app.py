@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
 import logging
 import time
 from datetime import datetime, timedelta, timezone
+from io import BytesIO
 
 import pytest
 from conftest import (
@@ -386,7 +389,7 @@ def test_a_dry_run_finds_what_a_service_cannot_carry(make_app, tmp_path):
         {
             "service": "mailgun",
             "decision": "skip",
-            "reason": "Mailgun needs an address in to_recipients.",
+            "reason": "It needs an address in to_recipients.",
         }
     ]
 
@@ -419,7 +422,7 @@ def test_an_idempotency_key_for_another_request_is_422(path, client):
 def test_an_idempotency_key_in_progress_is_409(client):
     store = client.application.extensions["mailpool"].store
     fingerprint = "0" * 64
-    store.reserve_key("example.com", "k", fingerprint, time.time(), time.time() + 60)
+    store.reserve_keys("example.com", [("k", fingerprint)], time.time(), time.time() + 60)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("endpoints.bodies.fingerprint", lambda *_: fingerprint)
         answer = client.post("/example.com/send", json=PLAIN, headers=with_key("k"))
@@ -637,3 +640,139 @@ def test_trusted_hosts_are_kept_to(make_app, config, monkeypatch):
     assert client.get("/", headers={"Host": "mail.example.com"}).status_code == 200
     assert client.get("/", headers={"Host": "a.example.net"}).status_code == 200
     assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+
+
+def stored_in(folder) -> list[email.message.EmailMessage]:
+    return [
+        email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+        for path in (folder / "new").iterdir()
+    ]
+
+
+def test_a_form_with_files_sends_them(client, tmp_path):
+    form = {
+        **PLAIN,
+        "pool_api_key": POOL_KEY,
+        "html_body": '<img src="cid:logo.png">',
+        "headers": "X-One: 1\r\nX-Two: 2",
+        "attachments": [(BytesIO(b"\x00\xff"), "Änderung.pdf"), (BytesIO(b"a;b"), "data.csv")],
+        "inline": (BytesIO(b"\x89PNG"), "logo.png"),
+    }
+    answer = client.post("/example.com/send", data=form, content_type="multipart/form-data")
+    assert answer.status_code == 200, answer.text
+    (found,) = stored_in(tmp_path / "primary")
+    files = {part.get_filename(): part.get_payload(decode=True) for part in found.walk()}
+    del files[None]
+    assert files == {"Änderung.pdf": b"\x00\xff", "data.csv": b"a;b", "logo.png": b"\x89PNG"}
+    assert (found["X-One"], found["X-Two"]) == ("1", "2")
+
+
+def test_a_form_whose_files_are_left_empty_sends_none(client, tmp_path):
+    form = {**PLAIN, "pool_api_key": POOL_KEY, "attachments": (BytesIO(), "")}
+    answer = client.post("/example.com/send", data=form, content_type="multipart/form-data")
+    assert answer.status_code == 200, answer.text
+    (found,) = stored_in(tmp_path / "primary")
+    assert found.get_content_type() == "text/plain"
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/html"])
+def test_a_file_where_none_belongs_is_named_and_not_shown_again(accept, client):
+    form = {**PLAIN, "pool_api_key": POOL_KEY, "subject": (BytesIO(b"secret"), "a.txt")}
+    answer = client.post(
+        "/example.com/send",
+        data=form,
+        content_type="multipart/form-data",
+        headers={"Accept": accept},
+    )
+    assert answer.status_code == 400
+    assert "subject" in answer.text
+    assert "secret" not in answer.text
+
+
+def test_a_message_larger_than_the_setting_is_413_and_says_the_limit(make_app, config):
+    client = make_app({**config, "max_message_megabytes": 1}).test_client()
+    message = {**PLAIN, "raw_text_body": "x" * (1024 * 1024 + 1)}
+    answer = client.post("/example.com/send", json=message, headers=POOL)
+    assert (answer.status_code, list(answer.json)) == (413, ["error", "problems"])
+    assert "1,048,576" in answer.json["problems"]["attachments"]
+    message["raw_text_body"] *= 4
+    answer = client.post("/example.com/send", json=message, headers=POOL)
+    assert (answer.status_code, answer.json["error"]) == (413, "The body is larger than 2 MB.")
+
+
+def test_a_batch_answers_each_message_in_its_place(client, tmp_path):
+    batch = [
+        {**PLAIN, "to_recipients": "a@example.org"},
+        {**PLAIN, "to_recipients": "nobody", "subject": ""},
+        {**PLAIN, "to_recipients": "c@example.org", "dry_run": True},
+        {**PLAIN, "to_recipients": "d@example.org"},
+    ]
+    answer = client.post("/example.com/send", json={"messages": batch}, headers=POOL)
+    assert (answer.status_code, answer.json["result"]) == (207, "mixed")
+    first, wrong, planned, last = answer.json["results"]
+    assert (first["result"], first["service_used"]) == ("success", "primary")
+    assert (wrong["result"], list(wrong["problems"])) == ("error", ["to_recipients.0", "subject"])
+    assert (planned["result"], planned["plan"][0]["service"]) == ("dry run", "primary")
+    assert last["result"] == "success"
+    assert sorted(mail["To"] for mail in stored_in(tmp_path / "primary")) == [
+        "a@example.org",
+        "d@example.org",
+    ]
+    listed = client.get("/example.com/messages", headers=POOL).json["messages"]
+    assert {m["message_id"] for m in listed} == {first["message_id"], last["message_id"]}
+
+
+@pytest.mark.parametrize(
+    ("recipients", "status", "word"),
+    [
+        (["a@example.org", "b@example.org"], 200, "success"),
+        (["nobody", "b@example.org"], 207, "mixed"),
+        (["nobody", "noone"], 503, "error"),
+    ],
+)
+def test_the_status_of_a_batch_says_how_many_were_sent(recipients, status, word, client):
+    batch = [{**PLAIN, "to_recipients": recipient} for recipient in recipients]
+    answer = client.post("/example.com/send", json={"messages": batch}, headers=POOL)
+    assert (answer.status_code, answer.json["result"]) == (status, word)
+
+
+@pytest.mark.parametrize(
+    ("body", "problems"),
+    [
+        ({"messages": []}, ["messages"]),
+        ({"messages": [PLAIN] * 1001}, ["messages"]),
+        ({"messages": {"a": 1}}, ["messages"]),
+        ({"messages": "[]"}, ["messages"]),
+        ({"messages": [PLAIN, 5]}, ["messages.1"]),
+        ({"messages": [PLAIN], "subject": "x"}, ["subject"]),
+    ],
+)
+def test_a_batch_that_is_none_is_named_and_sends_nothing(body, problems, client, tmp_path):
+    answer = client.post("/example.com/send", json=body, headers=POOL)
+    assert (answer.status_code, list(answer.json["problems"])) == (400, problems)
+    assert not (tmp_path / "primary").exists()
+
+
+def test_a_batch_goes_through_one_service_alone(client, tmp_path):
+    body = {"messages": [PLAIN, {**PLAIN, "to_recipients": "b@example.org"}]}
+    answer = client.post("/example.com/backup/send", json=body, headers=POOL)
+    assert [r["service_used"] for r in answer.json["results"]] == ["backup"] * 2
+    assert len(stored_in(tmp_path / "backup")) == 2
+
+
+def test_a_batch_with_an_idempotency_key_is_replayed_message_by_message(client, tmp_path):
+    body = {"messages": [PLAIN, {**PLAIN, "to_recipients": "nobody"}]}
+    first = client.post("/example.com/send", json=body, headers=with_key("k"))
+    again = client.post("/example.com/send", json=body, headers=with_key("k"))
+    assert again.json == first.json
+    assert (first.headers.get("Idempotent-Replayed"), again.headers["Idempotent-Replayed"]) == (
+        None,
+        "true",
+    )
+    body["messages"][1] = {**PLAIN, "to_recipients": "b@example.org"}
+    mended = client.post("/example.com/send", json=body, headers=with_key("k"))
+    assert [r["result"] for r in mended.json["results"]] == ["success"] * 2
+    assert mended.json["results"][0] == first.json["results"][0]
+    assert len(stored_in(tmp_path / "primary")) == 2
+    body["messages"][0] = {**PLAIN, "subject": "Another"}
+    assert client.post("/example.com/send", json=body, headers=with_key("k")).status_code == 422

@@ -129,9 +129,14 @@ HOSTILE = {
         b'--x\r\nContent-Disposition: form-data; name="colour"\r\n\r\ngr\xfcn\r\n--x--\r\n',
         400,
     ),
-    "a file": (
+    "a file whose name is not UTF-8": (
         MULTIPART,
-        b'--x\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\nb\r\n--x--\r\n',
+        b'--x\r\nContent-Disposition: form-data; name="f"; filename="\xff"\r\n\r\nb\r\n--x--\r\n',
+        400,
+    ),
+    "a file without a field": (
+        MULTIPART,
+        b'--x\r\nContent-Disposition: form-data; filename="a"\r\n\r\nb\r\n--x--\r\n',
         400,
     ),
     "plain text": ("text/plain", b"colour=red", 415),

@@ -12,11 +12,13 @@ import pytest
 from conftest import POOL_KEY, ROOT_KEY, make_config
 from standins import answer
 
+from email_services import providers
 from email_services.__main__ import curl_command, main
 from email_services.__main__ import make_config as write_config
 from email_services.config import PLACEHOLDER, load_config
 from email_services.exceptions import ConfigError, UnknownDomain
 from email_services.pool import DEFAULT_DEADLINE_SECONDS
+from email_services.providers import provider_names
 from email_services.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -202,7 +204,7 @@ PROBLEMS = [
         changed(*SERVICES, "backup", {"api_key": "k", "priority_value": 1}),
         (
             "email_services[0].enabled_services.backup: no such provider; "
-            'give "service" one of: maildir, mailgun, sendgrid'
+            f'give "service" one of: {", ".join(provider_names())}'
         ),
     ),
     (
@@ -277,6 +279,20 @@ def test_a_domain_given_twice_in_two_spellings_is_an_error(load, tmp_path):
     content["email_services"][1] = {**content["email_services"][1], "email_domain": "EXAMPLE.com."}
     assert error_of(load, content, tmp_path) == (
         "email_services[1].email_domain: 'example.com' is given twice"
+    )
+
+
+def test_a_provider_whose_package_is_not_installed_says_what_to_install(
+    load, tmp_path, monkeypatch
+):
+    (tmp_path / "acme.py").write_text(
+        "from email_services.exceptions import MissingPackage\nraise MissingPackage('acme-sdk')\n"
+    )
+    monkeypatch.setattr(providers, "__path__", [*providers.__path__, str(tmp_path)])
+    content = changed(*SERVICES, "acme", {"priority_value": 1})
+    assert error_of(load, content, tmp_path) == (
+        "email_services[0].enabled_services.acme: "
+        "It needs a package that is not installed: pip install acme-sdk"
     )
 
 
@@ -369,6 +385,14 @@ WEAK = {
     "a key in clear text": (
         changed(*SERVICES, "Mailgun", "base_url", "http://mailgun.example"),
         "mailgun of example.com would send its key unencrypted",
+    ),
+    "mail in clear text": (
+        changed(
+            *SERVICES,
+            "smtp",
+            {"priority_value": 1, "host": "mail.example.com", "security": "none"},
+        ),
+        "smtp of example.com would send its mail unencrypted",
     ),
 }
 

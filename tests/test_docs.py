@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.util
+import base64
 import json
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
-from conftest import PLAIN, POOL, make_message
+from conftest import PLAIN, POOL, PROVIDER_KEY, make_message
 from conftest import ROOT as WITH_ROOT_KEY
-from standins import answer, answer_json
+from contract import outcome_of
+from messages import PDF
+from standins import answer
 
-from email_services.abstract import HTTPSettings
+from email_services.abstract import APIKeySettings
+from email_services.attachments import InlineImage
 from email_services.config import ConfigFile, DomainSettings, load_config
+from email_services.delivery import Attempt, Recipient
 from email_services.drill import KINDS
-from email_services.exceptions import AccountRefused, MessageRejected, OutcomeUnknown
+from email_services.exceptions import CannotCarry, OutcomeUnknown
 from email_services.message import EmailMessage
-from email_services.pool import Attempt
 from email_services.providers import find_provider, provider_names
-from endpoints.answers import STATUS_OF_OUTCOME
+from endpoints.answers import STATUS_OF_BATCH, STATUS_OF_ERROR, STATUS_OF_OUTCOME
 from endpoints.bodies import KEY_FIELDS
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +46,7 @@ def test_every_route_is_in_the_readme(make_app, config):
 
 
 def test_every_setting_is_in_the_readme():
-    models = [ConfigFile, DomainSettings, HTTPSettings]
+    models = [ConfigFile, DomainSettings, APIKeySettings]
     models += [find_provider(name).Settings for name in provider_names()]
     names = {name for model in models for name in model.model_fields} | {"service"}
     assert {name for name in names if f"| `{name}` |" not in README} == set()
@@ -51,13 +55,15 @@ def test_every_setting_is_in_the_readme():
 def test_every_field_of_a_message_and_an_answer_is_in_the_readme():
     names = {*EmailMessage.model_fields, *KEY_FIELDS}
     names |= {"service_used", "service_message_id", "services_unsuccessful", "attempts"}
-    names |= {"possible_duplicate"}
+    names |= {"possible_duplicate", "recipients", *InlineImage.model_fields, "messages", "results"}
     assert {name for name in names if f"`{name}`" not in README} == set()
-    assert all(field in README for field in Attempt.__dataclass_fields__)
+    fields = {*Attempt.__dataclass_fields__, *Recipient.__dataclass_fields__}
+    assert all(field in README for field in fields)
 
 
 def test_every_status_of_a_message_is_in_the_readme():
-    assert all(f"| {status.value} |" in README for status in STATUS_OF_OUTCOME.values())
+    statuses = {*STATUS_OF_OUTCOME.values(), *STATUS_OF_BATCH.values(), *STATUS_OF_ERROR.values()}
+    assert [s.value for s in statuses if f"| {s.value} |" not in README] == []
 
 
 def test_every_provider_is_in_the_readme():
@@ -118,53 +124,92 @@ def test_the_answer_in_the_readme_has_the_shape_of_a_real_one(make_app, config):
 
 
 @pytest.fixture
-def acme(tmp_path, monkeypatch):
-    """The provider of the guide, loaded from the guide."""
-    (code,) = re.findall(r"```python\n(.*?)```", ADDING, re.DOTALL)
-    (tmp_path / "acme.py").write_text(code)
-    spec = importlib.util.spec_from_file_location("acme", tmp_path / "acme.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "acme", module)
-    spec.loader.exec_module(module)
+def acme_package(tmp_path, monkeypatch):
+    """The provider of the guide as a package that is installed, with the guide's entry point."""
+    code = next(block for block in blocks("python") if "class Acme" in block)
+    (tmp_path / "acme_mail.py").write_text(code)
+    metadata = tmp_path / "acme_mail-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-mail\nVersion: 1.0\n")
+    (shown,) = blocks("toml")
+    group, line = shown.strip().splitlines()
+    assert group == "[project.entry-points.email_services]"
+    (metadata / "entry_points.txt").write_text(f"[email_services]\n{line.replace(chr(34), '')}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("acme_mail", None)
 
-    def make(url):
-        settings = HTTPSettings(api_key="key", priority_value=1, base_url=url)
-        return module.Acme("acme", "example.com", settings)
 
-    return make
+@pytest.fixture
+def acme_contract(acme_package):
+    """The CONTRACT of the guide."""
+    code = next(block for block in blocks("python") if "CONTRACT" in block)
+    names: dict = {}
+    exec(textwrap.dedent(code), names)
+    return names["CONTRACT"]
 
 
-def test_the_guides_provider_sends(acme, stand_in):
-    server = stand_in(answer_json(201, {"email_id": "7"}))
-    assert acme(server.url).send(make_message(to_cc="Bob <b@example.org>"), 5) == "7"
+def blocks(language: str) -> list[str]:
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", ADDING, re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(code) for _, code in found]
+
+
+def make_acme(url):
+    settings = {"api_key": PROVIDER_KEY, "priority_value": 1, "base_url": url}
+    cls = find_provider("acme")
+    return cls("acme", "example.com", cls.Settings.model_validate(settings))
+
+
+def test_a_package_adds_the_guides_provider_to_the_configuration(acme_package, tmp_path, config):
+    services = {"acme": {"api_key": "key", "priority_value": 1}}
+    config["email_services"][0]["enabled_services"] = services
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (service,) = load_config(str(tmp_path / "config.json")).domain("example.com").services
+    assert (service.provider, service.name) == ("acme", "acme")
+    assert "acme" in provider_names()
+
+
+def test_the_guides_provider_sends(acme_contract, stand_in):
+    server = stand_in(answer(*acme_contract.accepted))
+    message = make_message(
+        to_cc="Bob <b@example.org>", attachments=[PDF], headers={"X-One": "1"}, reply_to="c@d.org"
+    )
+    assert outcome_of(make_acme(server.url), message) == acme_contract.message_id
     (request,) = server.requests
     assert request.path == "/v2/emails"
-    assert request.headers["authorization"] == "Bearer key"
+    assert request.headers["authorization"] == acme_contract.secrets["authorization"]
     assert request.json == {
         "sender": {"address": "me@example.com", "name": ""},
         "to": [{"address": "ada@example.org", "name": ""}],
         "cc": [{"address": "b@example.org", "name": "Bob"}],
+        "reply_to": [{"address": "c@d.org", "name": ""}],
         "subject": "Hello",
         "text": "It works.",
+        "headers": {"Message-ID": message.message_id_header, "X-One": "1"},
+        "files": [
+            {
+                "name": "report.pdf",
+                "type": "application/pdf",
+                "data": base64.b64encode(b"%PDF-1.7 \x00\xff").decode(),
+            }
+        ],
     }
 
 
-@pytest.mark.parametrize(
-    ("behaviour", "fault"),
-    [
-        (answer_json(422, {"reason": "Out of credit"}), AccountRefused),
-        (answer_json(422, {"reason": "no such address"}), MessageRejected),
-        (answer(200, {"Content-Type": "text/html"}, b"<html>"), OutcomeUnknown),
-    ],
-)
-def test_the_guides_provider_understands_its_answers(behaviour, fault, acme, stand_in):
-    with pytest.raises(fault):
-        acme(stand_in(behaviour).url).send(make_message(), 5)
+def test_the_guides_provider_understands_its_answers(acme_contract, stand_in):
+    for behaviour, fault in acme_contract.answers.values():
+        assert type(outcome_of(make_acme(stand_in(answer(*behaviour)).url))) is fault
+    for body in acme_contract.without_id:
+        server = stand_in(answer(201, {"Content-Type": "application/json"}, body))
+        assert outcome_of(make_acme(server.url)) is None
+    page = stand_in(answer(200, {"Content-Type": "text/html"}, b"<html>"))
+    assert type(outcome_of(make_acme(page.url))) is OutcomeUnknown
 
 
-def test_the_guides_provider_drops_nothing(acme, stand_in):
-    with pytest.raises(MessageRejected, match="no bcc"):
-        acme(stand_in().url).send(make_message(to_bcc="b@example.org"), 5)
+@pytest.mark.parametrize("lacked", [{"to_bcc": "b@example.org"}, {"tags": "a"}])
+def test_the_guides_provider_drops_nothing(lacked, acme_package):
+    with pytest.raises(CannotCarry):
+        make_acme("http://127.0.0.1:1").check(make_message(**lacked))
 
 
 def test_the_changelog_has_the_form_of_keep_a_changelog():

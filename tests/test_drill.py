@@ -39,12 +39,13 @@ def test_a_drill_does_what_the_real_fault_would(kind, provider):
     error, waits, requests = WHAT_HAPPENS[kind]
     waited = []
     service = make_service("mailgun", provider.url)
-    send = functools.partial(Drill(kind).send, service, make_message(), 8, waited.append)
+    send = functools.partial(service.send, make_message())
+    meet = functools.partial(Drill(kind).meet, send, 8, waited.append)
     if error is None:
-        assert send() == "<1@example.com>"
+        assert meet().message_id == "<1@example.com>"
     else:
         with pytest.raises(error, match="Simulated failure") as caught:
-            send()
+            meet()
         assert caught.value.simulated
     assert waited == waits
     assert len(provider.requests) == requests
@@ -53,12 +54,13 @@ def test_a_drill_does_what_the_real_fault_would(kind, provider):
 @pytest.mark.parametrize(("chance", "fails"), [(0.0, True), (0.24, True), (0.25, False)])
 def test_a_share_of_the_messages_meets_it(chance, fails, provider):
     service = make_service("mailgun", provider.url)
-    drill = Drill("unavailable", share=0.25)
+    meet = functools.partial(Drill("unavailable", share=0.25).meet, chance=lambda: chance)
+    send = functools.partial(service.send, make_message())
     if fails:
         with pytest.raises(ServiceUnavailable):
-            drill.send(service, make_message(), 8, chance=lambda: chance)
+            meet(send, 8)
     else:
-        assert drill.send(service, make_message(), 8, chance=lambda: chance) == "<1@example.com>"
+        assert meet(send, 8).message_id == "<1@example.com>"
 
 
 def test_a_drill_lapses():

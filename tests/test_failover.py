@@ -8,6 +8,7 @@ import pytest
 from conftest import make_message
 from test_pool import Clock, Scripted
 
+from email_services.abstract import Acceptance
 from email_services.drill import Drill
 from email_services.exceptions import (
     AccountRefused,
@@ -63,7 +64,7 @@ def send(pool, **fields):
 
 def state_of(pool, store, name="first") -> str:
     state = store.service_states("example.com")[name]
-    return pool.health_in(state, pool._now()).state(pool._now())
+    return pool.breakers.health_in(state, pool._now()).state(pool._now())
 
 
 FAULTS = [
@@ -156,7 +157,7 @@ def test_of_many_messages_at_once_one_is_the_probe(make_pool, first, second, clo
         first.timeouts.append(timeout)
         probing.set()
         release.wait(10)
-        return "id"
+        return Acceptance("id")
 
     first.send = slow
     probe = threading.Thread(target=send, args=(pool,))
@@ -178,9 +179,9 @@ def test_of_two_workers_that_planned_to_probe_at_once_one_does(make_pool, first,
     first.fault = AccountRefused("quota")
     send(one)
     clock.now += FIRST_ACCOUNT_REST_SECONDS * JITTERED
-    steps = one._plan(None)[0], other._plan(None)[0]
+    steps = one._steps(None)[0], other._steps(None)[0]
     assert [step.decision for step in steps] == ["probe", "probe"]
-    assert [one._may_try(steps[0]), other._may_try(steps[1])] == [True, False]
+    assert [one.breakers.may_try(steps[0]), other.breakers.may_try(steps[1])] == [True, False]
 
 
 def test_the_last_service_is_tried_even_while_another_message_probes_it(make_pool, first, clock):
@@ -188,8 +189,8 @@ def test_the_last_service_is_tried_even_while_another_message_probes_it(make_poo
     first.fault = AccountRefused("quota")
     send(pool)
     clock.now += FIRST_ACCOUNT_REST_SECONDS * JITTERED
-    (step,) = pool._plan(None)
-    assert pool._claim_probe(step)
+    (step,) = pool._steps(None)
+    assert pool.breakers.may_try(step)
     first.fault = None
     assert send(pool).service_used == "first"
 
@@ -198,7 +199,7 @@ def test_a_probe_whose_worker_died_is_followed_by_another(pool, first, clock):
     first.fault = AccountRefused("quota")
     send(pool)
     clock.now += FIRST_ACCOUNT_REST_SECONDS * JITTERED
-    assert pool._claim_probe(pool._plan(None)[0])
+    assert pool.breakers.may_try(pool._steps(None)[0])
     first.fault = None
     assert send(pool).service_used == "second"
     clock.now += 10 + GRACE_SECONDS
@@ -222,7 +223,7 @@ def test_a_clock_that_is_set_back_ends_a_lost_probe(pool, first, clock):
     first.fault = AccountRefused("quota")
     send(pool)
     clock.now += FIRST_ACCOUNT_REST_SECONDS * JITTERED
-    assert pool._claim_probe(pool._plan(None)[0])
+    assert pool.breakers.may_try(pool._steps(None)[0])
     clock.now -= YEAR
     first.fault = None
     assert send(pool).service_used == "first"
@@ -232,7 +233,7 @@ def test_a_clock_that_is_set_back_ends_the_rest_that_is_shown(pool, first, store
     first.fault = AccountRefused("quota")
     send(pool)
     clock.now -= YEAR
-    health = pool.health_in(store.service_states("example.com")["first"], clock.now)
+    health = pool.breakers.health_in(store.service_states("example.com")["first"], clock.now)
     assert health.rest_until == clock.now
     assert health.reason == "quota"
 
@@ -264,7 +265,7 @@ def test_each_change_is_on_record_with_its_reason(pool, first, second, clock, st
     clock.now += 600
     first.fault = None
     send(pool)
-    pool.reset_health(second)
+    pool.breakers.reset(second)
     changes = [(c["service"], c["change"]) for c in reversed(store.service_changes("example.com"))]
     assert [service for service, _ in changes] == ["first", "first", "first", "second"]
     assert changes[0][1].startswith("resting for ")
@@ -294,7 +295,7 @@ def begin(pool, first, clock):
             assert release.wait(20)
             if result[0]:
                 raise result[0]
-            return "id"
+            return Acceptance("id")
 
         first.send = hold
         for _ in range(number):
@@ -357,7 +358,7 @@ def test_an_admin_can_have_it_tried_again_at_once(pool, first):
     send(pool)
     first.fault = None
     assert send(pool).service_used == "second"
-    pool.reset_health(first)
+    pool.breakers.reset(first)
     assert send(pool).service_used == "first"
 
 
@@ -370,24 +371,24 @@ def test_a_service_asked_for_by_name_is_tried_though_it_rests(pool, first, store
 
 
 def test_what_a_drill_did_to_its_health_ends_with_it(pool, first, store, clock):
-    pool.set_drill(first, lambda *_: Drill("key_refused", until=clock.now + 60))
+    pool.breakers.set_drill(first, lambda *_: Drill("key_refused", until=clock.now + 60))
     send(pool)
     assert state_of(pool, store) == "resting"
     clock.now += 60
     assert state_of(pool, store) == "working"
     assert send(pool).service_used == "first"
-    pool.set_drill(first, lambda *_: Drill())
+    pool.breakers.set_drill(first, lambda *_: Drill())
     for _ in range(FAILURES_TO_REST):
         send(pool)
     assert state_of(pool, store) == "resting"
-    pool.set_drill(first, lambda *_: None)
+    pool.breakers.set_drill(first, lambda *_: None)
     assert send(pool).service_used == "first"
 
 
 WAYS_TO_END = {
-    "switched off": lambda pool, first, _: pool.set_drill(first, lambda *_: None),
+    "switched off": lambda pool, first, _: pool.breakers.set_drill(first, lambda *_: None),
     "lapsed": lambda _pool, _first, clock: setattr(clock, "now", clock.now + 60),
-    "replaced": lambda pool, first, _: pool.set_drill(first, lambda *_: Drill(share=1e-9)),
+    "replaced": lambda pool, first, _: pool.breakers.set_drill(first, lambda *_: Drill(share=1e-9)),
 }
 FAULTS_BEFORE = {
     "none": [],
@@ -402,12 +403,12 @@ FAULTS_BEFORE = {
 @pytest.mark.parametrize("end", WAYS_TO_END)
 def test_a_drill_leaves_the_health_as_it_was(end, before, kind, pool, first, store, clock):
     def health():
-        return pool.health_in(store.service_states("example.com")["first"], clock.now)
+        return pool.breakers.health_in(store.service_states("example.com")["first"], clock.now)
 
     for first.fault in FAULTS_BEFORE[before]:
         send(pool)
     clock.now += FIRST_REST_SECONDS * JITTERED
-    pool.set_drill(first, lambda *_: Drill(kind, until=clock.now + 60))
+    pool.breakers.set_drill(first, lambda *_: Drill(kind, until=clock.now + 60))
     real = health()
     for _ in range(FAILURES_TO_REST + 1):
         send(pool)
@@ -418,10 +419,10 @@ def test_a_drill_leaves_the_health_as_it_was(end, before, kind, pool, first, sto
 
 
 def test_a_drill_begins_without_what_a_lapsed_one_did(pool, first, store, clock):
-    pool.set_drill(first, lambda *_: Drill("key_refused", until=clock.now + 60))
+    pool.breakers.set_drill(first, lambda *_: Drill("key_refused", until=clock.now + 60))
     send(pool)
     clock.now += 60
-    pool.set_drill(first, lambda *_: Drill("slow"))
+    pool.breakers.set_drill(first, lambda *_: Drill("slow"))
     assert state_of(pool, store) == "working"
 
 
@@ -429,21 +430,21 @@ def test_a_success_during_a_drill_outlasts_it(pool, first, store, clock):
     first.fault = AccountRefused("quota")
     send(pool)
     first.fault = None
-    pool.set_drill(first, lambda *_: Drill(share=1e-9))
+    pool.breakers.set_drill(first, lambda *_: Drill(share=1e-9))
     assert pool.send(make_message(), only=first).outcome == "sent"
-    pool.set_drill(first, lambda *_: Drill("key_refused"))
+    pool.breakers.set_drill(first, lambda *_: Drill("key_refused"))
     send(pool)
     assert state_of(pool, store) == "resting"
-    pool.set_drill(first, lambda *_: None)
+    pool.breakers.set_drill(first, lambda *_: None)
     assert state_of(pool, store) == "working"
 
 
 def test_a_drills_fault_that_comes_after_its_end_does_not_count(begin, pool, first, store):
     fault = AccountRefused("Simulated failure.")
     fault.simulated = True
-    pool.set_drill(first, lambda *_: Drill(share=1e-9))
+    pool.breakers.set_drill(first, lambda *_: Drill(share=1e-9))
     begin(1)
-    pool.set_drill(first, lambda *_: None)
+    pool.breakers.set_drill(first, lambda *_: None)
     begin.end(fault)
     assert state_of(pool, store) == "working"
     assert store.service_states("example.com")["first"].last_errors == ()
@@ -508,7 +509,7 @@ def test_an_unknown_outcome_keeps_the_key(make_pool, first):
 
 def test_a_key_in_progress_is_told_and_one_that_was_cut_off_is_flagged(pool, first, store, clock):
     now = clock.now
-    store.reserve_key("example.com", "key", "fingerprint", now, now + 25 + GRACE_SECONDS)
+    store.reserve_keys("example.com", [("key", "fingerprint")], now, now + 25 + GRACE_SECONDS)
     with pytest.raises(KeyInProgress):
         pool.send(make_message(), once=ONCE)
     clock.now += 25 + GRACE_SECONDS
@@ -523,7 +524,7 @@ def test_a_failure_after_a_cut_off_request_says_unknown_and_keeps_the_key(
     pool, first, second, store, clock
 ):
     now = clock.now
-    store.reserve_key("example.com", "key", "fingerprint", now, now + 25 + GRACE_SECONDS)
+    store.reserve_keys("example.com", [("key", "fingerprint")], now, now + 25 + GRACE_SECONDS)
     clock.now += 25 + GRACE_SECONDS
     first.fault = second.fault = ServiceUnavailable("down")
     assert pool.send(make_message(), once=ONCE).outcome == "unknown", "the first may have sent it"
@@ -536,7 +537,7 @@ def test_a_failure_after_a_cut_off_request_says_unknown_and_keeps_the_key(
 
 def test_where_unknown_outcomes_stop_nothing_follows_a_cut_off_request(pool, first, store, clock):
     now = clock.now
-    store.reserve_key("example.com", "key", "fingerprint", now, now + 25 + GRACE_SECONDS)
+    store.reserve_keys("example.com", [("key", "fingerprint")], now, now + 25 + GRACE_SECONDS)
     clock.now += 25 + GRACE_SECONDS
     delivery = pool.send(make_message(on_unknown="stop"), once=ONCE)
     assert (delivery.outcome, delivery.attempts, first.timeouts) == ("unknown", (), [])

@@ -7,8 +7,9 @@ import threading
 
 import pytest
 from conftest import make_message
+from messages import PDF, PNG
 
-from email_services.exceptions import ServiceUnavailable
+from email_services.exceptions import CannotCarry, ServiceUnavailable
 from email_services.message import EmailMessage
 from email_services.providers.maildir import Maildir, MaildirSettings
 
@@ -42,7 +43,7 @@ def test_a_message_is_found_by_a_mail_program(service, folder):
         raw_text_body="Erste Zeile\nZweite 😀\n",
         html_body="<p>Hällo</p>\n",
     )
-    name = service.send(message, 5)
+    name = service.send(message, 5).message_id
     (found,) = stored(folder)
     assert (folder / "new" / name).is_file()
     assert not list((folder / "tmp").iterdir())
@@ -62,7 +63,7 @@ def test_a_message_is_found_by_a_mail_program(service, folder):
     ("fields", "content_type"),
     [
         ({}, "text/plain"),
-        ({"raw_text_body": "", "html_body": "<p>x</p>"}, "text/html"),
+        ({"raw_text_body": "", "html_body": "<img src='https://example.com/a.png'>"}, "text/html"),
         ({"html_body": "<p>x</p>"}, "multipart/alternative"),
     ],
 )
@@ -73,7 +74,7 @@ def test_a_message_has_no_more_parts_than_it_needs(fields, content_type, service
 
 def test_the_file_is_ascii_with_short_lines_as_rfc_5322_asks(service, folder):
     message = make_message(subject="東" * 400, raw_text_body="x" * 5000 + "ü", from_name="ü" * 200)
-    name = service.send(message, 5)
+    name = service.send(message, 5).message_id
     lines = (folder / "new" / name).read_bytes().split(b"\n")
     head = lines[: lines.index(b"")]
     assert all(line.isascii() and len(line) <= 78 for line in head)
@@ -81,7 +82,7 @@ def test_the_file_is_ascii_with_short_lines_as_rfc_5322_asks(service, folder):
 
 
 def test_an_address_beyond_ascii_is_written_as_rfc_6532_asks(service, folder):
-    name = service.send(make_message(to_recipients="Jörg <jörg@example.org>"), 5)
+    name = service.send(make_message(to_recipients="Jörg <jörg@example.org>"), 5).message_id
     assert "To: Jörg <jörg@example.org>" in (folder / "new" / name).read_text("utf-8")
 
 
@@ -90,6 +91,44 @@ def test_odd_characters_in_a_body_stay(body, service, folder):
     service.send(make_message(raw_text_body=body), 5)
     content = stored(folder)[0].get_content()
     assert content.rstrip("\n") == body.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
+
+
+def test_everything_else_of_a_message_is_kept_too(service, folder):
+    message = make_message(
+        html_body='<img src="cid:logo">',
+        reply_to=["a@example.net", "B <b@example.net>"],
+        headers={"X-Order": "42"},
+        tags=["welcome", "spring sale"],
+        metadata={"customer": "Zoë"},
+        attachments=[PDF],
+        inline=[PNG],
+    )
+    service.check(message)
+    service.send(message, 5)
+    (found,) = stored(folder)
+    assert found["Reply-To"] == "a@example.net, B <b@example.net>"
+    assert found["X-Order"] == "42"
+    assert found.get_all("X-Tag") == ["welcome", "spring sale"]
+    assert found["X-Metadata-customer"] == "Zoë"
+    (attached,) = found.iter_attachments()
+    assert (attached.get_filename(), attached.get_content()) == (
+        "report.pdf",
+        message.attachments[0].content,
+    )
+    (image,) = (part for part in found.walk() if part["Content-ID"] == "<logo>")
+    assert image.get_content() == message.inline[0].content
+
+
+@pytest.mark.parametrize("field", ["track_opens", "send_at"])
+def test_what_a_file_cannot_do_is_not_asked_of_it(field, service):
+    given = {"track_opens": True, "send_at": "2099-01-01T00:00:00Z"}
+    with pytest.raises(CannotCarry):
+        service.check(make_message(**{field: given[field]}))
+
+
+def test_nobody_else_on_this_machine_reads_the_mail(service, folder):
+    name = service.send(make_message(), 5).message_id
+    assert (folder / "new" / name).stat().st_mode & 0o777 == 0o600
 
 
 def test_a_thousand_recipients_are_written(service, folder):

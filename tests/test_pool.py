@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from conftest import make_message
 
-from email_services.abstract import AbstractEmailService, ServiceSettings
+from email_services.abstract import AbstractEmailService, Acceptance, ServiceSettings
 from email_services.drill import Drill
 from email_services.exceptions import (
     AccountRefused,
@@ -45,7 +45,7 @@ class Scripted(AbstractEmailService):
         self.clock.now += min(self.seconds, timeout)
         if self.fault:
             raise self.fault
-        return f"id at {self.name}"
+        return Acceptance(f"id at {self.name}")
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_a_service_that_is_not_there_is_an_error(make_pool, clock):
 def test_a_simulated_failure_fails_without_the_provider(make_pool, clock, store):
     first, second = Scripted("first", clock, priority=2), Scripted("second", clock)
     pool = make_pool(first, second)
-    pool.set_drill(first, lambda *_: Drill())
+    pool.breakers.set_drill(first, lambda *_: Drill())
     answer = pool.send(make_message()).as_dict()
     assert answer["services_unsuccessful"] == {"first": "Simulated failure."}
     assert answer["service_used"] == "second"
@@ -184,7 +184,7 @@ def test_a_simulated_failure_fails_without_the_provider(make_pool, clock, store)
 def test_a_simulated_failure_elsewhere_changes_nothing(make_pool, clock, store):
     first = Scripted("first", clock)
     other = PooledEmailService("example.net", [first], store)
-    other.set_drill(first, lambda *_: Drill())
+    other.breakers.set_drill(first, lambda *_: Drill())
     assert make_pool(first).send(make_message()).outcome == "sent"
 
 

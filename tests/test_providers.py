@@ -6,11 +6,23 @@ import socket
 import ssl
 import threading
 import time
+from datetime import datetime, timezone
 
 import pytest
 import requests
 import trustme
-from conftest import PROVIDER_KEY, make_message, make_service
+from contract import (
+    HTML,
+    JSON,
+    PROVIDER_KEY,
+    contract_of,
+    http_providers,
+    make_message,
+    make_service,
+    outcome_of,
+    seen,
+)
+from messages import PDF, PNG
 from standins import (
     answer,
     answer_json,
@@ -25,62 +37,35 @@ from standins import (
 )
 
 from email_services import transport
+from email_services.abstract import Acceptance
 from email_services.exceptions import (
     AccountRefused,
+    CannotCarry,
     MessageRejected,
     OutcomeUnknown,
-    ProviderError,
     RateLimited,
     ServiceUnavailable,
 )
+from email_services.message import EmailMessage
 from email_services.providers import find_provider, provider_names
 
-JSON = {"Content-Type": "application/json"}
-HTML = {"Content-Type": "text/html"}
 PAGE = b"<html><body>Welcome to the hotel's Wi-Fi</body></html>"
 
-ACCEPTED = {
-    "mailgun": (200, JSON, b'{"id": "<20261124.1@example.com>", "message": "Queued. Thank you."}'),
-    "sendgrid": (202, {"X-Message-Id": "14c5d75ce93"}, b""),
-}
-"""What each provider behind HTTP answers when it takes a message."""
-
-IDS = {"mailgun": "<20261124.1@example.com>", "sendgrid": "14c5d75ce93"}
-
-ID_IS_IN_A_HEADER = {"sendgrid"}
-"""Where the id is known though the body is cut."""
-
-AUTHORIZATION = {
-    "mailgun": "Basic YXBpOlNHLmtleS1hdC10aGUtcHJvdmlkZXI=",
-    "sendgrid": f"Bearer {PROVIDER_KEY}",
-}
-"""The header that the provider's key makes."""
-
-ERRORS = {
-    "mailgun": lambda text: {"message": text},
-    "sendgrid": lambda text: {"errors": [{"message": text}]},
-}
-"""How each provider says what is wrong."""
-
-every_http_provider = pytest.mark.parametrize("provider", sorted(ACCEPTED))
-
-
-def outcome_of(service, message=None, timeout=5.0):
-    """The id for an accepted message, else the error."""
-    try:
-        return service.send(message or make_message(), timeout)
-    except ProviderError as error:
-        return error
+every_http_provider = pytest.mark.parametrize("provider", http_providers())
+every_batching_provider = pytest.mark.parametrize(
+    "provider", [name for name in http_providers() if find_provider(name).max_batch > 1]
+)
 
 
 def test_every_provider_is_held_to_this_contract():
-    assert provider_names() == sorted([*ACCEPTED, "maildir"])
+    assert {*provider_names()} - {*http_providers()} == {"maildir", "smtp"}
+    assert all(contract_of(provider) for provider in http_providers())
 
 
 @every_http_provider
 def test_an_accepted_message_has_the_providers_id(provider, stand_in):
-    server = stand_in(answer(*ACCEPTED[provider]))
-    assert outcome_of(make_service(provider, server.url)) == IDS[provider]
+    server = stand_in(answer(*contract_of(provider).accepted))
+    assert outcome_of(make_service(provider, server.url)) == contract_of(provider).message_id
     assert len(server.requests) == 1
 
 
@@ -111,7 +96,7 @@ def test_each_status_means_what_the_design_says(provider, status, stand_in):
     headers = {"Location": "/elsewhere"} if status < 400 else {}
     server = stand_in(answer(status, headers))
     error = outcome_of(make_service(provider, server.url))
-    assert type(error) is STATUSES[status]
+    assert type(error) is {**STATUSES, **contract_of(provider).statuses}[status]
     assert error.reason == f"HTTP {status}."
     assert len(server.requests) == 1, "neither retried nor redirected"
 
@@ -121,7 +106,18 @@ def test_each_status_means_what_the_design_says(provider, status, stand_in):
 @pytest.mark.parametrize("status", [400, 401, 429, 500])
 def test_an_odd_body_changes_no_meaning(provider, status, body, stand_in):
     server = stand_in(answer(status, *ODD_BODIES[body]))
-    assert type(outcome_of(make_service(provider, server.url))) is STATUSES[status]
+    expected = {**STATUSES, **contract_of(provider).statuses}[status]
+    assert type(outcome_of(make_service(provider, server.url))) is expected
+
+
+ITS_OWN_ANSWERS = [(name, said) for name in http_providers() for said in contract_of(name).answers]
+
+
+@pytest.mark.parametrize(("provider", "said"), ITS_OWN_ANSWERS)
+def test_its_own_answers_are_understood(provider, said, stand_in):
+    behaviour, expected = contract_of(provider).answers[said]
+    server = stand_in(answer(*behaviour))
+    assert type(outcome_of(make_service(provider, server.url))) is expected
 
 
 def tls_server(authority: trustme.CA) -> ssl.SSLContext:
@@ -195,7 +191,7 @@ def test_a_connection_that_is_never_taken_is_not_sent(provider):
 
 @every_http_provider
 def test_a_certificate_that_nobody_trusts_is_not_sent(provider, authority, stand_in):
-    server = stand_in(answer(*ACCEPTED[provider]), tls=tls_server(authority))
+    server = stand_in(answer(*contract_of(provider).accepted), tls=tls_server(authority))
     error = outcome_of(make_service(provider, server.url))
     assert type(error) is ServiceUnavailable
     assert error.reason == "The TLS handshake failed."
@@ -204,7 +200,7 @@ def test_a_certificate_that_nobody_trusts_is_not_sent(provider, authority, stand
 
 @every_http_provider
 def test_plain_http_behind_https_is_not_sent(provider, stand_in):
-    server = stand_in(answer(*ACCEPTED[provider]))
+    server = stand_in(answer(*contract_of(provider).accepted))
     error = outcome_of(make_service(provider, server.url.replace("http:", "https:")), timeout=1)
     assert type(error) is ServiceUnavailable
 
@@ -225,11 +221,11 @@ def test_tls_with_a_trusted_authority_works_and_holds_the_deadline(
     bundle = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(bundle)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
-    server = stand_in(answer(*ACCEPTED[provider]), tls=tls_server(authority))
+    server = stand_in(answer(*contract_of(provider).accepted), tls=tls_server(authority))
     service = make_service(provider, server.url)
-    assert [outcome_of(service), outcome_of(service)] == [IDS[provider]] * 2
+    assert [outcome_of(service), outcome_of(service)] == [contract_of(provider).message_id] * 2
     assert server.connections == 1
-    server.behaviour = drip(response(*ACCEPTED[provider]))
+    server.behaviour = drip(response(*contract_of(provider).accepted))
     started = time.monotonic()
     assert type(outcome_of(service, timeout=0.3)) is OutcomeUnknown
     assert time.monotonic() - started < 1
@@ -312,7 +308,7 @@ def test_a_slow_name_server_and_a_slow_reader_share_the_time(
 
 @every_http_provider
 def test_a_connection_that_comes_too_late_is_closed(provider, stand_in, monkeypatch):
-    server = stand_in(answer(*ACCEPTED[provider]))
+    server = stand_in(answer(*contract_of(provider).accepted))
     connect = transport.create_connection
 
     def slow(*args, **kwargs):
@@ -327,7 +323,7 @@ def test_a_connection_that_comes_too_late_is_closed(provider, stand_in, monkeypa
 
 
 def accepted_but_for_the_body(provider: str) -> bytes:
-    status, headers, body = ACCEPTED[provider]
+    status, headers, body = contract_of(provider).accepted
     head = response(status, headers, body + b" " * 100)
     return head[: head.index(b"\r\n\r\n") + 4]
 
@@ -344,31 +340,27 @@ CUT = {
 def test_accepted_stays_accepted_with_its_body(provider, cut, stand_in):
     server = stand_in(CUT[cut](accepted_but_for_the_body(provider)))
     started = time.monotonic()
+    contract = contract_of(provider)
     result = outcome_of(make_service(provider, server.url), timeout=0.5)
-    assert result == (IDS[provider] if provider in ID_IS_IN_A_HEADER else None)
+    assert result == (contract.message_id if contract.id_is_in_a_header else None)
     assert time.monotonic() - started < 2
 
 
-WITHOUT_ID = {
-    "mailgun": [b'{"message": "Queued. Thank you."}', b"{}", b'{"id": 7}', b'{"id": null}'],
-    "sendgrid": [b""],
-}
-
-
 @pytest.mark.parametrize(
-    ("provider", "body"), [(name, body) for name in WITHOUT_ID for body in WITHOUT_ID[name]]
+    ("provider", "body"),
+    [(name, body) for name in http_providers() for body in contract_of(name).without_id],
 )
 def test_accepted_without_an_id_is_sent(provider, body, stand_in):
-    status = ACCEPTED[provider][0]
+    status = contract_of(provider).accepted[0]
     server = stand_in(answer(status, JSON if body else {}, body))
     assert outcome_of(make_service(provider, server.url)) is None
 
 
 @every_http_provider
 def test_a_connection_is_used_again(provider, stand_in):
-    server = stand_in(answer(*ACCEPTED[provider]))
+    server = stand_in(answer(*contract_of(provider).accepted))
     service = make_service(provider, server.url)
-    assert [outcome_of(service) for _ in range(5)] == [IDS[provider]] * 5
+    assert [outcome_of(service) for _ in range(5)] == [contract_of(provider).message_id] * 5
     assert (len(server.requests), server.connections) == (5, 1)
 
 
@@ -382,20 +374,20 @@ def test_a_connection_is_used_again_after_an_error(provider, stand_in):
 
 @every_http_provider
 def test_a_connection_the_provider_closed_is_not_used_again(provider, stand_in):
-    server = stand_in(send_and_close(response(*ACCEPTED[provider])))
+    server = stand_in(send_and_close(response(*contract_of(provider).accepted)))
     service = make_service(provider, server.url)
     for _ in range(3):
-        assert outcome_of(service) == IDS[provider]
+        assert outcome_of(service) == contract_of(provider).message_id
         server.wait_until_closed()
     assert server.connections == 3
 
 
 @every_http_provider
 def test_a_connection_that_idled_long_is_not_used_again(provider, stand_in, monkeypatch):
-    server = stand_in(answer(*ACCEPTED[provider]))
+    server = stand_in(answer(*contract_of(provider).accepted))
     service = make_service(provider, server.url)
     monkeypatch.setattr(transport, "MAX_IDLE_SECONDS", 0.0)
-    assert [outcome_of(service), outcome_of(service)] == [IDS[provider]] * 2
+    assert [outcome_of(service), outcome_of(service)] == [contract_of(provider).message_id] * 2
     assert server.connections == 2
 
 
@@ -404,22 +396,26 @@ def test_cookies_and_netrc_are_ignored(provider, stand_in, tmp_path, monkeypatch
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login somebody password else\n")
     monkeypatch.setenv("NETRC", str(netrc))
-    status, headers, body = ACCEPTED[provider]
+    status, headers, body = contract_of(provider).accepted
     server = stand_in(answer(status, {**headers, "Set-Cookie": "a=b"}, body))
     service = make_service(provider, server.url)
     for _ in range(2):
         outcome_of(service)
     assert "cookie" not in server.requests[1].headers
-    assert server.requests[1].headers["authorization"] == AUTHORIZATION[provider]
+    secrets = contract_of(provider).secrets
+    assert {name: server.requests[1].headers.get(name) for name in secrets} == secrets
 
 
 @every_http_provider
 def test_a_proxy_of_the_environment_is_used(provider, stand_in, monkeypatch):
-    proxy = stand_in(answer(*ACCEPTED[provider]))
+    proxy = stand_in(answer(*contract_of(provider).accepted))
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    assert outcome_of(make_service(provider, "http://provider.example")) == IDS[provider]
+    assert (
+        outcome_of(make_service(provider, "http://provider.example"))
+        == contract_of(provider).message_id
+    )
     assert proxy.requests[0].path.startswith("http://provider.example/")
 
 
@@ -449,35 +445,13 @@ def test_retry_after_is_read(provider, retry, stand_in):
 def test_a_provider_that_echoes_everything_leaks_nothing(provider, status, stand_in):
     body = "Nobody else should read this."
     echo = f"{PROVIDER_KEY} {body}"
-    server = stand_in(answer_json(status, ERRORS[provider](echo)))
+    server = stand_in(answer_json(status, contract_of(provider).error(echo)))
     error = outcome_of(make_service(provider, server.url), make_message(raw_text_body=body))
     assert error.reason == f"HTTP {status}: [removed] [removed]"
-    server.behaviour = answer_json(status, ERRORS[provider](f"near '{body[:12]}...'"))
+    server.behaviour = answer_json(status, contract_of(provider).error(f"near '{body[:12]}...'"))
     error = outcome_of(make_service(provider, server.url), make_message(raw_text_body=body))
     if status != 401:  # what is said of the account is for operators
         assert error.summary == f"HTTP {status}."
-
-
-def test_what_no_database_takes_is_taken_out_of_a_providers_text(stand_in):
-    server = stand_in(answer_json(200, {"id": "<\ud800\0>"}))
-    service = make_service("mailgun", server.url)
-    assert outcome_of(service) == "<\ufffd\ufffd>"
-    server.behaviour = answer_json(401, {"message": "bad \ud800\0"})
-    assert outcome_of(service).reason == "HTTP 401: bad \ufffd\ufffd"
-
-
-def test_mailguns_key_is_taken_out_as_it_is_sent_too(stand_in):
-    sent = AUTHORIZATION["mailgun"]
-    server = stand_in(answer_json(401, {"message": f"What is {sent}?"}))
-    error = outcome_of(make_service("mailgun", server.url))
-    assert error.reason == "HTTP 401: What is Basic [removed]?"
-
-
-def test_a_date_that_cannot_be_is_no_crash(stand_in):
-    text = "try again after Mon, 01 Jan 99999999999999999999 00:00:00 UTC"
-    server = stand_in(answer_json(429, {"message": text}))
-    error = outcome_of(make_service("mailgun", server.url))
-    assert (type(error), error.retry_after) == (RateLimited, None)
 
 
 @every_http_provider
@@ -510,103 +484,150 @@ def test_every_exception_of_requests_is_mapped_or_known_to_be_a_bug():
     assert unmapped == bugs
 
 
-MAILGUN_TEXTS = [
-    (401, answer(401, {"Content-Type": "text/html"}, b"Forbidden"), AccountRefused, None),
-    (
-        "quota",
-        answer_json(
-            420,
-            {
-                "message": "Domain example.com is not allowed to send: recipient limit exceeded, "
-                "try again after Mon, 25 Aug 2125 07:00:31 UTC"
-            },
-        ),
-        AccountRefused,
-        1_000_000,
-    ),
-    (
-        "rate",
-        answer_json(
-            429, {"message": "account-requests-per-sec limit exceeded, try again after 120 seconds"}
-        ),
-        RateLimited,
-        120,
-    ),
-    (
-        "not activated",
-        answer_json(400, {"message": "Please activate your Mailgun account."}),
-        AccountRefused,
-        None,
-    ),
-    (
-        "address",
-        answer_json(400, {"message": "to parameter is not a valid address"}),
-        MessageRejected,
-        None,
-    ),
-    ("wrong domain", answer_json(404, {"message": "Domain not found"}), AccountRefused, None),
-    ("magnificent", answer(200, HTML, b"Mailgun Magnificent API"), OutcomeUnknown, None),
-]
-
-
-@pytest.mark.parametrize(("behaviour", "expected", "at_least"), [row[1:] for row in MAILGUN_TEXTS])
-def test_mailguns_own_texts_are_understood(behaviour, expected, at_least, stand_in):
-    error = outcome_of(make_service("mailgun", stand_in(behaviour).url))
-    assert type(error) is expected
-    assert (error.retry_after or 0) >= (at_least or 0)
-
-
-SENDGRID_TEXTS = [
-    (401, "Maximum credits exceeded", AccountRefused),
-    (401, "The provided authorization grant is invalid, expired, or revoked", AccountRefused),
-    (403, "The from address does not match a verified Sender Identity.", AccountRefused),
-    (400, "Does not contain a valid address.", MessageRejected),
-    (413, "Payload too large", MessageRejected),
-]
-
-
-@pytest.mark.parametrize(("status", "text", "expected"), SENDGRID_TEXTS)
-def test_sendgrids_own_texts_are_understood(status, text, expected, stand_in):
-    behaviour = answer_json(status, {"errors": [{"message": text, "field": None, "help": None}]})
-    error = outcome_of(make_service("sendgrid", stand_in(behaviour).url))
-    assert type(error) is expected
-    assert error.reason == f"HTTP {status}: {text}"
-
-
-def test_sendgrid_names_the_end_of_a_rate_limit_in_unix_time(stand_in):
-    reset_at = str(int(time.time()) + 300)
-    server = stand_in(answer_json(429, {}, {"X-RateLimit-Reset": reset_at}))
-    error = outcome_of(make_service("sendgrid", server.url))
-    assert 290 < error.retry_after <= 300
-
-
-def test_a_body_that_begins_like_a_sendgrid_key_is_refused_by_its_sdk_only(stand_in):
-    message = make_message(raw_text_body="SG.abc.def is a key")
-    server = stand_in(answer(*ACCEPTED["mailgun"]))
-    assert outcome_of(make_service("mailgun", server.url), message) == IDS["mailgun"]
-    error = outcome_of(make_service("sendgrid", server.url), message)
-    assert type(error) is MessageRejected
-    assert len(server.requests) == 1
-
-
-@every_http_provider
-def test_bcc_alone_is_refused_rather_than_changed(provider, stand_in):
-    message = make_message(to_recipients=[], to_bcc=["ada@example.org"])
-    server = stand_in(answer(*ACCEPTED[provider]))
-    assert type(outcome_of(make_service(provider, server.url), message)) is MessageRejected
-    assert server.requests == []
-
-
 def test_the_provider_of_each_module_is_called_like_it():
     for name in provider_names():
         assert find_provider(name).__module__ == f"email_services.providers.{name}"
+        assert find_provider(name).provider == name
 
 
 def test_a_slow_provider_has_its_whole_timeout(stand_in):
-    server = stand_in(delayed(answer(*ACCEPTED["sendgrid"]), 0.3))
-    assert outcome_of(make_service("sendgrid", server.url), timeout=5) == IDS["sendgrid"]
+    server = stand_in(delayed(answer(*contract_of("sendgrid").accepted), 0.3))
+    assert (
+        outcome_of(make_service("sendgrid", server.url), timeout=5)
+        == contract_of("sendgrid").message_id
+    )
 
 
 def test_an_answer_that_came_before_the_body_was_read_counts(stand_in):
     server = stand_in(send_bytes(response(413)), read_body=False)
     assert type(outcome_of(make_service("mailgun", server.url))) is MessageRejected
+
+
+def marked(mark: str) -> dict[str, dict]:
+    """For each field of a message, one that holds `mark` there."""
+    in_file = {"filename": f"{mark}.pdf", "content": ""}
+    return {
+        "from_email": {"from_email": f"{mark}@example.com"},
+        "from_name": {"from_name": mark},
+        "to_recipients": {"to_recipients": ["a@example.org", f"Name {mark} <b@example.org>"]},
+        "to_cc": {"to_cc": f"{mark}@example.org"},
+        "to_bcc": {"to_bcc": f"{mark}@example.org"},
+        "reply_to": {"reply_to": f"{mark}@example.org"},
+        "reply_to, the second": {"reply_to": ["a@example.org", f"{mark}@example.org"]},
+        "subject": {"subject": mark},
+        "raw_text_body": {"raw_text_body": mark},
+        "html_body": {"html_body": f"<p>{mark}</p>"},
+        "attachments": {"attachments": [in_file]},
+        "attachments, the second": {"attachments": [PDF, in_file]},
+        "inline": {"html_body": "x", "inline": [{**PNG, "content_id": mark}]},
+        "headers": {"headers": {"X-One": mark}},
+        "headers, the second": {"headers": {"X-One": "1", "X-Two": mark}},
+        "tags": {"tags": mark},
+        "tags, the second": {"tags": ["one", mark]},
+        "metadata": {"metadata": {"key": mark}},
+        "metadata, the second": {"metadata": {"key": "1", "other": mark}},
+        "substitutions": {"raw_text_body": "{{a}}", "substitutions": {"a": mark}},
+    }
+
+
+def request_for(provider, message, stand_in):
+    """The request as text, or None where the provider declares that it cannot carry it."""
+    contract = contract_of(provider)
+    server = stand_in(answer(*contract.accepted))
+    service = make_service(provider, server.url)
+    try:
+        service.check(message)
+    except CannotCarry:
+        return None
+    service.send(message, 5)
+    return repr(seen(server.requests[0], contract.moving))
+
+
+@every_http_provider
+@pytest.mark.parametrize("field", marked(""))
+def test_no_field_is_dropped_in_silence(provider, field, stand_in):
+    message = make_message(**marked("mark7")[field]).rendered()
+    request = request_for(provider, message, stand_in)
+    assert request is None or "mark7" in request
+
+
+@every_http_provider
+@pytest.mark.parametrize("field", ["track_opens", "track_clicks"])
+def test_tracking_is_asked_for_or_declared_impossible(provider, field, stand_in):
+    requests = [
+        request_for(provider, make_message(html_body="<p>", **given), stand_in)
+        for given in ({field: True}, {field: False})
+    ]
+    assert requests == [None, None] or len(set(requests)) == 2
+
+
+@every_http_provider
+def test_a_time_to_send_at_is_asked_for_or_declared_impossible(provider, stand_in):
+    base = time.time() + 3600
+    requests = [
+        request_for(provider, make_message(send_at=iso(base + seconds)), stand_in)
+        for seconds in (0, 60)
+    ]
+    assert requests == [None, None] or len(set(requests)) == 2
+
+
+def iso(at: float) -> str:
+    return datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="seconds")
+
+
+def test_every_field_is_tried():
+    tried = {field.partition(",")[0] for field in marked("")}
+    apart = {"track_opens", "track_clicks", "send_at", "on_unknown", "dry_run"}
+    assert tried | apart == set(EmailMessage.model_fields)
+
+
+def two_messages():
+    return [make_message(to_recipients=f"{name}@example.org") for name in ("a", "b")]
+
+
+@every_batching_provider
+def test_two_messages_can_share_a_call(provider, stand_in):
+    accepted, ids = contract_of(provider).batch
+    server = stand_in(answer(*accepted))
+    service = make_service(provider, server.url)
+    first, second = two_messages()
+    assert service.batch_key(first) is not None
+    assert service.batch_key(first) == service.batch_key(second)
+    results = service.send_batch([first, second], 5)
+    assert [result.message_id for result in results] == ids
+    assert len(server.requests) == 1
+
+
+@every_batching_provider
+@pytest.mark.parametrize("status", [400, 401, 429, 500])
+def test_the_fault_of_a_call_is_every_messages(provider, status, stand_in):
+    service = make_service(provider, stand_in(answer(status)).url)
+    expected = {**STATUSES, **contract_of(provider).statuses}[status]
+    assert {type(result) for result in service.send_batch(two_messages(), 5)} == {expected}
+
+
+@every_batching_provider
+@pytest.mark.parametrize("behaviour", UNKNOWN)
+def test_a_batch_whose_answer_says_nothing_is_unknown(provider, behaviour, stand_in):
+    timeout = 0.5 if behaviour in ("no answer", "headers that drip") else 30
+    service = make_service(provider, stand_in(UNKNOWN[behaviour]).url)
+    results = service.send_batch(two_messages(), timeout)
+    assert {type(result) for result in results} == {OutcomeUnknown}
+
+
+@every_batching_provider
+def test_a_batch_that_never_arrived_is_not_sent(provider):
+    service = make_service(provider, "http://provider.invalid")
+    results = service.send_batch(two_messages(), 5)
+    assert {type(result) for result in results} == {ServiceUnavailable}
+
+
+@every_batching_provider
+@pytest.mark.parametrize("cut", CUT)
+def test_a_batch_that_was_accepted_is_never_called_not_sent(provider, cut, stand_in):
+    status, headers, body = contract_of(provider).batch[0]
+    head = response(status, headers, body + b" " * 100)
+    server = stand_in(CUT[cut](head[: head.index(b"\r\n\r\n") + 4]))
+    results = make_service(provider, server.url).send_batch(two_messages(), 0.5)
+    not_sent = [r for r in results if not isinstance(r, Acceptance | OutcomeUnknown)]
+    assert (len(results), not_sent) == (2, [])

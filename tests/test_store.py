@@ -123,7 +123,7 @@ def logged(number: int = 0, **changes) -> LoggedMessage:
 
 
 def test_a_message_is_in_progress_then_what_became_of_it(store):
-    store.log_message(logged())
+    store.log_messages([logged()])
     assert store.messages("example.com", NOW + 30) == [logged()]
     sent = logged(
         outcome="sent",
@@ -132,13 +132,13 @@ def test_a_message_is_in_progress_then_what_became_of_it(store):
         possible_duplicate=True,
         attempts=({"service": "a", "outcome": "sent", "reason": "", "milliseconds": 3},),
     )
-    store.log_outcome(sent)
+    store.log_outcomes([sent])
     assert store.messages("example.com", NOW + 1000) == [sent]
     assert store.messages("example.net", NOW) == []
 
 
 def test_a_message_that_was_cut_off_is_unknown_after_its_deadline(store):
-    store.log_message(logged())
+    store.log_messages([logged()])
     (message,) = store.messages("example.com", NOW + 31)
     assert message.outcome == "unknown"
     assert store.messages("example.com", NOW + 31, outcome="unknown") == [message]
@@ -147,7 +147,7 @@ def test_a_message_that_was_cut_off_is_unknown_after_its_deadline(store):
 
 
 def test_an_outcome_is_logged_even_if_the_beginning_was_not(store):
-    store.log_outcome(logged(outcome="sent"))
+    store.log_outcomes([logged(outcome="sent")])
     assert store.messages("example.com", NOW) == [logged(outcome="sent")]
 
 
@@ -172,17 +172,17 @@ FILTERS = [
 
 @pytest.mark.parametrize(("wanted", "expected"), FILTERS)
 def test_messages_are_found_newest_first(wanted, expected, store):
-    store.log_message(logged(0, recipients=["other@example.org"]))
-    store.log_message(logged(1, outcome="sent"))
-    store.log_message(logged(2, outcome="not sent", attempts=[ATTEMPT]))
-    store.log_message(logged(3))
+    store.log_messages([logged(0, recipients=["other@example.org"])])
+    store.log_messages([logged(1, outcome="sent")])
+    store.log_messages([logged(2, outcome="not sent", attempts=[ATTEMPT])])
+    store.log_messages([logged(3)])
     found = store.messages("example.com", NOW, **wanted)
     assert [int(message.message_id, 16) for message in found] == expected
 
 
 def test_pages_miss_nothing_where_messages_have_the_same_time(store):
     for number in range(10):
-        store.log_message(replace(logged(number), at=NOW))
+        store.log_messages([replace(logged(number), at=NOW)])
     seen, before = [], None
     while page := store.messages("example.com", NOW, before=before, limit=3):
         seen += [int(message.message_id, 16) for message in page]
@@ -192,12 +192,12 @@ def test_pages_miss_nothing_where_messages_have_the_same_time(store):
 
 def test_messages_are_kept_as_long_as_they_should_be(open_store):
     store = open_store(keep_seconds=DAY)
-    store.log_message(logged(0))
-    store.log_message(logged(10))
+    store.log_messages([logged(0)])
+    store.log_messages([logged(10)])
     assert len(store.messages("example.com", NOW + DAY)) == 2
     assert len(store.messages("example.com", NOW + DAY + 5)) == 1, "not shown a second longer"
     late = replace(logged(99), at=NOW + DAY + 3600, message_id="f" * 32)
-    store.log_message(late)  # removes what is old, as any message may
+    store.log_messages([late])  # removes what is old, as any message may
     assert len(open_store(keep_seconds=100 * DAY).messages("example.com", NOW + DAY)) == 1
 
 
@@ -205,21 +205,21 @@ def test_what_is_old_is_removed_a_little_at_a_time(open_store, monkeypatch):
     monkeypatch.setattr("email_services.store.REMOVED_AT_ONCE", 2)
     store = open_store(keep_seconds=DAY)
     for number in range(5):
-        store.log_message(logged(number))
+        store.log_messages([logged(number)])
         reserve(store, key=str(number))
     everything = open_store(keep_seconds=100 * DAY)
     late = NOW + 3 * DAY
     left = []
     for second in range(4):
         message = logged(100 + second, at=late + second)
-        store.log_message(message)
+        store.log_messages([message])
         left.append(len(everything.messages("example.com", late, until=late)))
     assert left == [3, 1, 0, 0]
     assert reserve(store, key="0", fingerprint="other", now=late).state == "new"
 
 
 def reserve(store, key="k", fingerprint="f", now=NOW):
-    return store.reserve_key("example.com", key, fingerprint, now, now + 30)
+    return store.reserve_keys("example.com", [(key, fingerprint)], now, now + 30)[0]
 
 
 def test_a_key_stands_for_its_first_request(store):
@@ -227,15 +227,15 @@ def test_a_key_stands_for_its_first_request(store):
     assert reserve(store, now=NOW + 29).state == "in progress"
     assert reserve(store, fingerprint="other").state == "other"
     assert reserve(store, key="other").state == "new"
-    store.store_answer("example.com", "k", NOW, {"a": ["ü", None]})
+    store.settle_keys("example.com", NOW, {"k": {"a": ["ü", None]}})
     assert reserve(store, now=NOW + 1000) == Reservation("done", {"a": ["ü", None]})
     assert reserve(store, fingerprint="other").state == "other"
-    assert store.reserve_key("example.net", "k", "f", NOW, NOW + 30).state == "new"
+    assert store.reserve_keys("example.net", [("k", "f")], NOW, NOW + 30)[0].state == "new"
 
 
 def test_a_freed_key_is_new_again(store):
     reserve(store)
-    store.free_key("example.com", "k", NOW)
+    store.settle_keys("example.com", NOW, {"k": None})
     assert reserve(store, fingerprint="other").state == "new"
 
 
@@ -248,14 +248,14 @@ def test_a_reservation_whose_worker_died_lapses(store):
 def test_a_request_that_lost_its_key_to_another_touches_it_no_more(store):
     reserve(store)
     assert reserve(store, now=NOW + 31).state == "abandoned"
-    store.free_key("example.com", "k", NOW)
-    store.store_answer("example.com", "k", NOW, {"late": True})
+    store.settle_keys("example.com", NOW, {"k": None})
+    store.settle_keys("example.com", NOW, {"k": {"late": True}})
     assert reserve(store, now=NOW + 32).state == "in progress"
 
 
 def test_a_key_is_forgotten_after_a_day(store):
     reserve(store)
-    store.store_answer("example.com", "k", NOW, {})
+    store.settle_keys("example.com", NOW, {"k": {}})
     assert reserve(store, now=NOW + KEEP_KEY_SECONDS).state == "done"
     assert reserve(store, now=NOW + KEEP_KEY_SECONDS + 1, fingerprint="other").state == "new"
 
@@ -311,12 +311,12 @@ def everything(store) -> list:
         lambda: store.service_states("example.com"),
         lambda: store.change_service("example.com", "a", lambda _: (RESTING, ""), NOW),
         lambda: store.service_changes("example.com"),
-        lambda: store.log_message(logged()),
-        lambda: store.log_outcome(logged()),
+        lambda: store.log_messages([logged()]),
+        lambda: store.log_outcomes([logged()]),
         lambda: store.messages("example.com", NOW),
         lambda: reserve(store),
-        lambda: store.store_answer("example.com", "k", NOW, {}),
-        lambda: store.free_key("example.com", "k", NOW),
+        lambda: store.settle_keys("example.com", NOW, {"k": {}}),
+        lambda: store.settle_keys("example.com", NOW, {"k": None}),
     ]
 
 
@@ -393,7 +393,7 @@ def test_a_locked_database_is_an_error_and_readers_do_not_mind(tmp_path, monkeyp
     with contextlib.closing(Store(url)) as store, engine.connect() as other:
         other.execute(text("BEGIN IMMEDIATE"))
         with pytest.raises(StoreUnavailable):
-            store.log_message(logged())
+            store.log_messages([logged()])
         assert store.messages("example.com", NOW) == []
     engine.dispose()
 

@@ -1,28 +1,67 @@
-"""The providers, one module each; the module's name is the provider's in config.json."""
+"""The providers: one module each here, and what other packages add.
+
+A module's name is the provider's in config.json. A package adds a provider with an entry point in
+the group "email_services", whose name is the provider's and whose object is its class.
+"""
 
 from __future__ import annotations
 
 import inspect
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
+from typing import Final
 
 from email_services.abstract import AbstractEmailService
+from email_services.exceptions import UnusableProvider
+
+GROUP: Final = "email_services"
+"""The group of entry points in which packages add providers."""
 
 
 def provider_names() -> list[str]:
     """The names of all providers there are."""
-    return sorted(module.name for module in iter_modules(__path__))
+    return sorted({*_built_in(), *_added()})
 
 
 def find_provider(name: str) -> type[AbstractEmailService]:
-    """The class of the provider `name`; raises KeyError if there is none."""
-    if name not in provider_names():
-        raise KeyError(name)
-    module = import_module(f"{__name__}.{name}")
+    """The class of the provider `name`; no package can take the name of one that is here.
+
+    Raises KeyError if there is none, UnusableProvider if it cannot be used as it is installed.
+    """
+    if name in _built_in():
+        return _class_in(import_module(f"{__name__}.{name}"))
+    return _loaded(_added()[name])
+
+
+def _built_in() -> list[str]:
+    return [module.name for module in iter_modules(__path__)]
+
+
+def _added() -> dict[str, EntryPoint]:
+    return {point.name.lower(): point for point in entry_points(group=GROUP)}
+
+
+def _class_in(module: object) -> type[AbstractEmailService]:
     return next(
         value
         for value in vars(module).values()
         if inspect.isclass(value)
         and issubclass(value, AbstractEmailService)
-        and value.__module__ == module.__name__
+        and value.__module__ == getattr(module, "__name__", "")
     )
+
+
+def _loaded(point: EntryPoint) -> type[AbstractEmailService]:
+    """The class behind an entry point; whatever is wrong with it ends the start with one line."""
+    try:
+        found = point.load()
+    except UnusableProvider:
+        raise
+    except (ImportError, AttributeError) as error:
+        raise UnusableProvider(f"{point.value} cannot be loaded: {error}") from None
+    if not (inspect.isclass(found) and issubclass(found, AbstractEmailService)):
+        raise UnusableProvider(f"{point.value} is no AbstractEmailService")
+    if getattr(found, "provider", None) != point.name.lower():
+        raise UnusableProvider(f"{point.value} should have provider = {point.name.lower()!r}")
+    return found

@@ -1,0 +1,221 @@
+"""Which services a message is taken to, and what its outcome means for the next one.
+
+The rules are in `health`; here they are applied to the state that all workers share.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Final, Literal
+
+from email_services.abstract import AbstractEmailService
+from email_services.drill import Drill
+from email_services.exceptions import ProviderError, StoreUnavailable
+from email_services.health import WORKING, Health, after_fault, after_success, believable
+from email_services.store import ServiceState, Store
+
+logger = logging.getLogger(__name__)
+
+GRACE_SECONDS: Final = 5
+"""How long after its deadline a send that has not been heard of counts as cut off."""
+
+BEING_PROBED: Final = "Another message is finding out whether it works again."
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is to be done with one service.
+
+    decision: "try", "probe" (it has rested; this message finds out) or "skip". reason: why, or "".
+    """
+
+    service: AbstractEmailService
+    decision: Literal["try", "probe", "skip"]
+    reason: str
+    state: ServiceState
+
+    def as_dict(self) -> dict[str, str]:
+        """A line of the answer to a dry run."""
+        return {"service": self.service.name, "decision": self.decision, "reason": self.reason}
+
+
+class CircuitBreakers:
+    """The health of one domain's services, and their drills.
+
+    now: the time in seconds since the epoch.
+    """
+
+    def __init__(self, email_domain: str, store: Store, now: Callable[[], float]) -> None:
+        self._email_domain = email_domain
+        self._store = store
+        self._now = now
+
+    # What is known
+
+    def drill_in(self, state: ServiceState) -> Drill | None:
+        """The drill in `state`, unless it has lapsed."""
+        return state.drill if state.drill and state.drill.is_on(self._now()) else None
+
+    def health_in(self, state: ServiceState, now: float) -> Health:
+        """The health in `state`, where what a drill did ends with the drill."""
+        return believable(state.health if self.drill_in(state) else _without_drill(state), now)
+
+    # What is to be done
+
+    def plan(self, services: Sequence[AbstractEmailService]) -> list[Step]:
+        """What is to be done with each of `services` now; by priority, equals in random order."""
+        states, now = self._states(), self._now()
+        services = list(services)
+        random.shuffle(services)
+        services.sort(key=lambda service: -service.priority_value)  # keeps the order of equals
+        return [self._step(s, states.get(s.name, ServiceState()), now) for s in services]
+
+    def forced(self, service: AbstractEmailService) -> Step:
+        """The step of a service that was asked for by name: it is tried, whatever its health."""
+        state = self._states().get(service.name, ServiceState())
+        return Step(service, "try", "", state)
+
+    def may_try(self, step: Step) -> bool:
+        """Whether it is this message's turn; of those that could probe a service, one may."""
+        return step.decision == "try" or (step.decision == "probe" and self._claim_probe(step))
+
+    def last_resort(self, steps: Sequence[Step]) -> Step:
+        """The one of those that rest which is due first: rather than refuse, it is asked."""
+        now = self._now()
+        due = min(steps, key=lambda step: self.health_in(step.state, now).rest_until or 0)
+        return replace(due, decision="try", reason="No other service is left; it is due first.")
+
+    # What has happened
+
+    def record_success(self, step: Step) -> None:
+        """Note that the service accepted a message."""
+        now = self._now()
+        was_probe, seen = step.decision == "probe", self.health_in(step.state, now)
+        if not was_probe and seen.is_clean():
+            return  # the usual case costs nothing
+
+        def change(state: ServiceState) -> tuple[ServiceState, str]:
+            before = self.health_in(state, now)
+            health = after_success(before, now, seen=seen, was_probe=was_probe)
+            words = "working again" if before.rests and not health.rests else ""
+            return replace(state, health=health), words
+
+        self._change(step, change)
+
+    def record_fault(self, step: Step, fault: ProviderError) -> None:
+        """Note the fault, if it is the service's, or if the message was its probe."""
+        now = self._now()
+        was_probe, seen = step.decision == "probe", self.health_in(step.state, now)
+        if not fault.blames_service and not was_probe:
+            return
+
+        def change(state: ServiceState) -> tuple[ServiceState, str]:
+            before, drill = self.health_in(state, now), self.drill_in(state)
+            if fault.simulated and drill is None:
+                return state, ""  # its drill has ended meanwhile
+            health = after_fault(before, fault, now, random.random, seen=seen, was_probe=was_probe)
+            errors = state.last_errors
+            if fault.blames_service:
+                errors = ({"at": now, "reason": fault.summary}, *errors)
+            words = ""
+            if health.rest_until is not None and health.rests != before.rests:
+                words = f"resting for {health.rest_until - now:.0f} s: {fault.summary}"
+            if drill and health.simulated and not before.simulated:
+                drill = replace(drill, health_before=asdict(replace(before, probe_until=None)))
+            return ServiceState(health, drill, errors), words
+
+        self._change(step, change)
+
+    # What an administrator asks for
+
+    def set_drill(
+        self,
+        service: AbstractEmailService,
+        wanted: Callable[[Drill | None, float], Drill | None],
+    ) -> None:
+        """Begin, change or end a rehearsal. Raises StoreUnavailable.
+
+        wanted: gives the new drill, or None for none, from the one that is on and the time.
+        Each begins with the service's own health, whatever an earlier one did to it.
+        """
+
+        def change(state: ServiceState) -> tuple[ServiceState, str]:
+            before, after = self.drill_in(state), wanted(self.drill_in(state), self._now())
+            words = f"simulated failure on: {after.kind}" if after else "simulated failure off"
+            state = replace(state, drill=after, health=_without_drill(state))
+            return state, words if before or after else ""
+
+        self._store.change_service(self._email_domain, service.name, change, self._now())
+
+    def reset(self, service: AbstractEmailService) -> None:
+        """Have the service tried again at once. Raises StoreUnavailable."""
+
+        def change(state: ServiceState) -> tuple[ServiceState, str]:
+            return replace(state, health=Health(since=self._now())), "working: reset"
+
+        self._store.change_service(self._email_domain, service.name, change, self._now())
+
+    def _step(self, service: AbstractEmailService, state: ServiceState, now: float) -> Step:
+        health = self.health_in(state, now)
+        if health.state(now) == WORKING:
+            return Step(service, "try", "", state)
+        if health.is_due(now):
+            return Step(
+                service, "probe", f"It has rested; this message tries it: {health.reason}", state
+            )
+        return Step(service, "skip", _resting(health, now), state)
+
+    def _claim_probe(self, step: Step) -> bool:
+        now = self._now()
+        until = now + step.service.settings.timeout_seconds + GRACE_SECONDS
+        claimed = []
+
+        def change(state: ServiceState) -> tuple[ServiceState, str]:
+            health = self.health_in(state, now)
+            if not health.is_due(now):
+                return state, ""
+            claimed.append(True)
+            return replace(state, health=replace(health, probe_until=until)), ""
+
+        try:
+            self._store.change_service(self._email_domain, step.service.name, change, now)
+        except StoreUnavailable:
+            return True
+        return bool(claimed)
+
+    def _states(self) -> dict[str, ServiceState]:
+        with without_the_store(self._email_domain):
+            return self._store.service_states(self._email_domain)
+        return {}
+
+    def _change(
+        self, step: Step, change: Callable[[ServiceState], tuple[ServiceState, str]]
+    ) -> None:
+        with without_the_store(self._email_domain):
+            self._store.change_service(self._email_domain, step.service.name, change, self._now())
+
+
+@contextmanager
+def without_the_store(email_domain: str) -> Iterator[None]:
+    """Messages go out without the database too, with a loud log."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        logger.error("%s: going on without it: %s", email_domain, error)
+
+
+def _without_drill(state: ServiceState) -> Health:
+    """The health in `state` without what the faults of its drill did."""
+    if not state.health.simulated:
+        return state.health
+    return Health(**((state.drill and state.drill.health_before) or {}))
+
+
+def _resting(health: Health, now: float) -> str:
+    if health.rest_until is None or health.rest_until <= now:
+        return BEING_PROBED
+    return f"It rests for {health.rest_until - now:.0f} s more: {health.reason}"

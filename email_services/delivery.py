@@ -1,0 +1,236 @@
+"""What became of a message: every attempt at every service, and the answer that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final
+
+from email_services.abstract import Acceptance
+from email_services.exceptions import NOT_SENT, SENT, UNKNOWN, MessageRejected, ProviderError
+from email_services.message import EmailMessage
+
+SKIPPED: Final = "skipped"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one service did with the message.
+
+    outcome: "sent", "not sent", "unknown" or "skipped". reason: why it was not sent, or not to all
+    of its recipients, or "".
+    """
+
+    service: str
+    outcome: str
+    reason: str
+    milliseconds: int
+
+
+@dataclass(frozen=True)
+class Recipient:
+    """What became of one recipient, where not all fared alike.
+
+    outcome: "sent", "not sent" or "unknown". service: the last one that was asked.
+    """
+
+    email: str
+    outcome: str
+    service: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What became of a message, with every attempt in order.
+
+    outcome: "sent", if to anybody, "not sent" or "unknown".
+    recipients: what became of each, only where some service refused some of them.
+    rejected: whether every service refused the message itself or could not carry it.
+    follows_cut_off: whether an earlier request with its Idempotency-Key was cut off.
+    replayed: whether this is the stored answer to an earlier request.
+    """
+
+    message_id: str
+    outcome: str
+    attempts: tuple[Attempt, ...]
+    service_used: str | None = None
+    service_message_id: str | None = None
+    recipients: tuple[Recipient, ...] = ()
+    rejected: bool = False
+    follows_cut_off: bool = False
+    replayed: bool = False
+
+    @property
+    def possible_duplicate(self) -> bool:
+        """Whether it was sent after an attempt that may have been accepted too."""
+        outcomes = [attempt.outcome for attempt in self.attempts]
+        doubtful = UNKNOWN in outcomes and SENT in outcomes[outcomes.index(UNKNOWN) :]
+        return self.outcome == SENT and (doubtful or self.follows_cut_off)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it was sent to some of its recipients, and surely not, or perhaps, to others."""
+        outcomes = {recipient.outcome for recipient in self.recipients}
+        return self.outcome == SENT and bool(outcomes - {SENT})
+
+    def after_cut_off(self) -> Delivery:
+        """The same after an earlier request with its key that was cut off, and may have sent it."""
+        outcome = UNKNOWN if self.outcome == NOT_SENT else self.outcome
+        return replace(self, outcome=outcome, rejected=False, follows_cut_off=True)
+
+    @property
+    def services_unsuccessful(self) -> dict[str, str]:
+        """Why each service that did not send it did not."""
+        return {a.service: a.reason for a in self.attempts if a.outcome != SENT}
+
+    @property
+    def error(self) -> str:
+        """One sentence for the caller of a message that was not surely sent."""
+        if self.outcome == UNKNOWN and self.follows_cut_off:
+            return "The message may have been sent: the first request with its key was cut off."
+        if self.outcome == UNKNOWN:
+            return "The message may have been sent: a service took it and did not answer."
+        if self.rejected:
+            return "The message was not sent: no service takes it as it is."
+        return "The message was not sent: no service could send it."
+
+    def as_dict(self) -> dict[str, Any]:
+        """The answer of the API."""
+        attempts = [asdict(attempt) for attempt in self.attempts]
+        if self.outcome != SENT:
+            return {
+                "result": "unknown" if self.outcome == UNKNOWN else "error",
+                "error": self.error,
+                "services_unsuccessful": self.services_unsuccessful,
+                "attempts": attempts,
+            }
+        answer = {
+            "result": "partial" if self.is_partial else "success",
+            "message_id": self.message_id,
+            "service_used": self.service_used,
+            "service_message_id": self.service_message_id,
+            "services_unsuccessful": self.services_unsuccessful,
+            "attempts": attempts,
+            "possible_duplicate": self.possible_duplicate,
+        }
+        if self.recipients:
+            answer["recipients"] = [asdict(recipient) for recipient in self.recipients]
+        return answer
+
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any]) -> Delivery:
+        """An answer as it was kept (`asdict`) for requests that repeat an Idempotency-Key."""
+        attempts = tuple(Attempt(**attempt) for attempt in stored["attempts"])
+        recipients = tuple(Recipient(**recipient) for recipient in stored.get("recipients", ()))
+        return cls(**{**stored, "attempts": attempts, "recipients": recipients, "replayed": True})
+
+
+@dataclass
+class Run:
+    """One message on its way through the services.
+
+    template: as it was given. whole: with its substitutions. message: the same for those of its
+    recipients to whom it is still to be sent.
+    stops: whether nobody is asked after an attempt that may have been accepted.
+    once_key: its Idempotency-Key, if it has one.
+    follows_cut_off: whether an earlier request with that key was cut off, and may have sent it.
+    """
+
+    template: EmailMessage
+    stops: bool = False
+    once_key: str | None = None
+    follows_cut_off: bool = False
+    attempts: list[Attempt] = field(default_factory=list)
+    faults: list[ProviderError] = field(default_factory=list)
+    recipients: dict[str, Recipient] = field(default_factory=dict)
+    unable: set[str] = field(default_factory=set)
+    passed_by: set[str] = field(default_factory=set)
+    service_used: str | None = None
+    service_message_id: str | None = None
+    is_over: bool = False
+    is_noted: bool = False
+
+    def __post_init__(self) -> None:
+        self.whole = self.template.rendered()
+        self.message = self.whole
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nobody has been sent it yet."""
+        return self.service_used is None
+
+    def cannot_use(self, service: str, why: str) -> None:
+        """Note that the service has no way to carry the message."""
+        self.unable.add(service)
+        self._skip(service, why)
+
+    def pass_by(self, service: str, why: str) -> None:
+        """Note that the service was not asked, for a reason that may pass."""
+        self.passed_by.add(service)
+        self._skip(service, why)
+
+    def come_back_to(self, service: str) -> None:
+        """The service that was passed by is asked after all."""
+        self.passed_by.discard(service)
+        self.attempts = [attempt for attempt in self.attempts if attempt.service != service]
+
+    def note(self, service: str, result: Acceptance | ProviderError, milliseconds: int) -> None:
+        """Note what the service made of it."""
+        if isinstance(result, ProviderError):
+            self._note_fault(service, result, milliseconds)
+        else:
+            self._note_acceptance(service, result, milliseconds)
+
+    def delivery(self) -> Delivery:
+        """What has become of it so far."""
+        unsent = UNKNOWN if self._is_doubtful else NOT_SENT
+        outcome = SENT if self.service_used else unsent
+        delivery = Delivery(
+            self.whole.message_id,
+            outcome,
+            tuple(self.attempts),
+            self.service_used,
+            self.service_message_id,
+            tuple(self.recipients.values()) if outcome == SENT else (),
+            rejected=outcome == NOT_SENT and self._is_rejected_by_all(),
+        )
+        return delivery.after_cut_off() if self.follows_cut_off else delivery
+
+    def _skip(self, service: str, why: str) -> None:
+        self.attempts.append(Attempt(service, SKIPPED, why, 0))
+
+    def _note_fault(self, service: str, fault: ProviderError, milliseconds: int) -> None:
+        self.faults.append(fault)
+        self.attempts.append(Attempt(service, fault.outcome, fault.reason, milliseconds))
+        self.is_over = self.stops and fault.outcome == UNKNOWN
+        for key, recipient in self.recipients.items():
+            if recipient.outcome == NOT_SENT:
+                again = Recipient(recipient.email, fault.outcome, service, fault.reason)
+                self.recipients[key] = again
+
+    def _note_acceptance(self, service: str, accepted: Acceptance, milliseconds: int) -> None:
+        if self.is_whole:
+            self.service_used, self.service_message_id = service, accepted.message_id
+        if accepted.refused or self.recipients:
+            refused = UNKNOWN if self._is_doubtful else NOT_SENT
+            for address in self.message.recipients:
+                why = accepted.refused.get(address.key)
+                outcome = SENT if why is None else refused
+                self.recipients[address.key] = Recipient(address.email, outcome, service, why or "")
+        reason = " ".join(f"{key}: {why}" for key, why in accepted.refused.items())
+        self.attempts.append(Attempt(service, SENT, reason, milliseconds))
+        self.message = self.message.only_for(accepted.refused)
+        self.is_over = not self.message.recipients
+
+    @property
+    def _is_doubtful(self) -> bool:
+        """Whether a service may have accepted it without saying so."""
+        return any(fault.outcome == UNKNOWN for fault in self.faults)
+
+    def _is_rejected_by_all(self) -> bool:
+        """Whether every service refused the message itself, or could not carry it."""
+        if not self.attempts:
+            return False
+        refusals = [fault for fault in self.faults if isinstance(fault, MessageRejected)]
+        return len(refusals) + len(self.unable) == len(self.attempts)

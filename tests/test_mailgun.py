@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from contract import HTML, JSON, Contract, in_json, make_message, make_service, outcome_of
+from standins import answer, answer_json
+
+from email_services.exceptions import (
+    AccountRefused,
+    CannotCarry,
+    MessageRejected,
+    OutcomeUnknown,
+    RateLimited,
+)
+
+BASIC = "Basic YXBpOlNHLmtleS1hdC10aGUtcHJvdmlkZXI="
+QUOTA = (
+    "Domain example.com is not allowed to send: recipient limit exceeded, "
+    "try again after Mon, 25 Aug 2125 07:00:31 UTC"
+)
+RATE = "account-requests-per-sec limit exceeded, try again after 120 seconds"
+
+CONTRACT = Contract(
+    accepted=(200, JSON, b'{"id": "<20261124.1@example.com>", "message": "Queued. Thank you."}'),
+    message_id="<20261124.1@example.com>",
+    without_id=[b'{"message": "Queued. Thank you."}', b"{}", b'{"id": 7}', b'{"id": null}'],
+    secrets={"authorization": BASIC},
+    error=lambda text: {"message": text},
+    batch=(
+        (200, JSON, b'{"id": "<1@example.com>", "message": "Queued. Thank you."}'),
+        ["<1@example.com>"] * 2,
+    ),
+    answers={
+        "a wrong key": ((401, HTML, b"Forbidden"), AccountRefused),
+        "quota": (in_json(420, {"message": QUOTA}), AccountRefused),
+        "rate": (in_json(429, {"message": RATE}), RateLimited),
+        "not activated": (
+            in_json(400, {"message": "Please activate your Mailgun account."}),
+            AccountRefused,
+        ),
+        "an address": (
+            in_json(400, {"message": "to parameter is not a valid address"}),
+            MessageRejected,
+        ),
+        "a wrong domain": (in_json(404, {"message": "Domain not found"}), AccountRefused),
+        "a wrong path": ((200, HTML, b"Mailgun Magnificent API"), OutcomeUnknown),
+    },
+)
+
+
+def test_in_europe_it_is_asked_there():
+    service = make_service("mailgun", "https://api.eu.mailgun.net/")
+    url = service.build_request(make_message()).url
+    assert url == "https://api.eu.mailgun.net/v3/example.com/messages"
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "at_least"), [(420, QUOTA, 1_000_000), (429, RATE, 120), (429, "soon", None)]
+)
+def test_the_text_says_when_to_try_again(status, text, at_least, stand_in):
+    error = outcome_of(
+        make_service("mailgun", stand_in(answer_json(status, {"message": text})).url)
+    )
+    assert error.retry_after == at_least or error.retry_after > at_least
+
+
+def test_a_date_that_cannot_be_is_no_crash(stand_in):
+    text = "try again after Mon, 01 Jan 99999999999999999999 00:00:00 UTC"
+    server = stand_in(answer_json(429, {"message": text}))
+    error = outcome_of(make_service("mailgun", server.url))
+    assert (type(error), error.retry_after) == (RateLimited, None)
+
+
+def test_what_no_database_takes_is_taken_out_of_its_texts(stand_in):
+    server = stand_in(answer_json(200, {"id": "<\ud800\0>"}))
+    service = make_service("mailgun", server.url)
+    assert outcome_of(service) == "<\ufffd\ufffd>"
+    server.behaviour = answer_json(401, {"message": "bad \ud800\0"})
+    assert outcome_of(service).reason == "HTTP 401: bad \ufffd\ufffd"
+
+
+def test_its_key_is_taken_out_as_it_is_sent_too(stand_in):
+    server = stand_in(answer_json(401, {"message": f"What is {BASIC}?"}))
+    error = outcome_of(make_service("mailgun", server.url))
+    assert error.reason == "HTTP 401: What is Basic [removed]?"
+
+
+def test_a_sender_beyond_ascii_is_not_for_it():
+    service = make_service("mailgun", "http://127.0.0.1:1")
+    with pytest.raises(CannotCarry, match="beyond ASCII"):
+        service.check(make_message(from_email="jörg@example.com"))
+    service.check(make_message(to_recipients="jörg@example.org"))
+
+
+def test_headers_and_metadata_have_16_kb_together():
+    service = make_service("mailgun", "http://127.0.0.1:1")
+    service.check(make_message(headers={f"X-{n}": "x" * 900 for n in range(18)}))
+    with pytest.raises(CannotCarry, match="16 KB"):
+        service.check(make_message(headers={f"X-{n}": "x" * 900 for n in range(19)}))
+
+
+def batch():
+    """Two messages of one content, with values that HTML must not take for markup."""
+    return [
+        make_message(
+            to_recipients=f"{name} <{name}@example.org>",
+            subject="Hello {{name}}",
+            raw_text_body="Dear {{name}}, 100 %",
+            html_body="<p>Dear {{ name }}</p>",
+            metadata={"order": "42"},
+            substitutions={"name": value},
+        )
+        for name, value in (("ada", "Ada & Co"), ("bob", "<b>"))
+    ]
+
+
+def test_messages_of_one_content_are_one_call_with_variables(stand_in):
+    server = stand_in(answer(*CONTRACT.accepted))
+    service = make_service("mailgun", server.url)
+    assert len({service.batch_key(message) for message in batch()}) == 1
+    results = service.send_batch(batch(), 5)
+    assert [result.message_id for result in results] == [CONTRACT.message_id] * 2
+    (request,) = server.requests
+    assert request.form == [
+        ("from", "me@example.com"),
+        ("to", "ada <ada@example.org>"),
+        ("to", "bob <bob@example.org>"),
+        (
+            "recipient-variables",
+            json.dumps(
+                {
+                    "ada@example.org": {"text_name": "Ada & Co", "html_name": "Ada &amp; Co"},
+                    "bob@example.org": {"text_name": "<b>", "html_name": "&lt;b&gt;"},
+                }
+            ),
+        ),
+        ("subject", "Hello %recipient.text_name%"),
+        ("text", "Dear %recipient.text_name%, 100 %"),
+        ("html", "<p>Dear %recipient.html_name%</p>"),
+        ("v:order", "42"),
+    ]
+
+
+ALONE = {
+    "two recipients": {"to_recipients": ["a@example.org", "b@example.org"]},
+    "a cc": {"to_cc": "b@example.org"},
+    "a bcc": {"to_bcc": "b@example.org"},
+    "words that Mailgun would replace": {"raw_text_body": "%recipient.name%"},
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_message_that_cannot_share_a_call_goes_alone(name):
+    service = make_service("mailgun", "http://127.0.0.1:1")
+    assert service.batch_key(make_message(**ALONE[name])) is None
+
+
+APART = {
+    "another subject": {"subject": "Other"},
+    "another text": {"raw_text_body": "Other"},
+    "another HTML": {"html_body": "<p>"},
+    "a file": {"attachments": [{"filename": "a.pdf", "content": ""}]},
+    "a header": {"headers": {"X-A": "1"}},
+    "metadata": {"metadata": {"a": "1"}},
+    "a tag": {"tags": "a"},
+    "an address to answer to": {"reply_to": "a@example.org"},
+    "tracking": {"track_opens": True},
+    "a time": {"send_at": "2999-01-01T00:00:00Z"},
+    "a sender's name": {"from_name": "Me"},
+    "substitutions": {"substitutions": {}},
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_messages_of_different_content_do_not_share_a_call(name):
+    service = make_service("mailgun", "http://127.0.0.1:1")
+    assert service.batch_key(make_message(**APART[name])) != service.batch_key(make_message())
+    assert service.batch_key(make_message()) == service.batch_key(
+        make_message(to_recipients="bob@example.org")
+    )

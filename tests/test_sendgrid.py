@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+from contract import PROVIDER_KEY, Contract, in_json, make_message, make_service, outcome_of
+from standins import answer, answer_json
+
+from email_services.exceptions import AccountRefused, CannotCarry, MessageRejected, RateLimited
+
+
+def errors(text):
+    return {"errors": [{"message": text, "field": None, "help": None}]}
+
+
+CONTRACT = Contract(
+    accepted=(202, {"X-Message-Id": "14c5d75ce93"}, b""),
+    message_id="14c5d75ce93",
+    without_id=[b""],
+    secrets={"authorization": f"Bearer {PROVIDER_KEY}"},
+    error=errors,
+    id_is_in_a_header=True,
+    batch=((202, {"X-Message-Id": "14c5d75ce93"}, b""), ["14c5d75ce93"] * 2),
+    answers={
+        "quota": (in_json(401, errors("Maximum credits exceeded")), AccountRefused),
+        "a wrong key": (
+            in_json(401, errors("The provided authorization grant is invalid")),
+            AccountRefused,
+        ),
+        "a sender": (
+            in_json(403, errors("The from address does not match a verified Sender Identity.")),
+            AccountRefused,
+        ),
+        "an address": (in_json(400, errors("Does not contain a valid address.")), MessageRejected),
+        "size": (in_json(413, errors("Payload too large")), MessageRejected),
+        "rate": (in_json(429, errors("too many requests")), RateLimited),
+    },
+)
+
+
+def test_the_end_of_a_rate_limit_is_in_unix_time(stand_in):
+    reset_at = str(int(time.time()) + 300)
+    server = stand_in(answer_json(429, {}, {"X-RateLimit-Reset": reset_at}))
+    error = outcome_of(make_service("sendgrid", server.url))
+    assert 290 < error.retry_after <= 300
+
+
+def test_a_body_that_begins_like_a_key_is_refused_by_its_sdk(stand_in):
+    server = stand_in(answer(*CONTRACT.accepted))
+    message = make_message(raw_text_body="SG.abc.def is a key")
+    assert type(outcome_of(make_service("sendgrid", server.url), message)) is MessageRejected
+    assert server.requests == []
+
+
+def test_a_files_name_with_a_comma_is_not_for_it():
+    message = make_message(attachments=[{"filename": "a, b.pdf", "content": ""}])
+    with pytest.raises(CannotCarry, match="comma"):
+        make_service("sendgrid", "http://127.0.0.1:1").check(message)
+
+
+def test_it_takes_10000_bytes_of_metadata():
+    service = make_service("sendgrid", "http://127.0.0.1:1")
+    service.check(make_message(metadata={f"k{n}": "x" * 480 for n in range(20)}))
+    with pytest.raises(CannotCarry, match="metadata"):
+        service.check(make_message(metadata={f"k{n}": "x" * 500 for n in range(20)}))
+
+
+def test_messages_of_one_content_are_one_call_with_substitutions(stand_in):
+    server = stand_in(answer(*CONTRACT.accepted))
+    service = make_service("sendgrid", server.url)
+    messages = [
+        make_message(
+            to_recipients=f"{name}@example.org",
+            subject="Hello {{name}}",
+            raw_text_body="Dear {{name}}",
+            html_body="<p>Dear {{ name }}</p>",
+            metadata={"order": order},
+            substitutions={"name": value},
+        )
+        for name, value, order in (("ada", "Ada & Co", "1"), ("bob", "<b>", "2"))
+    ]
+    assert len({service.batch_key(message) for message in messages}) == 1
+    results = service.send_batch(messages, 5)
+    assert [result.message_id for result in results] == [CONTRACT.message_id] * 2
+    (request,) = server.requests
+    ada, bob = messages
+    assert request.json == {
+        "from": {"email": "me@example.com"},
+        "personalizations": [
+            {
+                "to": [{"email": "ada@example.org"}],
+                "subject": "Hello Ada & Co",
+                "headers": {"Message-ID": ada.message_id_header},
+                "substitutions": {
+                    "{{sub.text.name}}": "Ada & Co",
+                    "{{sub.html.name}}": "Ada &amp; Co",
+                },
+                "custom_args": {"order": "1"},
+            },
+            {
+                "to": [{"email": "bob@example.org"}],
+                "subject": "Hello <b>",
+                "headers": {"Message-ID": bob.message_id_header},
+                "substitutions": {
+                    "{{sub.text.name}}": "<b>",
+                    "{{sub.html.name}}": "&lt;b&gt;",
+                },
+                "custom_args": {"order": "2"},
+            },
+        ],
+        "content": [
+            {"type": "text/plain", "value": "Dear {{sub.text.name}}"},
+            {"type": "text/html", "value": "<p>Dear {{sub.html.name}}</p>"},
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"to_recipients": ["a@example.org", "b@example.org"]},
+        {"to_cc": "b@example.org"},
+        {"html_body": "{{sub.html.name}}"},
+    ],
+)
+def test_a_message_that_cannot_share_a_call_goes_alone(fields):
+    service = make_service("sendgrid", "http://127.0.0.1:1")
+    assert service.batch_key(make_message(**fields)) is None
+
+
+def test_a_header_of_the_messages_own_does_not_displace_another(stand_in):
+    server = stand_in(answer(*CONTRACT.accepted))
+    messages = [
+        make_message(to_recipients=f"{name}@example.org", headers={"X-One": "1"})
+        for name in ("a", "b")
+    ]
+    make_service("sendgrid", server.url).send_batch(messages, 5)
+    (request,) = server.requests
+    assert request.json["headers"] == {"X-One": "1"}
