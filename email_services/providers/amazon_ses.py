@@ -1,0 +1,245 @@
+"""Amazon SES, its API v2: checked, written and signed by AWS's SDK, sent by us.
+
+Sources: AWS's own description of the API, which botocore (1.44, under boto3) holds;
+docs.aws.amazon.com/ses (API v2, quotas, header fields, attachments, errors).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from email.header import Header
+from typing import Annotated, Any, Final
+
+import requests
+from pydantic import Field
+
+from email_services.abstract import (
+    USER_AGENT,
+    Acceptance,
+    HTTPEmailService,
+    HTTPSettings,
+    Key,
+    not_the_providers,
+)
+from email_services.addresses import Address
+from email_services.attachments import Attachment, InlineImage
+from email_services.capabilities import Capabilities
+from email_services.exceptions import (
+    AccountRefused,
+    MessageRejected,
+    MissingPackage,
+    RateLimited,
+)
+from email_services.message import EmailMessage
+from email_services.transport import Answer
+
+try:
+    from botocore.auth import SigV4Auth
+    from botocore.awsrequest import create_request_object, prepare_request_dict
+    from botocore.credentials import Credentials
+    from botocore.exceptions import ParamValidationError
+    from botocore.loaders import Loader
+    from botocore.model import ServiceModel
+    from botocore.serialize import create_serializer
+except ModuleNotFoundError:
+    raise MissingPackage("boto3") from None
+
+# At DEBUG it logs the session token, as one of the headers it signs.
+logging.getLogger("botocore.auth").setLevel(logging.INFO)
+
+TAG: Final = "tag"
+"""What SES calls the message's own tag: to it, a tag is a name and a value."""
+
+MAX_HEADER: Final = 996
+MAX_FILENAME_BYTES: Final = 255
+MAX_CONTENT_TYPE: Final = 78
+MAX_ENCODED_WORD: Final = 75
+"""Characters of one (RFC 2047); a long name is several."""
+
+_TAG_VALUE = re.compile(r"[A-Za-z0-9_-]{1,256}")
+_UNVERIFIED = re.compile(r"(failed the check in region [\w-]+): .*", re.DOTALL)
+
+
+class AmazonSESSettings(HTTPSettings):
+    """What config.json may say of an account at SES; keys of the environment are not used."""
+
+    access_key_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,128}$")] = Field(
+        description="The id of the access key, of a user or role that may ses:SendEmail."
+    )
+    secret_access_key: Key = Field(description="The access key itself.")
+    session_token: Key | None = Field(None, description="For a temporary access key, its token.")
+    region: Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[a-z]+)+-[0-9]+$")] = Field(
+        description='The region whose SES sends, such as "eu-west-1"; each has its own quota.'
+    )
+
+
+class AmazonSES(HTTPEmailService):
+    """SES's `POST /v2/email/outbound-emails` (SendEmail), content Simple.
+
+    botocore's own HTTP is not used: it bounds each wait but not their sum, and by default it
+    posts a message three times if no answer comes (seen with 1.44). Here each is posted once.
+
+    Quirks, with their sources:
+
+    - What is wrong is a code in X-Amzn-ErrorType and a text (AWS's description). A used-up day
+      ("Daily message quota exceeded") and too fast a sender ("Maximum sending rate exceeded")
+      have one code: the text tells them apart (developer guide, sending quotas). No Retry-After.
+    - A sender that is not verified is MessageRejected, as bad content is; in the sandbox a
+      recipient is too (developer guide, errors). The text goes on to list the addresses.
+    - A suppressed recipient is accepted, and bounces later (not confirmed).
+    - Message-ID is always SES's own (developer guide, header fields): ours does not go along.
+    - It has no SMTPUTF8: ASCII left of the @ (AWS's description). A name beyond ASCII is to be
+      an encoded word (API reference of v1).
+    - A tag is a name with a value, both of letters, digits, _ and - (AWS's description); whether
+      a name may come twice is not confirmed. A tag of ours is called "tag"; metadata, by their key.
+    - Tracking is set in ConfigurationOverrides, which is new: an older boto3 refuses it.
+    - Text is 7-bit ASCII unless a Charset is given, and a file is 7-bit unless an encoding is
+      (developer guide, attachments). Some extensions, .exe for one, are refused (same page);
+      how SES encodes names of files beyond ASCII is not confirmed.
+    - A message with bcc alone is fine (API reference of v1; for v2 not confirmed).
+    - Bulk calls (SendBulkEmail) take templates only, so that each message has its own call.
+    """
+
+    provider = "amazon_ses"
+    default_base_url = "https://email.{settings.region}.amazonaws.com"
+    Settings = AmazonSESSettings
+    capabilities = Capabilities(
+        recipients=50, any_local_part=False, headers=15, tags=1, schedule_days=0, megabytes=40
+    )
+    rules = (
+        (429, "daily message quota", AccountRefused),
+        (400, "daily message quota", AccountRefused),
+        (400, "^(Throttling|TooManyRequests)|maximum sending rate", RateLimited),
+        (400, "not verified|^MailFromDomainNotVerified", AccountRefused),
+        (400, "^(AccountSuspended|SendingPaused|LimitExceeded)", AccountRefused),
+        (400, "^(AccessDenied|NotAuthorized|IncompleteSignature|RequestExpired)", AccountRefused),
+    )
+    settings: AmazonSESSettings
+
+    def __init__(self, name: str, email_domain: str, settings: AmazonSESSettings) -> None:
+        super().__init__(name, email_domain, settings)
+        description = ServiceModel(Loader().load_service_model("sesv2", "service-2"))
+        self._send_email = description.operation_model("SendEmail")
+        self._serializer = create_serializer(description.protocol)
+        key = Credentials(
+            settings.access_key_id,
+            self.secrets["secret_access_key"],
+            self.secrets.get("session_token"),
+        )
+        self._signer = SigV4Auth(key, description.signing_name, settings.region)
+
+    def lacking(self, message: EmailMessage) -> Iterable[str]:
+        """See AbstractEmailService."""
+        if any(len(name) + len(value) > MAX_HEADER for name, value in message.headers.items()):
+            yield f"It carries headers of at most {MAX_HEADER} characters with their names."
+        if not all(map(_TAG_VALUE.fullmatch, (*message.tags, *message.metadata.values()))):
+            yield "It carries tags and metadata of 1 to 256 letters, digits, _ and - only."
+        if message.tags and TAG in message.metadata:
+            yield f'It carries no tag beside metadata called "{TAG}".'
+        if any(len(file.filename.encode()) > MAX_FILENAME_BYTES for file in message.files):
+            yield f"It carries files' names of at most {MAX_FILENAME_BYTES} bytes."
+        if any(len(file.content_type) > MAX_CONTENT_TYPE for file in message.files):
+            yield f"It carries media types of at most {MAX_CONTENT_TYPE} characters."
+
+    def build_request(self, message: EmailMessage) -> requests.Request:
+        """See HTTPEmailService; signed as of now, which is good for five minutes."""
+        try:
+            whole = self._serializer.serialize_to_request(_parameters(message), self._send_email)
+        except ParamValidationError:
+            raise MessageRejected("The boto3 installed here does not know a field of it.") from None
+        prepare_request_dict(whole, endpoint_url=self.base_url, user_agent=USER_AGENT)
+        signed = create_request_object(whole)
+        self._signer.add_auth(signed)
+        ready = signed.prepare()
+        return requests.Request(ready.method, ready.url, headers=ready.headers, data=ready.body)
+
+    def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:  # noqa: ARG002
+        """`{"MessageId": "..."}`; every answer of AWS's has X-Amzn-RequestId."""
+        message_id = answer.json_object.get("MessageId")
+        if isinstance(message_id, str):
+            return Acceptance(message_id)
+        if "MessageId" in answer.json_object or "X-Amzn-RequestId" in answer.headers:
+            return Acceptance()
+        raise not_the_providers(answer)
+
+    def error_text(self, answer: Answer) -> str:
+        """X-Amzn-ErrorType, then `{"message": "..."}`, with an M at times, without addresses."""
+        code = answer.headers.get("X-Amzn-ErrorType", "").partition(":")[0]
+        said = answer.json_object
+        text = str(said.get("message", said.get("Message", "")))
+        # What is said of the account is logged, and there in the sandbox are the recipients.
+        return ": ".join(filter(None, (code, _UNVERIFIED.sub(r"\1.", text))))
+
+
+def _parameters(message: EmailMessage) -> dict[str, Any]:
+    """What SendEmail takes; botocore refuses what its description of the API does not have."""
+    content = {
+        "Subject": _text(message.subject),
+        "Body": {
+            name: _text(body)
+            for name, body in (("Text", message.raw_text_body), ("Html", message.html_body))
+            if body
+        },
+        "Headers": [{"Name": name, "Value": value} for name, value in message.headers.items()],
+        "Attachments": [_attachment(file) for file in message.files],
+    }
+    recipients = {
+        "ToAddresses": _mailboxes(message.to_recipients),
+        "CcAddresses": _mailboxes(message.to_cc),
+        "BccAddresses": _mailboxes(message.to_bcc),
+    }
+    tags = [*((TAG, tag) for tag in message.tags), *message.metadata.items()]
+    parameters = {
+        "FromEmailAddress": _mailbox(message.from_email),
+        "Destination": _given(recipients),
+        "ReplyToAddresses": _mailboxes(message.reply_to),
+        "Content": {"Simple": _given(content)},
+        "EmailTags": [{"Name": name, "Value": value} for name, value in tags],
+        "ConfigurationOverrides": _tracking(message),
+    }
+    return _given(parameters)
+
+
+def _given(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Without what is empty."""
+    return {name: value for name, value in parameters.items() if value}
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"Data": text, "Charset": "UTF-8"}
+
+
+def _mailboxes(addresses: list[Address]) -> list[str]:
+    return [_mailbox(address) for address in addresses]
+
+
+def _mailbox(address: Address) -> str:
+    if address.name.isascii():
+        return str(address)
+    words = Header(address.name, "utf-8", maxlinelen=MAX_ENCODED_WORD).encode(linesep="")
+    return f"{words} <{address.email}>"
+
+
+def _attachment(file: Attachment) -> dict[str, Any]:
+    attachment = {
+        "FileName": file.filename,
+        "ContentType": file.content_type,
+        "ContentDisposition": "ATTACHMENT",
+        "ContentTransferEncoding": "BASE64",
+        "RawContent": file.content,
+    }
+    if isinstance(file, InlineImage):
+        attachment |= {"ContentDisposition": "INLINE", "ContentId": file.content_id}
+    return attachment
+
+
+def _tracking(message: EmailMessage) -> dict[str, Any]:
+    wanted = {
+        "OpenTrackingEnabled": message.track_opens,
+        "ClickTrackingEnabled": message.track_clicks,
+    }
+    status = {True: "ENABLED", False: "DISABLED"}
+    tracking = {name: status[value] for name, value in wanted.items() if value is not None}
+    return _given({"Tracking": tracking})
