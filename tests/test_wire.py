@@ -28,6 +28,7 @@ def test_the_request_is_the_literal(provider, name):
 SPECS = Path(__file__).parents[2] / "shared" / "specs"
 DESCRIPTIONS = {
     "mailgun": ("mailgun-prism.yaml", "https://api.mailgun.net"),
+    "resend": ("resend.json", "https://api.resend.com"),
     "sendgrid": ("sendgrid-tsg_mail_v3.json", "https://api.sendgrid.com"),
 }
 
