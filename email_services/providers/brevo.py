@@ -1,0 +1,166 @@
+"""Brevo, formerly Sendinblue.
+
+Sources: the docstrings of Brevo's own SDK (brevo-python 5.1), developers.brevo.com.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from email.header import Header
+from http import HTTPStatus
+from typing import Final
+from uuid import UUID
+
+import requests
+
+from email_services.abstract import USER_AGENT, Acceptance, HTTPEmailService, not_the_providers
+from email_services.addresses import Address
+from email_services.capabilities import Capabilities
+from email_services.exceptions import AccountRefused, OutcomeUnknown
+from email_services.message import EmailMessage
+from email_services.transport import Answer
+
+FILE: Final = re.compile(
+    r".*\.(xlsx|xls|ods|docx|docm|doc|csv|pdf|txt|gif|jpg|jpeg|png|tif|tiff|rtf|bmp|cgm|css|shtml"
+    r"|html|htm|zip|xml|ppt|pptx|tar|ez|ics|mobi|msg|pub|eps|odt|mp3|m4a|m4v|wma|ogg|flac|wav|aif"
+    r"|aifc|aiff|mp4|mov|avi|mkv|mpeg|mpg|wmv|pkpass|xlsm)",
+    re.IGNORECASE,
+)
+"""The names of the files that it takes (SDK)."""
+
+MAX_NAME: Final = 70
+"""Characters of a display name (SDK)."""
+
+MAX_METADATA: Final = 990
+"""Characters of JSON: all metadata is one header, and a line has at most 998 (RFC 5322 2.1.1)."""
+
+_TEMPLATE = re.compile(r"\{[{%]")
+_SPECIAL = re.compile(r'[()<>\[\]:;@\\,."]')
+
+
+class Brevo(HTTPEmailService):
+    """Brevo's `POST /v3/smtp/email`.
+
+    Quirks, with their sources:
+
+    - A message without HTML is taken (docs, send-a-transactional-email), and reaches its readers
+      as HTML alone, which Brevo makes of the text (seen by users of django-anymail, whose pull
+      requests 483 and 487 tell it). The SDK still says that HTML is required.
+    - Metadata is the header X-Mailin-custom, which Brevo's events give back (SDK) and every
+      recipient can read. That it would be folded is not confirmed, so it must fit one line.
+    - A header's value beyond ASCII leaves as raw UTF-8, JSON's escapes too; so does a name in
+      replyTo. A name elsewhere that is beyond ASCII and holds a comma or the like is dropped,
+      unless we encode it (all seen by the authors of django-anymail).
+    - {{...}} and {%...%} are its template language in every subject and body (docs,
+      send-a-transactional-email; help.brevo.com 4402386448530), with no escape that is known.
+    - `idempotencyKey`, a UUID, stands inside `headers` and holds for 30 minutes. One that was
+      used before gives duplicate_parameter: the request before this one may have been accepted
+      (docs, heterogenous-versions-batch-emails). That the status is 400 is not confirmed.
+    - Standard headers are not supported (SDK), so that our Message-ID stays behind.
+    - A file's type is the one of its extension, and there are no inline images nor tracking by
+      message (SDK, django-anymail). Names of files beyond ASCII are not confirmed.
+    - `scheduledAt` reaches 72 hours ahead (docs, schedule-batch-sendings).
+    - Quota is 402; an account under validation, and a sender that is not valid, may be 400 (not
+      confirmed).
+    - 429 has no Retry-After; x-sib-ratelimit-reset holds seconds (docs, limit-headers).
+    - An acceptance may have no body (django-anymail provides for it).
+    """
+
+    provider = "brevo"
+    default_base_url = "https://api.brevo.com"
+    capabilities = Capabilities(
+        recipients=99,
+        bcc_alone=False,
+        reply_to=1,
+        inline=0,
+        tracking=False,
+        schedule_days=3,
+        megabytes=20,
+    )
+    rules = (
+        (400, "duplicate_(parameter|request)", OutcomeUnknown),
+        (400, "account_under_validation|sender .*not valid", AccountRefused),
+    )
+
+    def lacking(self, message: EmailMessage) -> Iterable[str]:
+        """See AbstractEmailService."""
+        addresses = (message.from_email, *message.recipients, *message.reply_to)
+        if any(len(_name(address)) > MAX_NAME for address in addresses):
+            yield f"It carries names of at most {MAX_NAME} characters."
+        if not all(address.name.isascii() for address in message.reply_to):
+            yield "It carries no name beyond ASCII in reply_to."
+        if "idempotencykey" in map(str.lower, message.headers):
+            yield "It carries no header called idempotencyKey, which it keeps for itself."
+        metadata = json.dumps(message.metadata)
+        if "\\u" in metadata:
+            yield "It carries no metadata beyond ASCII."
+        if len(metadata) > MAX_METADATA:
+            yield f"It carries at most {MAX_METADATA} characters of metadata."
+        if not all(FILE.fullmatch(file.filename) for file in message.attachments):
+            yield "It carries no file with such an extension."
+        texts = (message.subject, message.raw_text_body, message.html_body)
+        if any(_TEMPLATE.search(text) for text in texts):
+            yield "It carries no {{ and no {%, which it takes for its template language."
+
+    def build_request(self, message: EmailMessage) -> requests.Request:
+        """See HTTPEmailService."""
+        headers = {**message.headers, "idempotencyKey": str(UUID(message.message_id))}
+        if message.metadata:
+            headers["X-Mailin-custom"] = json.dumps(message.metadata)
+        payload = {
+            "sender": _mailbox(message.from_email),
+            "replyTo": _mailbox(message.reply_to[0]) if message.reply_to else None,
+            "to": [_mailbox(address) for address in message.to_recipients],
+            "cc": [_mailbox(address) for address in message.to_cc],
+            "bcc": [_mailbox(address) for address in message.to_bcc],
+            "subject": message.subject,
+            "textContent": message.raw_text_body,
+            "htmlContent": message.html_body,
+            "headers": headers,
+            "attachment": [
+                {"name": file.filename, "content": file.base64} for file in message.attachments
+            ],
+            "tags": message.tags,
+            "scheduledAt": message.send_at and message.send_at.isoformat(timespec="milliseconds"),
+        }
+        return requests.Request(
+            "POST",
+            f"{self.base_url}/v3/smtp/email",
+            headers={"api-key": self.api_key, "User-Agent": USER_AGENT},
+            json={name: value for name, value in payload.items() if value},
+        )
+
+    def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:  # noqa: ARG002
+        """`{"messageId": "<...>"}`; the id keeps its angle brackets, as Brevo's events show it."""
+        if "messageId" in answer.json_object:
+            message_id = answer.json_object["messageId"]
+            return Acceptance(message_id if isinstance(message_id, str) else None)
+        cut = answer.claims_json and not answer.complete
+        if cut or (answer.status in {HTTPStatus.CREATED, HTTPStatus.ACCEPTED} and not answer.body):
+            return Acceptance()
+        raise not_the_providers(answer)
+
+    def error_text(self, answer: Answer) -> str:
+        """`{"code": "...", "message": "..."}`."""
+        found = answer.json_object
+        return " ".join(str(found[key]) for key in ("code", "message") if key in found)
+
+    def retry_after(self, answer: Answer) -> float | None:
+        """From x-sib-ratelimit-reset, in seconds, where it rate-limits and gives no Retry-After."""
+        seconds = super().retry_after(answer)
+        reset = answer.headers.get("x-sib-ratelimit-reset", "")
+        if seconds is None and answer.status == HTTPStatus.TOO_MANY_REQUESTS and reset.isdecimal():
+            return float(reset)
+        return seconds
+
+
+def _mailbox(address: Address) -> dict[str, str]:
+    return {"email": address.email, **({"name": _name(address)} if address.name else {})}
+
+
+def _name(address: Address) -> str:
+    if address.name.isascii() or not _SPECIAL.search(address.name):
+        return address.name
+    return Header(address.name, "utf-8").encode(linesep="")
