@@ -1,0 +1,237 @@
+"""Mailjet, its Send API v3.1.
+
+Sources: Mailjet's guide (github.com/mailjet/api-documentation, guides/_send-api.md), which
+dev.mailjet.com shows.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Any, ClassVar, Final
+
+import requests
+from pydantic import Field
+
+from email_services.abstract import (
+    USER_AGENT,
+    Acceptance,
+    APIKeySettings,
+    HTTPEmailService,
+    Key,
+    ServiceSettings,
+    not_the_providers,
+)
+from email_services.addresses import Address
+from email_services.attachments import Attachment
+from email_services.capabilities import Capabilities
+from email_services.exceptions import AccountRefused, OutcomeUnknown, ProviderError
+from email_services.message import EmailMessage
+from email_services.transport import Answer
+
+MAX_SUBJECT: Final = 255
+"""Characters (guide)."""
+
+ITS_HEADERS: Final = frozenset(
+    {
+        *("delivered-to", "domainkey-status", "list-id", "received-spf", "user-agent", "x-mailer"),
+        *("x-csa-complaints", "x-feedback-id", "x-mailjet-campaign", "x-mailjet-debug"),
+        *("x-mailjet-prio", "x-mailjet-segmentation", "x-mailjet-trackclick"),
+        "x-mailjet-trackopen",
+    }
+)
+"""Refused with send-0011 (guide), besides those that no message may hold."""
+
+
+class MailjetSettings(APIKeySettings):
+    """What config.json may say of a Mailjet service."""
+
+    secret_key: Key = Field(description="The secret key that belongs to the API key.")
+
+
+class Mailjet(HTTPEmailService):
+    """Mailjet's `POST /v3.1/send`, of up to 50 whole messages.
+
+    Quirks, with their sources:
+
+    - Each message is accepted or refused by itself, and a 400 may hold both: what counts is each
+      message's Status, never the code (guide; django-anymail). Projects have seen a 200 with a
+      Status of "error" too.
+    - Each refusal has a StatusCode of its own, which is the one that is classified here (guide).
+    - Wrong keys are 401 mj-0015, a suspended key 401 mj-0001, a sender that is not validated 403
+      send-0008 (guide). 429 is plain text, not JSON (django-anymail).
+    - Every recipient has an id of its own; ours is the MessageID of the first in To, which
+      Mailjet's other APIs and its events take (guide).
+    - Message-Id is a forbidden header, so that our Message-ID stays behind; CustomID, which
+      Mailjet's events give back, holds our id of the message instead (guide).
+    - One tag, the CustomCampaign; one ReplyTo; metadata is EventPayload, JSON in a string (guide).
+    - `To` is required (mj-0003, guide): a message with bcc alone is not for it.
+    - 50 recipients a message, and by some accounts 50 a call: messages that share one have one
+      recipient each, so that both hold. They have no files either, whose 15 MB may be a call's.
+    - An empty string is refused where a file's content should be (mj-0012, guide).
+    - Opens and clicks are tracked in HTML alone (guide).
+    - Addresses beyond ASCII left of the @ are left to Mailjet to judge (not confirmed).
+    """
+
+    provider = "mailjet"
+    default_base_url = "https://api.mailjet.com"
+    Settings: ClassVar[type[ServiceSettings]] = MailjetSettings
+    capabilities = Capabilities(
+        recipients=50,
+        bcc_alone=False,
+        reply_to=1,
+        attachments=50,
+        inline=50,
+        tags=1,
+        schedule_days=0,
+        megabytes=15,
+    )
+    max_batch = 50
+    rules = ((400, r"mj-0001|mj-0015|send-000[678]", AccountRefused),)
+
+    def lacking(self, message: EmailMessage) -> Iterable[str]:
+        """See AbstractEmailService."""
+        if len(message.subject) > MAX_SUBJECT:
+            yield f"It carries at most {MAX_SUBJECT} characters of subject."
+        for name in message.headers:
+            if name.lower() in ITS_HEADERS:
+                yield f"It carries no header {name}, which it sets itself."
+        if not all(file.content for file in message.files):
+            yield "It carries no empty file."
+
+    def batch_key(self, message: EmailMessage) -> Hashable | None:
+        """Any two messages of one recipient, and without files, can share a call."""
+        return None if len(message.recipients) > 1 or message.files else "one recipient"
+
+    def build_request(self, message: EmailMessage) -> requests.Request:
+        """See HTTPEmailService."""
+        return self.build_batch([message])
+
+    def build_batch(self, messages: Sequence[EmailMessage]) -> requests.Request:
+        """See HTTPEmailService."""
+        return requests.Request(
+            "POST",
+            f"{self.base_url}/v3.1/send",
+            auth=(self.api_key, self.secrets["secret_key"]),
+            headers={"User-Agent": USER_AGENT},
+            json={"Messages": [_message(message) for message in messages]},
+        )
+
+    def refuse(self, answer: Answer, messages: Sequence[EmailMessage]) -> None:
+        """Raise what the answer means for the call; one that tells of messages is read by message.
+
+        Raises OutcomeUnknown where what it tells of several messages was cut.
+        """
+        if _results(answer) is not None:
+            return
+        cut = answer.claims_json and not answer.complete
+        if cut and answer.status == HTTPStatus.BAD_REQUEST and len(messages) > 1:
+            raise OutcomeUnknown("HTTP 400, and what it says of each message was cut.")
+        super().refuse(answer, messages)
+
+    def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:
+        """See HTTPEmailService."""
+        (outcome,) = self.read_batch(answer, [message])
+        if isinstance(outcome, ProviderError):
+            raise outcome
+        return outcome
+
+    def read_batch(
+        self, answer: Answer, messages: Sequence[EmailMessage]
+    ) -> list[Acceptance | ProviderError]:
+        """One result for each message, in their order."""
+        results = _results(answer)
+        if results is None:
+            if answer.claims_json and not answer.complete:
+                return [Acceptance() for _ in messages]
+            raise not_the_providers(answer)
+        missing = [None] * (len(messages) - len(results))
+        return [
+            self._outcome(answer, result, message)
+            for result, message in zip([*results, *missing], messages, strict=False)
+        ]
+
+    def _outcome(
+        self, answer: Answer, result: Any, message: EmailMessage
+    ) -> Acceptance | ProviderError:
+        """What became of `message`, by its own Status."""
+        status = result.get("Status") if isinstance(result, dict) else None
+        if status == "success":
+            return Acceptance(_first_id(result))
+        if status != "error":
+            return OutcomeUnknown(f"HTTP {answer.status}, and no word on this message.")
+        errors = _dicts(result.get("Errors"))
+        code = next((e["StatusCode"] for e in errors if isinstance(e.get("StatusCode"), int)), 400)
+        return self.fault(replace(answer, status=code), _text(errors), [message])
+
+    def error_text(self, answer: Answer) -> str:
+        """`{"ErrorCode": "...", "ErrorMessage": "..."}`, of an error of the whole call."""
+        return _text([answer.json_object])
+
+    def secret_texts(self) -> tuple[str, ...]:
+        """Both keys, and as Basic authentication encodes them."""
+        pair = f"{self.api_key}:{self.secrets['secret_key']}"
+        return (base64.b64encode(pair.encode()).decode(), *self.secrets.values())
+
+
+def _message(message: EmailMessage) -> dict[str, Any]:
+    fields = {
+        "From": _mailbox(message.from_email),
+        "ReplyTo": _mailbox(message.reply_to[0]) if message.reply_to else None,
+        "To": [_mailbox(address) for address in message.to_recipients],
+        "Cc": [_mailbox(address) for address in message.to_cc],
+        "Bcc": [_mailbox(address) for address in message.to_bcc],
+        "Subject": message.subject,
+        "TextPart": message.raw_text_body,
+        "HTMLPart": message.html_body,
+        "Headers": message.headers,
+        "Attachments": [_file(file) for file in message.attachments],
+        "InlinedAttachments": [
+            {**_file(image), "ContentID": image.content_id} for image in message.inline
+        ],
+        "CustomID": message.message_id,
+        "CustomCampaign": message.tags[0] if message.tags else None,
+        "EventPayload": json.dumps(message.metadata) if message.metadata else None,
+        "TrackOpens": _TRACK[message.track_opens],
+        "TrackClicks": _TRACK[message.track_clicks],
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
+_TRACK: Final = {None: None, True: "enabled", False: "disabled"}
+
+
+def _mailbox(address: Address) -> dict[str, str]:
+    name = {"Name": address.name} if address.name else {}
+    return {"Email": address.email, **name}
+
+
+def _file(file: Attachment) -> dict[str, str]:
+    return {
+        "ContentType": file.content_type,
+        "Filename": file.filename,
+        "Base64Content": file.base64,
+    }
+
+
+def _results(answer: Answer) -> list[Any] | None:
+    """What the answer tells of each message, or None."""
+    results = answer.json_object.get("Messages")
+    return results if isinstance(results, list) else None
+
+
+def _first_id(result: dict[str, Any]) -> str | None:
+    first = next((to.get("MessageID") for to in _dicts(result.get("To"))), None)
+    return str(first) if isinstance(first, int | str) else None
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _text(errors: list[dict[str, Any]]) -> str:
+    words = (error.get(key, "") for error in errors for key in ("ErrorCode", "ErrorMessage"))
+    return " ".join(str(word) for word in words if word)
