@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import email.policy
 import logging
+import threading
 import time
 from datetime import datetime, timedelta, timezone
 from io import BytesIO
@@ -776,3 +777,40 @@ def test_a_batch_with_an_idempotency_key_is_replayed_message_by_message(client, 
     assert len(stored_in(tmp_path / "primary")) == 2
     body["messages"][0] = {**PLAIN, "subject": "Another"}
     assert client.post("/example.com/send", json=body, headers=with_key("k")).status_code == 422
+
+
+def test_a_provider_that_fails_half_way_through_a_batch_loses_and_repeats_nothing(
+    stand_in, make_app, tmp_path
+):
+    taken, lock = [], threading.Lock()
+
+    def until_it_fails(exchange):
+        with lock:
+            fails = len(taken) >= 30
+            if not fails:
+                taken.append(dict(exchange.request.form)["to"])
+        answer_json(500 if fails else 200, {"id": "<1@example.com>"})(exchange)
+
+    first = stand_in(until_it_fails)
+    second = stand_in(answer_json(200, {"id": "<2@example.com>"}))
+    app = make_app(
+        with_providers(
+            tmp_path,
+            first=http_service(first.url, 2, service="mailgun"),
+            second=http_service(second.url, 1, service="mailgun"),
+        )
+    )
+    batch = [
+        {**PLAIN, "to_recipients": f"n{number}@example.org", "subject": f"Number {number}"}
+        for number in range(100)
+    ]
+    answer = app.test_client().post("/example.com/send", json={"messages": batch}, headers=POOL)
+    assert (answer.status_code, answer.json["result"]) == (200, "success")
+    by_first = {
+        message["to_recipients"]
+        for message, result in zip(batch, answer.json["results"], strict=True)
+        if result["service_used"] == "first"
+    }
+    by_second = [dict(request.form)["to"] for request in second.requests]
+    assert by_first == set(taken)
+    assert sorted([*taken, *by_second]) == sorted(message["to_recipients"] for message in batch)

@@ -631,3 +631,16 @@ def test_a_batch_that_was_accepted_is_never_called_not_sent(provider, cut, stand
     results = make_service(provider, server.url).send_batch(two_messages(), 0.5)
     not_sent = [r for r in results if not isinstance(r, Acceptance | OutcomeUnknown)]
     assert (len(results), not_sent) == (2, [])
+
+
+@every_http_provider
+def test_a_thousand_recipients_all_get_it_or_it_is_declared_impossible(provider, stand_in):
+    everybody = [f"reader{number}@example.org" for number in range(1000)]
+    request = request_for(provider, make_message(to_recipients=everybody), stand_in)
+    assert request is None or all(address in request for address in everybody)
+
+
+def test_some_providers_take_a_thousand_recipients_at_once():
+    message = make_message(to_recipients=[f"reader{n}@example.org" for n in range(1000)])
+    for provider in ("mailgun", "sendgrid"):
+        make_service(provider, "http://127.0.0.1:1").check(message)
