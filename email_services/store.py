@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
@@ -155,6 +156,13 @@ _keys = Table(
     Index("idempotency_keys_by_time", "at"),
 )
 
+_secrets = Table(
+    "secrets",
+    _metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
 
 # What every message asks is made once: making a statement costs more than carrying it out.
 _STATES: Final = select(_services).where(_services.c.email_domain == bindparam("email_domain"))
@@ -177,6 +185,8 @@ _KEY: Final = select(_keys).where(_IS_KEY).with_for_update()
 _RESERVE_KEY: Final = (
     postgresql.insert(_keys).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 )
+_ADD_SECRET: Final = postgresql.insert(_secrets).on_conflict_do_nothing()
+_SECRET: Final = select(_secrets.c.value).where(_secrets.c.name == bindparam("name"))
 _TAKE_KEY: Final = update(_keys).where(_IS_KEY)
 _STORE_ANSWER: Final = update(_keys).where(_IS_RESERVATION)
 _FREE_KEY: Final = delete(_keys).where(_IS_RESERVATION)
@@ -186,7 +196,11 @@ def _create_tables(connection: Connection) -> None:
     _metadata.create_all(connection)
 
 
-MIGRATIONS: Final[tuple[Callable[[Connection], None], ...]] = (_create_tables,)
+def _add_secrets(connection: Connection) -> None:
+    _secrets.create(connection, checkfirst=True)  # a new database has them since the first step
+
+
+MIGRATIONS: Final[tuple[Callable[[Connection], None], ...]] = (_create_tables, _add_secrets)
 """Step n brings a database from version n to version n + 1. Append; never change one."""
 
 
@@ -442,6 +456,19 @@ class Store:
                     connection.execute(_FREE_KEY, reservation)
                 else:
                     connection.execute(_STORE_ANSWER, {**reservation, "answer": json.dumps(answer)})
+
+    # Secrets
+
+    def secret(self, name: str) -> str:
+        """A secret that all workers share, made at random when it is first asked for."""
+        with self._statement() as connection:
+            known = connection.execute(_SECRET, {"name": name}).scalar()
+        if known is None:
+            made = {"name": name, "value": secrets.token_urlsafe(32)}
+            with self._statement(writes=True) as connection:
+                connection.execute(_ADD_SECRET, made)  # unless another worker was first
+                known = connection.execute(_SECRET, {"name": name}).scalar_one()
+        return str(known)
 
     # All of it
 

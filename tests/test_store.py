@@ -267,6 +267,27 @@ def test_of_many_at_once_one_gets_the_key(open_store):
     assert sorted(states) == ["in progress"] * 39 + ["new"]
 
 
+def test_a_secret_is_the_same_for_all_who_ask_and_no_other(open_store):
+    stores = [open_store() for _ in range(8)]
+    found = []
+    in_threads(40, lambda number: found.append(stores[number % 8].secret("a")))
+    assert len(found) == 40
+    assert len(set(found)) == 1
+    assert open_store().secret("a") == found[0]
+    assert len(found[0]) >= 32
+    assert stores[0].secret("b") != found[0]
+
+
+def test_a_database_from_before_there_were_secrets_gets_their_table(url, open_store):
+    open_store()
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE secrets"))
+        connection.execute(text("DELETE FROM schema_version WHERE version > 1"))
+    engine.dispose()
+    assert open_store().secret("a")
+
+
 def test_many_that_start_at_once_make_one_schema(url, open_store):
     opened = []
     in_threads(8, lambda _: opened.append(open_store()))
@@ -317,6 +338,7 @@ def everything(store) -> list:
         lambda: reserve(store),
         lambda: store.settle_keys("example.com", NOW, {"k": {}}),
         lambda: store.settle_keys("example.com", NOW, {"k": None}),
+        lambda: store.secret("a"),
     ]
 
 
