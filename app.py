@@ -36,17 +36,23 @@ from endpoints.answers import (
     message_as_dict,
     next_page,
     send_answer,
+    session_as_dict,
+    sign_in_answer,
+    sign_out_answer,
 )
 from endpoints.bodies import (
+    AnyKey,
     Failure,
     MessageFilter,
     Nothing,
     PoolKey,
     RootKey,
+    SignIn,
     checked,
     max_body_bytes,
 )
 from endpoints.context import Mailpool, mailpool, pool_of
+from endpoints.sessions import current_session, page_variables, vary_by_cookie
 
 
 class DomainConverter(BaseConverter):
@@ -74,6 +80,8 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     app.extensions["mailpool"] = Mailpool(config, store, pools)
     app.register_blueprint(views)
     app.register_error_handler(EmailServicesError, answer_error)
+    app.context_processor(page_variables)
+    app.after_request(vary_by_cookie)
     return app
 
 
@@ -279,6 +287,37 @@ def message(email_domain: str, message_id: str) -> ResponseReturnValue:
     if not found:
         raise UnknownMessage(message_id)
     return message_as_dict(found[0])
+
+
+@views.route("/sign-in", methods=["GET", "POST"])
+@takes(AnyKey)
+def sign_in() -> ResponseReturnValue:
+    """Sign in.
+
+    Type a key once, and the forms of this server need none for an hour, or until you sign out.
+    The pool key of a domain lets you send from it and read its messages; the root key lets you do
+    what the administrator may. Where a form asks for another key than you signed in with, type it
+    there, or sign in with that one.
+
+    * **GET** says who is signed in, and until when.
+    * **POST** a `key`; `next` is the page to go to then, on this server.
+
+    Programs need no session: they show a key with every request.
+    """
+    if request.method == "POST":
+        return sign_in_answer(checked(SignIn))
+    return session_as_dict(current_session())
+
+
+@views.route("/sign-out", methods=["GET", "POST"])
+def sign_out() -> ResponseReturnValue:
+    """Sign out.
+
+    **POST** here, as the button at the top of each page does, and this browser forgets the session.
+    """
+    if request.method == "POST":
+        return sign_out_answer()
+    return session_as_dict(current_session())
 
 
 @views.get("/healthz")

@@ -1,4 +1,7 @@
-"""Who may see and do what: every function gives the domain, or raises what the caller is told."""
+"""Who may see and do what: every function gives the domain, or raises what the caller is told.
+
+A request that shows a key is judged by that alone; for one that shows none, a session may do.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from email_services.config import EmailDomain
 from email_services.exceptions import KeyRefused, UnknownDomain
 from endpoints.bodies import KEY_FIELDS
 from endpoints.context import mailpool
+from endpoints.sessions import ROOT, Session, usable_session
 
 
 def keys_shown() -> list[str]:
@@ -19,20 +23,28 @@ def keys_shown() -> list[str]:
     return [key for key in shown if isinstance(key, str)]
 
 
+def is_root() -> bool:
+    """Whether the caller shows the root key, or has signed in with it."""
+    session = _session()
+    if session:
+        return session.level == ROOT
+    return mailpool.config.is_root(keys_shown())
+
+
 def visible_domain(name: str) -> EmailDomain:
     """The domain `name`, for someone who may see it."""
     is_open = _open_to_all()
     needed = "The root key or the pool key of this domain is needed."
-    return _opened(name, needed, lambda domain: is_open or _is_root() or _has_pool_key(domain))
+    return _opened(name, needed, lambda domain: is_open or is_root() or _has_pool_key(domain))
 
 
 def visible_domains() -> list[EmailDomain]:
     """The domains the caller may see. Raises KeyRefused."""
     domains = list(mailpool.config.domains.values())
     own = [domain for domain in domains if _has_pool_key(domain)]
-    if own and mailpool.config.production and not _is_root():
+    if own and mailpool.config.production and not is_root():
         return own
-    if _open_to_all() or own or _is_root():
+    if _open_to_all() or own or is_root():
         return domains
     raise KeyRefused("The root key or a pool key is needed.")
 
@@ -45,12 +57,12 @@ def with_pool_key(name: str) -> EmailDomain:
 def with_reading_key(name: str) -> EmailDomain:
     """The domain `name`, for someone who may read its messages."""
     needed = "The pool key of this domain or the root key is needed."
-    return _opened(name, needed, lambda domain: _is_root() or _has_pool_key(domain))
+    return _opened(name, needed, lambda domain: is_root() or _has_pool_key(domain))
 
 
 def with_root_key(name: str) -> EmailDomain:
     """The domain `name`, for someone who shows the root key."""
-    return _opened(name, "The root key is needed.", lambda _: _is_root())
+    return _opened(name, "The root key is needed.", lambda _: is_root())
 
 
 def _opened(name: str, needed: str, opens: Callable[[EmailDomain], bool]) -> EmailDomain:
@@ -62,7 +74,7 @@ def _opened(name: str, needed: str, opens: Callable[[EmailDomain], bool]) -> Ema
     try:
         domain = mailpool.config.domain(name)
     except UnknownDomain:
-        if mailpool.config.production and not _is_root():
+        if mailpool.config.production and not is_root():
             raise KeyRefused(needed) from None
         raise
     if not opens(domain):
@@ -70,12 +82,21 @@ def _opened(name: str, needed: str, opens: Callable[[EmailDomain], bool]) -> Ema
     return domain
 
 
-def _is_root() -> bool:
-    return mailpool.config.is_root(keys_shown())
-
-
 def _has_pool_key(domain: EmailDomain) -> bool:
+    session = _session()
+    if session:
+        return session.level == domain.email_domain
     return mailpool.config.opens(domain, keys_shown())
+
+
+def _session() -> Session | None:
+    """The session that the request is judged by."""
+    return None if _shows_a_key() else usable_session()
+
+
+def _shows_a_key() -> bool:
+    """Whether there is something in a key's place, even if it can be none."""
+    return bool(keys_shown()) or any(name in request.data for name in KEY_FIELDS)
 
 
 def _open_to_all() -> bool:

@@ -8,8 +8,9 @@ from datetime import datetime, timezone
 from http import HTTPStatus
 from typing import Any
 
-from flask import url_for
+from flask import current_app, redirect, url_for
 from flask.typing import ResponseReturnValue
+from werkzeug.wrappers import Response
 
 from browsable_api import APIError, request
 from email_services.abstract import AbstractEmailService
@@ -34,9 +35,10 @@ from email_services.exceptions import (
 from email_services.message import EmailMessage
 from email_services.pool import PooledEmailService
 from email_services.store import LoggedMessage, ServiceState
-from endpoints.access import keys_shown
+from endpoints.access import is_root
 from endpoints.bodies import (
     MessageFilter,
+    SignIn,
     checked_batch,
     checked_message,
     given_fields,
@@ -44,6 +46,14 @@ from endpoints.bodies import (
     once_each,
 )
 from endpoints.context import mailpool, pool_of
+from endpoints.sessions import (
+    Session,
+    forget_cookie,
+    local_address,
+    may_sign_out,
+    open_session,
+    set_cookie,
+)
 
 STATUS_OF_OUTCOME = {
     SENT: HTTPStatus.OK,
@@ -82,7 +92,7 @@ def domain_as_dict(domain: EmailDomain) -> dict[str, Any]:
     """What a listing says of a domain; with its keys for the root, outside production."""
     name = domain.email_domain
     pool = pool_of(domain)
-    with_keys = mailpool.config.is_root(keys_shown()) and not mailpool.config.production
+    with_keys = is_root() and not mailpool.config.production
     states = mailpool.store.service_states(name)
     return {
         "email_domain": name,
@@ -297,6 +307,34 @@ def failure_answer(pool: PooledEmailService, service: AbstractEmailService) -> R
     """The state of a simulated failure."""
     state = mailpool.store.service_states(pool.email_domain).get(service.name, ServiceState())
     return {"service_name": service.name, **drill_as_dict(pool.breakers.drill_in(state))}
+
+
+def session_as_dict(session: Session | None) -> dict[str, Any]:
+    """Who is signed in, and until when."""
+    return {
+        "signed_in": session.level if session else None,
+        "until": iso(session.until) if session else None,
+    }
+
+
+def sign_in_answer(wanted: SignIn) -> ResponseReturnValue:
+    """A session, and for a person the page that was left for it."""
+    session = open_session(wanted.key)
+    return set_cookie(_page_or(wanted.next, session_as_dict(session)), session)
+
+
+def sign_out_answer() -> ResponseReturnValue:
+    """The end of a session, and for a person the page to begin another."""
+    is_to_be_forgotten = may_sign_out()
+    answer = _page_or(url_for("mailpool.sign_in"), session_as_dict(None))
+    return forget_cookie(answer) if is_to_be_forgotten else answer
+
+
+def _page_or(address: str, answer: dict[str, Any]) -> Response:
+    """For a person the way to a page of this server, for a program the answer."""
+    if request.accepted_media_type == "text/html":
+        return redirect(local_address(address), HTTPStatus.SEE_OTHER)
+    return current_app.make_response(answer)
 
 
 def answer_error(error: EmailServicesError) -> ResponseReturnValue:

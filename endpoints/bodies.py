@@ -17,6 +17,8 @@ from email_services.message import EmailMessage
 from email_services.pool import Once
 
 KEY_FIELDS = ("pool_api_key", "root_api_key")
+TOKEN_FIELD = "csrf_token"  # noqa: S105 - its name
+"""What a form of a page holds where a session stands for the key."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -42,6 +44,23 @@ class RootKey(BaseModel):
     root_api_key: str = Field(
         description="The root key of this server.", json_schema_extra={"widget": "password"}
     )
+
+
+class AnyKey(BaseModel):
+    """A key to sign in with."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: str = Field(
+        description="The root key, or the pool key of a domain.",
+        json_schema_extra={"widget": "password"},
+    )
+
+
+class SignIn(AnyKey):
+    """A key to sign in with, and where to go then."""
+
+    next: str = "/"
 
 
 class Failure(BaseModel):
@@ -122,8 +141,9 @@ class Nothing(BaseModel):
 
 
 def given_fields() -> dict[str, Any]:
-    """What the body holds beside keys."""
-    return {name: value for name, value in request.data.items() if name not in KEY_FIELDS}
+    """What the body holds beside keys and what stands for them."""
+    credentials = {*KEY_FIELDS, TOKEN_FIELD}
+    return {name: value for name, value in request.data.items() if name not in credentials}
 
 
 def checked(model: type[Model], fields: Mapping[str, Any] | None = None) -> Model:

@@ -116,6 +116,50 @@ def test_a_form_that_is_left_alone_switches_over_and_back(page):
         assert f'"simulated_failure_enabled": {enabled}' in answer_of(page)
 
 
+def test_a_person_signs_in_sends_without_a_key_and_signs_out(page, server):
+    page.goto("/example.com/send")
+    page.get_by_role("link", name="Sign in").click()
+    page.get_by_label("key").fill(POOL_KEY)
+    page.get_by_role("button", name="POST").click()
+    assert page.url == f"{server.url}/example.com/send", "back where it was"
+    assert page.get_by_text("Signed in for example.com").is_visible()
+    for label in ("from_email", "to_recipients"):
+        page.get_by_label(label).fill("me@example.com")
+    page.get_by_label("subject").fill("Hello")
+    page.get_by_label("raw_text_body").fill("Hello")
+    page.get_by_role("button", name="POST").click()
+    assert "200 OK" in page.locator("#answer").inner_text()
+    page.goto("/example.com/messages")
+    assert '"subject": "Hello"' in answer_of(page)
+    assert page.evaluate("document.cookie") == ""
+    page.get_by_role("button", name="Sign out").click()
+    assert page.get_by_role("link", name="Sign in").is_visible()
+    page.goto("/example.com/messages")
+    assert "401 UNAUTHORIZED" in page.locator("#answer").inner_text()
+    assert POOL_KEY not in server.log
+
+
+def test_another_sites_form_changes_nothing_though_the_person_is_signed_in(browser, server):
+    page = browser.new_context(base_url=server.url).new_page()
+    page.goto("/sign-in")
+    page.get_by_label("key").fill(ROOT_KEY)
+    page.get_by_role("button", name="POST").click()
+    page.goto("/example.com/primary/fail")
+    token = page.locator('input[name="csrf_token"]').first.get_attribute("value")
+    state = answer_of(page)
+    trap = f"""<form method="post" action="{server.url}/example.com/primary/fail">
+      <input name="csrf_token" value="{token}"><button>Win</button></form>"""
+    for site in ("http://evil.example", server.url.replace("127.0.0.1", "localhost")):
+        page.route(f"{site}/trap", lambda to: to.fulfill(body=trap, content_type="text/html"))
+        page.goto(f"{site}/trap")
+        page.get_by_role("button", name="Win").click()
+        assert "401 UNAUTHORIZED" in page.locator("#answer").inner_text()
+        page.goto("/example.com/primary/fail")
+        assert page.get_by_text("Signed in as administrator").is_visible()
+        assert answer_of(page) == state
+    page.context.close()
+
+
 def test_a_wrong_key_is_told(page):
     page.goto("/")
     page.get_by_label("root_api_key").fill("wrong")

@@ -276,6 +276,23 @@ def test_a_worker_killed_in_mid_send_is_replaced(serve, stand_in, tmp_path):
     assert answer.status_code == 200
 
 
+@pytest.mark.parametrize(("trusted", "is_secure"), [("127.0.0.1", True), ("192.0.2.1", False)])
+def test_a_sessions_cookie_is_secure_where_a_trusted_proxy_says_tls(
+    trusted, is_secure, serve, config
+):
+    server = serve(config, WEB_CONCURRENCY="2", FORWARDED_ALLOW_IPS=trusted)
+    headers = {"X-Forwarded-Proto": "https"}
+    answer = requests.post(
+        f"{server.url}/sign-in", json={"key": POOL_KEY}, headers=headers, timeout=30
+    )
+    cookie = answer.headers["Set-Cookie"]
+    assert ("; Secure" in cookie, cookie.startswith("__Host-")) == (is_secure, is_secure)
+    headers["Cookie"] = cookie.partition(";")[0]
+    for _ in range(8):  # whichever worker it is
+        answer = requests.get(f"{server.url}/sign-in", headers=headers, timeout=30)
+        assert answer.json()["signed_in"] == "example.com"
+
+
 def test_no_key_and_no_body_is_in_the_log_at_debug(serve, stand_in, tmp_path):
     secret_body = "Nobody else should read this, ever."
     services = {

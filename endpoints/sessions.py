@@ -1,0 +1,267 @@
+"""Signing in: a key is typed once, and a cookie stands for it for an hour.
+
+The cookie holds who signed in, until when, a random id and a fingerprint of the key, all signed; no
+key is in it. The secret that signs it is in the store, so that every worker knows every cookie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+from urllib.parse import quote, urlencode, urlsplit
+
+from flask import current_app, g
+from itsdangerous import BadData, URLSafeSerializer
+from werkzeug.wrappers import Response
+
+from browsable_api import APIError, request
+from email_services.exceptions import KeyRefused, StoreUnavailable, UnknownDomain
+from endpoints.bodies import TOKEN_FIELD, AnyKey, MessageFilter, PoolKey, RootKey
+from endpoints.context import mailpool
+
+logger = logging.getLogger(__name__)
+
+ROOT: Final = "root"
+"""The level of who signed in with the root key; else it is an email domain, which has a dot."""
+
+SESSION_SECONDS: Final = 3600
+
+_LOCAL = re.compile(r"/(?!/)[!-\[\]-~]*")
+"""An address on this server: one slash, and no space, control character or backslash anywhere."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a cookie stands for.
+
+    level: ROOT or an email domain. until: seconds since the epoch. id: random, in no page.
+    """
+
+    level: str
+    until: float
+    id: str
+
+    @property
+    def words(self) -> str:
+        """The level for people."""
+        return "as administrator" if self.level == ROOT else f"for {self.level}"
+
+    @property
+    def token(self) -> str:
+        """What our own forms hold, and nobody else can know."""
+        return _mac("form", self.id)
+
+
+def current_session() -> Session | None:
+    """Whose cookie comes with the request; None without one, or if it is void.
+
+    Raises StoreUnavailable where there is a cookie that cannot be checked.
+    """
+    if "session" not in g:
+        cookie = request.cookies.get(_cookie_name())
+        g.session = _read(cookie) if cookie else None
+    session: Session | None = g.session
+    return session
+
+
+def usable_session() -> Session | None:
+    """The session where it may be acted on: what changes something comes from our own page.
+
+    Raises APIError (403) where it does not.
+    """
+    session = current_session()
+    if session and request.method not in {"GET", "HEAD", "OPTIONS"}:
+        token = request.data.get(TOKEN_FIELD)
+        is_ours = isinstance(token, str) and hmac.compare_digest(
+            token.encode("utf-8", "replace"), session.token.encode()
+        )
+        _refuse_unless(is_ours and comes_from_here() is True)
+    return session
+
+
+def comes_from_here() -> bool | None:
+    """Whether the browser says that a page of this server sent the request; None if it is silent.
+
+    No page can make a browser lie in these headers.
+    """
+    if site := request.headers.get("Sec-Fetch-Site"):
+        return str(site) == "same-origin"
+    sender = request.headers.get("Origin") or request.headers.get("Referer")
+    if not sender:
+        return None
+    try:
+        return bool(urlsplit(sender).netloc == request.host)
+    except ValueError:
+        return False
+
+
+def open_session(key: str) -> Session:
+    """A session for who shows the root key or a pool key.
+
+    Raises KeyRefused, which is the same for every wrong key, APIError (403) where another site's
+    page would sign a person in, and StoreUnavailable.
+    """
+    _refuse_unless(comes_from_here() is not False)
+    level = _level_of(key)
+    if level is None:
+        logger.warning("A wrong key was shown to sign in, from %s.", request.remote_addr)
+        raise KeyRefused("This key opens nothing here.")
+    _ = _secret()  # without it nobody is signed in, nor said to be
+    session = Session(level, time.time() + SESSION_SECONDS, secrets.token_urlsafe(16))
+    logger.info("Signed in %s, from %s.", session.words, request.remote_addr)
+    return session
+
+
+def set_cookie(response: Response, session: Session) -> Response:
+    """Give the browser what stands for the session."""
+    content = {**vars(session), "key": _fingerprint(session.level)}
+    response.set_cookie(
+        _cookie_name(),
+        _serializer().dumps(content),
+        max_age=SESSION_SECONDS,
+        secure=request.is_secure,
+        httponly=True,
+        samesite="Strict",
+    )
+    return response
+
+
+def may_sign_out() -> bool:
+    """Whether there is a cookie to be forgotten. Raises APIError (403) if another site asks."""
+    if _cookie_name() not in request.cookies:
+        return False
+    with suppress(StoreUnavailable):  # there is a way out even so
+        usable_session()
+    _refuse_unless(comes_from_here() is True)  # where the cookie is void too
+    return True
+
+
+def forget_cookie(response: Response) -> Response:
+    """Have the browser forget the session."""
+    response.delete_cookie(
+        _cookie_name(), secure=request.is_secure, httponly=True, samesite="Strict"
+    )
+    return response
+
+
+def local_address(target: str) -> str:
+    """`target` if it is on this server, else the home page."""
+    return target if _LOCAL.fullmatch(target) else "/"
+
+
+def vary_by_cookie(response: Response) -> Response:
+    """No cache may take a page for another person's."""
+    response.headers.add("Vary", "Cookie")
+    return response
+
+
+def page_variables() -> dict[str, Any]:
+    """What templates know: who is signed in, and what forms hold against other sites' forms.
+
+    signed_in: the session, where it stands for the key that the form on this page asks for.
+    """
+    try:
+        session = current_session()
+    except StoreUnavailable:
+        session = None
+    is_sign_in = request.endpoint == "mailpool.sign_in"
+    wanted = request.form.get("next", request.args.get("next", "/"))
+    back = local_address(str(wanted)) if is_sign_in else _this_page()
+    return {
+        "signed_in": {"level": session.words} if session and _does_for_form(session) else None,
+        "session_level": session.words if session else "",
+        "csrf_token": session.token if session else "",
+        "return_to": back if is_sign_in else "",
+        "sign_in_url": "/sign-in?" + urlencode({"next": back}),
+        "sign_out_url": "/sign-out",
+    }
+
+
+def _cookie_name() -> str:
+    # The prefix: browsers take it from this very host only, and over TLS.
+    return "__Host-mailpool" if request.is_secure else "mailpool"
+
+
+def _read(cookie: str) -> Session | None:
+    try:
+        content = _serializer().loads(cookie)
+    except BadData:
+        return None
+    fingerprint = content.pop("key")
+    session = Session(**content)
+    expected = _fingerprint(session.level)
+    if expected is None or not hmac.compare_digest(fingerprint, expected):
+        return None  # the key is another one now
+    return session if time.time() < session.until else None
+
+
+def _secret() -> str:
+    """What signs cookies; asked for once in a request, so that who removes it ends all sessions."""
+    if "session_secret" not in g:
+        g.session_secret = mailpool.store.secret("sessions")
+    return str(g.session_secret)
+
+
+def _serializer() -> URLSafeSerializer:
+    # Not its timed sibling, which refuses what a machine whose clock is a second ahead has signed.
+    return URLSafeSerializer(
+        _secret(),
+        salt="session",  # another one when `Session` changes: older cookies are void then
+        signer_kwargs={"digest_method": hashlib.sha256},
+    )
+
+
+def _mac(*parts: str) -> str:
+    return hmac.new(_secret().encode(), "\n".join(parts).encode(), hashlib.sha256).hexdigest()
+
+
+def _level_of(key: str) -> str | None:
+    """What `key` opens; every key is compared with it, whichever it is."""
+    config = mailpool.config
+    opened = {ROOT: config.is_root([key])}
+    opened |= {name: config.opens(domain, [key]) for name, domain in config.domains.items()}
+    return next((level for level, is_open in opened.items() if is_open), None)
+
+
+def _fingerprint(level: str) -> str | None:
+    """Another one once the key of `level` is; None if there is no such domain any more."""
+    if level == ROOT:
+        return _mac("key", level, mailpool.config.root_api_key.get_secret_value())
+    domain = mailpool.config.domains.get(level)
+    return _mac("key", level, domain.pool_api_key.get_secret_value()) if domain else None
+
+
+def _refuse_unless(is_ours: bool) -> None:
+    if not is_ours:
+        raise APIError(
+            HTTPStatus.FORBIDDEN,
+            "Nothing was done: this did not come from a current page of this server. Try it again.",
+        )
+
+
+def _does_for_form(session: Session) -> bool:
+    view = current_app.view_functions.get(request.endpoint or "")
+    models = getattr(view, "models", ())
+    if PoolKey in models:
+        try:
+            domain = mailpool.config.domain((request.view_args or {})["email_domain"])
+        except UnknownDomain:
+            return False
+        return session.level == domain.email_domain
+    if RootKey in models:
+        return session.level == ROOT
+    return AnyKey not in models
+
+
+def _this_page() -> str:
+    """Where to come back to; of the query only what a filter may hold, since a key may be in it."""
+    wanted = {k: v for k, v in request.args.items() if k in MessageFilter.model_fields}
+    return quote(request.path) + (f"?{urlencode(wanted)}" if wanted else "")
