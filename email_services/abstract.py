@@ -318,7 +318,8 @@ def shared_content(message: EmailMessage, reserved: str) -> Hashable | None:
     know its own placeholders.
     """
     alone = len(message.recipients) == len(message.to_recipients) == 1
-    texts = (message.subject, message.raw_text_body, message.html_body)
+    values = (message.substitutions or {}).values()
+    texts = (message.subject, message.raw_text_body, message.html_body, *values)
     return message.content_key() if alone and not any(reserved in t for t in texts) else None
 
 
