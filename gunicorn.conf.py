@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import socket
+import struct
 import time
 from collections import deque
 from typing import Any
@@ -46,6 +47,9 @@ class Worker(ThreadWorker):
     def enqueue_req(self, conn: Any) -> None:
         """Gunicorn has a new connection."""
         self._arriving.append((time.monotonic() + request_seconds, conn.sock))
+        # A client that reads nothing of its answer holds a thread no longer than that either.
+        patience = struct.pack("ll", request_seconds, 0)
+        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
         super().enqueue_req(conn)
 
     def notify(self) -> None:

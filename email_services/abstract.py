@@ -30,6 +30,12 @@ USER_AGENT: Final = "mailpool/0.1"
 MAX_TIMEOUT_SECONDS: Final = 110
 """No wait may be longer than gunicorn grants a worker to finish (gunicorn.conf.py)."""
 
+MIN_BODY: Final = 4
+"""Characters of a body that is worth hiding: "e" is in everything."""
+
+MAX_TEXT: Final = 4000
+"""Characters of a provider's words that are looked at."""
+
 Seconds = Annotated[int | float, Field(gt=0, le=MAX_TIMEOUT_SECONDS)]
 
 
@@ -149,11 +155,16 @@ class AbstractEmailService(ABC):
         return tuple(self.secrets.values())
 
     def redacted(self, text: str, messages: Sequence[EmailMessage]) -> str:
-        """Shorten `text`, and take out what must not be in a log if it was echoed."""
-        bodies = (body for m in messages for body in (m.raw_text_body, m.html_body))
-        for secret in (*self.secret_texts(), *bodies):
-            if secret:
-                text = text.replace(secret, "[removed]")
+        """Shorten `text`, and take out keys and bodies if they were echoed."""
+        for secret in self.secret_texts():
+            text = text.replace(secret, "[removed]")
+        text = text[:MAX_TEXT]
+        # Once, whatever the number of messages, and longest first: one may be in another.
+        bodies = {body for m in messages for body in (m.raw_text_body, m.html_body)}
+        echoed = [body for body in bodies if len(body) >= MIN_BODY and body in text]
+        if echoed:
+            pattern = "|".join(map(re.escape, sorted(echoed, key=len, reverse=True)))
+            text = re.sub(pattern, "[removed]", text)
         return (storable(" ".join(text.split())) or "")[:300]
 
 
@@ -295,20 +306,19 @@ class HTTPEmailService(AbstractEmailService):
 
         messages: those it was about, whose bodies must not be repeated.
         """
+        said = text[:MAX_TEXT]
         fault = next(
             (
                 fault
                 for status, pattern, fault in (*self.rules, *self.general_rules)
-                if status == answer.status and re.search(pattern, text, re.IGNORECASE)
+                if status == answer.status and re.search(pattern, said, re.IGNORECASE)
             ),
             ServiceUnavailable,
         )
         words = self.redacted(text, messages)
         reason = f"HTTP {answer.status}: {words}" if words else f"HTTP {answer.status}."
-        # What is said of account and rate is for operators; the rest may quote the message.
-        plain = f"HTTP {answer.status}."
-        summary = reason if issubclass(fault, AccountRefused | RateLimited) else plain
-        return fault(reason, self.retry_after(answer), summary)
+        # What a provider says may quote the message, so that it is in no log and no listing.
+        return fault(reason, self.retry_after(answer), f"HTTP {answer.status}.")
 
 
 def shared_content(message: EmailMessage, reserved: str) -> Hashable | None:
@@ -318,7 +328,8 @@ def shared_content(message: EmailMessage, reserved: str) -> Hashable | None:
     know its own placeholders.
     """
     alone = len(message.recipients) == len(message.to_recipients) == 1
-    texts = (message.subject, message.raw_text_body, message.html_body)
+    values = (message.substitutions or {}).values()
+    texts = (message.subject, message.raw_text_body, message.html_body, *values)
     return message.content_key() if alone and not any(reserved in t for t in texts) else None
 
 

@@ -11,7 +11,10 @@ import idna
 from email_validator import EmailNotValidError, validate_email
 from pydantic import PlainValidator, WithJsonSchema
 
-from email_services.texts import ENCODED_WORD, header_text, refuse_control_characters
+from email_services.texts import has_encoded_word, header_text, refuse_control_characters
+
+MAX_WRITTEN: Final = 2500
+"""Characters of an address with its name: the longest of both, and every one of them escaped."""
 
 
 class Address(NamedTuple):
@@ -72,6 +75,8 @@ def parse_address(value: str) -> Address:
     A name may be written without quotes, beyond ASCII too, unless it holds a character that
     separates addresses. Raises ValueError with a sentence for the caller.
     """
+    if len(value) > MAX_WRITTEN:
+        raise ValueError(f"It is longer than {MAX_WRITTEN} characters.")
     refuse_control_characters(value)
     match = _NAME_AND_ADDRESS.fullmatch(value.strip())
     quoted, unquoted, email = match.groups() if match else (None, None, value)
@@ -80,7 +85,7 @@ def parse_address(value: str) -> Address:
     if unquoted and _SEPARATOR.search(unquoted):
         raise ValueError('Write a name that holds any of ",;:@<> in double quotes.')
     name = re.sub(r"\\(.)", r"\1", quoted) if quoted else (unquoted or "").rstrip()
-    if ENCODED_WORD.search(email):
+    if has_encoded_word(email):
         raise ValueError("It holds an encoded word (=?...?=), which is no address.")
     try:
         parsed = validate_email(

@@ -18,7 +18,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from email_services.texts import refuse_control_characters
+from email_services.texts import has_encoded_word, refuse_control_characters
 
 MAX_FILENAME: Final = 200
 """Characters; SES takes 255 bytes."""
@@ -69,6 +69,8 @@ def _filename(value: object) -> str:
     name = value.strip()
     if len(name) > MAX_FILENAME:
         raise ValueError(f"It is longer than {MAX_FILENAME} characters.")
+    if has_encoded_word(name):
+        raise ValueError("It holds an encoded word (=?...?=); write the name itself.")
     if not _FILENAME.fullmatch(name):
         raise ValueError("It should be a file's name with its extension, without any of /\\;\".")
     return name

@@ -6,6 +6,7 @@ import html
 import re
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
@@ -27,7 +28,7 @@ from pydantic import (
 from email_services.addresses import Address, Mailbox, as_list, unique
 from email_services.attachments import Attachment, InlineImage
 from email_services.exceptions import InvalidInput, MessageTooLarge
-from email_services.texts import body_text, header_text, text_of_html
+from email_services.texts import body_text, has_encoded_word, header_text, text_of_html
 
 MEGABYTE: Final = 1024 * 1024
 MAX_MESSAGE_BYTES: Final = 25 * MEGABYTE
@@ -45,6 +46,7 @@ MAX_METADATA: Final = 20
 MAX_METADATA_KEY: Final = 64
 MAX_METADATA_VALUE: Final = 500
 MAX_SUBSTITUTIONS: Final = 100
+MAX_SUBSTITUTION: Final = 10_000
 LATE_SECONDS: Final = 300
 """A `send_at` that has passed by less means now: clocks differ."""
 
@@ -124,6 +126,8 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
 
 def _tags(tags: list[str]) -> list[str]:
     tags = [tag.strip() for tag in tags]
+    if any(has_encoded_word(tag) for tag in tags):
+        raise ValueError("It holds an encoded word (=?...?=); write the text itself.")
     if not all(_TAG.fullmatch(tag) for tag in tags):
         raise ValueError(f"A tag is 1 to {MAX_TAG} printable ASCII characters.")
     return list(dict.fromkeys(tags))
@@ -147,7 +151,8 @@ def _substitutions(values: dict[str, str] | None) -> dict[str, str] | None:
     for name, value in (values or {}).items():
         if not _PLACEHOLDER.fullmatch(f"{{{{{name}}}}}"):
             raise ValueError("A name is 1 to 64 letters, digits and _.")
-        body_text(value)
+        if len(body_text(value)) > MAX_SUBSTITUTION:
+            raise ValueError(f"The value of {name} is longer than {MAX_SUBSTITUTION} characters.")
     return values
 
 
@@ -320,8 +325,9 @@ class EmailMessage(BaseModel):
         problems |= _problems_between_fields(message)
         if problems:
             raise InvalidInput(problems)
-        if message.size > max_bytes:
-            raise MessageTooLarge(message.size, max_bytes)
+        size = message.size + message.substituted_bytes()
+        if size > max_bytes:
+            raise MessageTooLarge(size, max_bytes)
         return message.normalised()
 
     @property
@@ -408,6 +414,17 @@ class EmailMessage(BaseModel):
         values = self.substitutions or {}
         return self.marked(text, lambda name: escape(values[name]))
 
+    def substituted_bytes(self) -> int:
+        """By how much the bodies grow at most when they are filled in; nothing is filled in yet."""
+        sizes = {
+            name: len(html.escape(v).encode()) for name, v in (self.substitutions or {}).items()
+        }
+        if not sizes:
+            return 0
+        found = Counter(_PLACEHOLDER.findall(self.raw_text_body))
+        found.update(_PLACEHOLDER.findall(self.html_body))
+        return sum(sizes.get(name, 0) * times for name, times in found.items())
+
     def marked(self, text: str, mark: Callable[[str], str]) -> str:
         """`text` with each {{name}} that has a value replaced by what `mark` makes of the name."""
         values = self.substitutions or {}
@@ -463,7 +480,7 @@ def _problems_between_fields(message: EmailMessage) -> dict[str, str]:
         if missing:
             problems["substitutions"] = f"There is no value for {{{{{min(missing)}}}}}."
         try:
-            _not_empty(header_text(message.rendered().subject))
+            _not_empty(header_text(message.filled(message.subject)))
         except ValueError as error:
             problems["subject"] = f"With its substitutions: {error}"
     return problems

@@ -274,19 +274,32 @@ class PooledEmailService:
                 return
         self._attempt(course, step, parcel)
 
-    def _attempt(self, course: _Round, step: Step, parcel: Sequence[Run]) -> None:
-        """Hand the messages to the service in one call, and note what it says of each."""
+    def _attempt(
+        self,
+        course: _Round,
+        step: Step,
+        parcel: Sequence[Run],
+        refusal: MessageRejected | None = None,
+    ) -> None:
+        """Hand the messages to the service in one call, and note what it says of each.
+
+        refusal: what it said of a larger call that they were part of.
+        """
         started = self._clock()
         timeout = min(step.service.settings.timeout_seconds, course.until - started)
-        if timeout <= 0:  # which is no fault of the service's
+        if timeout > 0:
+            results = self._call(step, parcel, timeout)
+        elif refusal:  # there is no time to find out which of them was to blame
+            results = [refusal] * len(parcel)
+        else:  # which is no fault of the service's
             _pass_by(parcel, step, TOO_LATE)
             return
-        results = self._call(step, parcel, timeout)
-        if len(parcel) > 1 and all(isinstance(result, MessageRejected) for result in results):
+        refused = results[0] if isinstance(results[0], MessageRejected) else None
+        if len(parcel) > 1 and refused and timeout > 0 and _all_rejected(results):
             # One of them may be to blame for the refusal of all: find out which.
             middle = len(parcel) // 2
-            self._attempt(course, step, parcel[:middle])
-            self._attempt(course, step, parcel[middle:])
+            self._attempt(course, step, parcel[:middle], refused)
+            self._attempt(course, step, parcel[middle:], refused)
             return
         milliseconds = round((self._clock() - started) * 1000)
         for run, result in zip(parcel, results, strict=True):
@@ -327,10 +340,11 @@ class PooledEmailService:
         for fault, message_ids in faults.values():
             _log_fault(self.email_domain, step.service.name, fault, message_ids)
         blamed = next((fault for fault, _ in faults.values() if fault.blames_service), None)
-        if blamed:
-            self.breakers.record_fault(step, blamed)
-        elif any(isinstance(result, Acceptance) for result in results):
+        if any(isinstance(result, Acceptance) for result in results):
+            # It works, whatever it has against some of them.
             self.breakers.record_success(step)
+        elif blamed:
+            self.breakers.record_fault(step, blamed)
         else:
             for fault, _ in faults.values():
                 self.breakers.record_fault(step, fault)
@@ -398,6 +412,10 @@ def _parcels(service: AbstractEmailService, runs: Sequence[Run]) -> list[Sequenc
         for group in groups.values()
         for start in range(0, len(group), most)
     ]
+
+
+def _all_rejected(results: Sequence[Acceptance | ProviderError]) -> bool:
+    return all(isinstance(result, MessageRejected) for result in results)
 
 
 def _carried(service: AbstractEmailService, run: Run) -> EmailMessage:

@@ -25,6 +25,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import ip_address
 from json import JSONDecodeError, loads
 from typing import Any, ClassVar, Final
@@ -77,7 +78,7 @@ class Answer:
     body: bytes
     complete: bool = True
 
-    @property
+    @cached_property
     def json(self) -> Any:
         """The body read as JSON, or None."""
         try:

@@ -97,6 +97,7 @@ def test_a_problem_is_named_at_its_file_and_field(problem):
         "a\r\nb.txt",
         "a\0.txt",
         "x" * 200 + ".txt",
+        "=?utf-8?B?eCINCkNvbnRlbnQtVHlwZTogdGV4dC9odG1sDQoNCg==?=.pdf",
         "",
         None,
         7,

@@ -426,3 +426,25 @@ def test_a_batch_that_was_cut_off_is_sent_again_with_a_flag(make_pool, store, cl
     clock.now += 31
     deliveries = pool.send_all(messages, once=once)
     assert [d.possible_duplicate for d in deliveries] == [False, True]
+
+
+def test_who_takes_others_of_the_same_call_is_not_to_blame(make_pool, store):
+    def judge(message):
+        bad = message.recipients[0].email.startswith("b")
+        return AccountRefused("that sender") if bad else Acceptance("id")
+
+    pool = make_pool(Scripted("first", judge, max_batch=10))
+    deliveries = pool.send_all(messages_for("a", "b", "c"))
+    assert [d.outcome for d in deliveries] == ["sent", "not sent", "sent"]
+    assert "first" not in store.service_states("example.com")
+
+
+def test_a_refusal_that_there_was_no_time_to_look_into_is_told(make_pool, clock):
+    class Slow(Scripted):
+        def send_batch(self, messages, timeout):
+            clock.now += 20
+            return super().send_batch(messages, timeout)
+
+    service = Slow("first", lambda _: MessageRejected("one of them is bad"), max_batch=10)
+    deliveries = make_pool(service).send_all(messages_for("a", "b", "c", "d"))
+    assert {d.attempts[-1].reason for d in deliveries} == {"one of them is bad"}

@@ -147,6 +147,7 @@ ALONE = {
     "a cc": {"to_cc": "b@example.org"},
     "a bcc": {"to_bcc": "b@example.org"},
     "words that Mailgun would replace": {"raw_text_body": "%recipient.name%"},
+    "a value that Mailgun would replace": {"substitutions": {"a": "%recipient.text_b%"}},
 }
 
 

@@ -398,3 +398,30 @@ def test_a_message_that_is_too_large_is_refused_as_such():
     assert caught.value.problems == {
         "attachments": "The message has 2,009 bytes, and 2,008 are allowed."
     }
+
+
+BOMBS = {
+    "a subject": {"subject": "=?a" * 400_000},
+    "a name": {"from_name": "=?a" * 400_000},
+    "an address": {"to_cc": "=?a" * 100_000 + "@example.org"},
+    "a header": {"headers": {"X-One": "=?a" * 400_000}},
+    "substitutions": {"raw_text_body": "{{a}}" * 20_000, "substitutions": {"a": "x" * 10_000}},
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_would_take_ages_or_all_memory_is_refused_at_once(name):
+    started = time.monotonic()
+    problems_of(**BOMBS[name])
+    assert time.monotonic() - started < 2
+
+
+def test_what_substitutions_add_counts_as_part_of_the_message():
+    fields = {**PLAIN, "raw_text_body": "{{a}}" * 10, "substitutions": {"a": "x" * 1000}}
+    with pytest.raises(MessageTooLarge):
+        EmailMessage.parse(fields, "example.com", max_bytes=9_000)
+    assert EmailMessage.parse(fields, "example.com", max_bytes=11_000)
+
+
+def test_an_encoded_word_is_refused_in_a_tag():
+    assert list(problems_of(tags=["=?utf-8?q?=0d=0aEvil:_1?="])) == ["tags"]

@@ -121,6 +121,8 @@ def test_messages_of_one_content_are_one_call_with_substitutions(stand_in):
         {"to_recipients": ["a@example.org", "b@example.org"]},
         {"to_cc": "b@example.org"},
         {"html_body": "{{sub.html.name}}"},
+        {"substitutions": {"name": "{{sub.text.name}}"}},
+        {"substitutions": {"name": "x" * 5000}},
     ],
 )
 def test_a_message_that_cannot_share_a_call_goes_alone(fields):

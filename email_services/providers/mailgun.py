@@ -17,6 +17,7 @@ from typing import Final
 import requests
 
 from email_services.abstract import (
+    MAX_TEXT,
     USER_AGENT,
     Acceptance,
     HTTPEmailService,
@@ -161,7 +162,7 @@ class Mailgun(HTTPEmailService):
     def retry_after(self, answer: Answer) -> float | None:
         """From the text where the header is missing."""
         seconds = super().retry_after(answer)
-        return _try_again_after(self.error_text(answer)) if seconds is None else seconds
+        return _try_again_after(self.error_text(answer)[:MAX_TEXT]) if seconds is None else seconds
 
 
 _TEXT_VARIABLE = "%recipient.text_{}%".format

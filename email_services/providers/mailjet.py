@@ -148,10 +148,11 @@ class Mailjet(HTTPEmailService):
             if answer.claims_json and not answer.complete:
                 return [Acceptance() for _ in messages]
             raise not_the_providers(answer)
-        missing = [None] * (len(messages) - len(results))
+        if len(results) != len(messages):  # which is whose, it does not say
+            raise OutcomeUnknown(f"HTTP {answer.status}, without what became of each message.")
         return [
             self._outcome(answer, result, message)
-            for result, message in zip([*results, *missing], messages, strict=False)
+            for result, message in zip(results, messages, strict=True)
         ]
 
     def _outcome(

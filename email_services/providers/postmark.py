@@ -34,6 +34,9 @@ MAX_BODY_BYTES: Final = 5 * MEGABYTE
 MAX_SHARED_BYTES: Final = 99_000
 """Of a message that shares a call: 500 of them stay below the 50 MB that a call may have."""
 
+MAX_CODE: Final = 10
+"""Digits of an ErrorCode."""
+
 MAX_METADATA: Final = 10
 MAX_METADATA_KEY: Final = 20
 MAX_METADATA_VALUE: Final = 80
@@ -214,8 +217,8 @@ def _attachment(file: Attachment) -> dict[str, str]:
 
 def _code(said: dict[str, Any]) -> int:
     """The ErrorCode, 0 if there is no error."""
-    code = said.get("ErrorCode")
-    return code if isinstance(code, int) else 0
+    code = str(said.get("ErrorCode"))
+    return int(code) if code.isascii() and code.isdecimal() and len(code) < MAX_CODE else 0
 
 
 def _words(said: dict[str, Any]) -> str:
@@ -227,5 +230,5 @@ def _words(said: dict[str, Any]) -> str:
 def _inactive(text: str, message: EmailMessage) -> list[str]:
     """The keys of the recipients that Postmark's `text` names as inactive."""
     _, _, listed = text.partition("inactive addresses:")
-    named = set(re.findall(r"[^\s,;]+@[^\s,;]*[^\s,;.]", listed.lower()))
+    named = {word.strip(".") for word in re.split(r"[\s,;]+", listed.lower())}
     return [address.key for address in message.recipients if address.key in named]

@@ -61,6 +61,9 @@ logging.getLogger("python_http_client.client").setLevel(logging.INFO)
 MAX_METADATA_BYTES: Final = 10_000
 """Of all custom_args (docs)."""
 
+MAX_SUBSTITUTION_BYTES: Final = 10_000
+"""Of one personalization (OpenAPI description)."""
+
 
 class SendGrid(HTTPEmailService):
     """SendGrid's `POST /v3/mail/send`: payload and call by its SDK, over our connections.
@@ -115,7 +118,9 @@ class SendGrid(HTTPEmailService):
         return self._request(mail)
 
     def batch_key(self, message: EmailMessage) -> Hashable | None:
-        """Messages of one content, each to one recipient."""
+        """Messages of one content, each to one recipient, with at most 10,000 bytes of values."""
+        if len(json.dumps(_substitutions(message))) > MAX_SUBSTITUTION_BYTES:
+            return None
         return shared_content(message, reserved="{{sub.")
 
     def build_batch(self, messages: Sequence[EmailMessage]) -> requests.Request:
@@ -130,10 +135,8 @@ class SendGrid(HTTPEmailService):
             recipient = _recipients(message)
             recipient.subject = message.filled(message.subject)
             recipient.add_header(Header("Message-ID", message.message_id_header))
-            for name, value in (message.substitutions or {}).items():
-                recipient.add_substitution(Substitution(_TEXT_SUBSTITUTION(name), value))
-                escaped = html.escape(value)
-                recipient.add_substitution(Substitution(_HTML_SUBSTITUTION(name), escaped))
+            for tag, value in _substitutions(message).items():
+                recipient.add_substitution(Substitution(tag, value))
             mail.add_personalization(recipient)
         return self._request(mail)
 
@@ -178,6 +181,12 @@ class SendGrid(HTTPEmailService):
 
 _TEXT_SUBSTITUTION = "{{{{sub.text.{}}}}}".format
 _HTML_SUBSTITUTION = "{{{{sub.html.{}}}}}".format
+
+
+def _substitutions(message: EmailMessage) -> dict[str, str]:
+    values = message.substitutions or {}
+    plain = {_TEXT_SUBSTITUTION(name): value for name, value in values.items()}
+    return plain | {_HTML_SUBSTITUTION(name): html.escape(v) for name, v in values.items()}
 
 
 def _mail(message: EmailMessage, text: str, rich: str) -> Mail:

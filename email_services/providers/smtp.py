@@ -19,7 +19,13 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from email_services import transport
-from email_services.abstract import AbstractEmailService, Acceptance, ServiceSettings, storable
+from email_services.abstract import (
+    MAX_TEXT,
+    AbstractEmailService,
+    Acceptance,
+    ServiceSettings,
+    storable,
+)
 from email_services.addresses import Address
 from email_services.capabilities import Capabilities
 from email_services.exceptions import (
@@ -40,6 +46,10 @@ PORTS: Final = {"starttls": 587, "tls": 465, "none": 25}
 
 Reply = tuple[int, bytes]
 """A code and its text, as smtplib gives them."""
+
+MAX_REPLY_LINES: Final = 200
+MAX_REPLY_LINE: Final = 8192
+"""Bytes. A reply that is longer, either way, is not read to its end."""
 
 OK: Final = 2
 GO_ON: Final = 3
@@ -84,6 +94,27 @@ class SMTPSettings(ServiceSettings):
         if self.username and self.security == "none" and not is_loopback(self.host):
             raise ValueError('With security "none" the password would go unencrypted.')
         return self
+
+
+class _Client(smtplib.SMTP):
+    """smtplib's, which takes no reply without end."""
+
+    def getreply(self) -> Reply:
+        if self.file is None and self.sock is not None:
+            self.file = self.sock.makefile("rb")
+        if self.file is None:
+            raise smtplib.SMTPServerDisconnected("There is no connection.")
+        lines = []
+        for _ in range(MAX_REPLY_LINES):
+            line = self.file.readline(MAX_REPLY_LINE)
+            if not line.endswith(b"\n"):
+                break
+            lines.append(line[4:].strip())
+            if line[3:4] != b"-":
+                code = int(line[:3]) if line[:3].isdigit() else -1
+                return code, b"\n".join(lines)
+        self.close()
+        raise smtplib.SMTPServerDisconnected("The reply has no end.")
 
 
 class SMTP(AbstractEmailService):
@@ -208,7 +239,7 @@ class SMTP(AbstractEmailService):
         message: EmailMessage | None,
         otherwise: type[ProviderError] = MessageRejected,
     ) -> ProviderError | None:
-        code, text = reply[0], reply[1].decode("utf-8", "replace")
+        code, text = reply[0], reply[1].decode("utf-8", "replace")[:MAX_TEXT]
         if code // 100 == digit:
             return None
         if code // 100 not in (4, 5):
@@ -223,9 +254,8 @@ class SMTP(AbstractEmailService):
         )
         words = self.redacted(text, [message] if message else [])
         reason = f"SMTP {code}: {words}" if words else f"SMTP {code}."
-        # What is said of account and rate is for operators; the rest may quote the message.
-        summary = reason if issubclass(fault, AccountRefused | RateLimited) else f"SMTP {code}."
-        return fault(reason, summary=summary)
+        # What a server says may quote the message, so that it is in no log and no listing.
+        return fault(reason, summary=f"SMTP {code}.")
 
     def _reused(self, exchange: Exchange) -> smtplib.SMTP | None:
         """The connection used last, if it still works; RSET ends whatever was left unfinished."""
@@ -254,7 +284,7 @@ class SMTP(AbstractEmailService):
     def _connected(self, exchange: Exchange) -> smtplib.SMTP:
         """A new connection, encrypted and logged in as the settings say."""
         # Without the name it would ask DNS for this machine's, for as long as that takes.
-        client = smtplib.SMTP(local_hostname=self.email_domain)
+        client = _Client(local_hostname=self.email_domain)
         try:
             self._set_up(client, exchange)
         except (OSError, ProviderError):

@@ -29,7 +29,7 @@ MAX_METADATA_BYTES: Final = 10_000
 MAX_HEADER_TO: Final = 5 * MEGABYTE
 """Characters of all header_to together, each of which names everybody in to; our own limit."""
 
-_WORD = re.compile(r"[^\s<>()\[\]\"',;:]+[^\s<>()\[\]\"',;:.]")
+_BETWEEN_WORDS = re.compile(r"[\s<>()\[\]\"',;:]+")
 
 
 class SparkPost(HTTPEmailService):
@@ -122,6 +122,8 @@ class SparkPost(HTTPEmailService):
         message_id = found if isinstance(found, str) else None
         rejected = results.get("total_rejected_recipients", 0)
         if not rejected:
+            if results.get("total_accepted_recipients") == 0:
+                raise OutcomeUnknown("It took nobody, and refused nobody.")
             return Acceptance(message_id)
         errors = _dicts(results.get("rcpt_to_errors")) + _dicts(answer.json_object.get("errors"))
         if rejected == len(message.recipients) and errors:
@@ -134,16 +136,20 @@ class SparkPost(HTTPEmailService):
 
     def _refused(self, message: EmailMessage, errors: list[dict[str, Any]]) -> dict[str, str]:
         """Why it rejected those recipients whose address stands in one of `errors`."""
+        told = {word: error for error in errors for word in _words(_text([error]).lower())}
         return {
-            address.key: self.redacted(_text([error]), [message])
+            address.key: self.redacted(_text([told[address.key]]), [message])
             for address in message.recipients
-            for error in errors
-            if address.key in _WORD.findall(_text([error]).lower())
+            if address.key in told
         }
 
     def error_text(self, answer: Answer) -> str:
         """`{"errors": [{"message": "...", "description": "...", "code": "7001"}]}`."""
         return _text(_dicts(answer.json_object.get("errors")))
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip(".") for word in _BETWEEN_WORDS.split(text)]
 
 
 def _headers(message: EmailMessage) -> dict[str, str]:
