@@ -117,8 +117,15 @@ def test_a_call_that_is_refused_as_a_whole_is_everyones(stand_in):
     assert [type(outcome) for outcome in outcomes] == [AccountRefused] * 3
 
 
-def test_a_message_that_no_result_is_given_for_is_unknown(stand_in):
-    told = results(accepted(1), "?")
+def test_a_result_that_says_nothing_is_unknown_and_the_others_are_not(stand_in):
+    told = results(accepted(1), "?", accepted(3))
+    outcomes = sent_together(stand_in, answer_json(200, told))
+    assert [type(outcome) for outcome in outcomes] == [Acceptance, OutcomeUnknown, Acceptance]
+
+
+@pytest.mark.parametrize("numbers", [[], [1, 2], [1, 2, 3, 4]])
+def test_where_results_are_missing_or_too_many_nobody_gets_anothers(numbers, stand_in):
+    told = results(*map(accepted, numbers))
     outcomes = sent_together(stand_in, answer_json(200, told))
     assert [type(outcome) for outcome in outcomes] == [OutcomeUnknown] * 3
 

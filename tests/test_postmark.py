@@ -265,3 +265,9 @@ def test_the_tracking_of_clicks_can_be_switched_on_and_off(wanted, links):
     payload = service.build_request(make_message(track_clicks=wanted)).json
     assert payload["TrackLinks"] == links
     assert "TrackOpens" not in payload
+
+
+def test_a_code_in_quotes_is_an_error_too(stand_in):
+    server = stand_in(answer_json(200, {**OK, "ErrorCode": "300", "Message": "Invalid."}))
+    error = outcome_of(make_service("postmark", server.url))
+    assert type(error) is MessageRejected

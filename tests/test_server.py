@@ -31,6 +31,7 @@ from servers import Server
 from standins import answer, answer_json, delayed, hang
 
 from email_services.abstract import MAX_TIMEOUT_SECONDS
+from email_services.store import LoggedMessage, Store
 
 ACCEPTED = {
     "mailgun": answer_json(200, {"id": "<1@example.com>", "message": "Queued. Thank you."}),
@@ -215,6 +216,25 @@ def test_a_client_that_drips_its_request_is_given_up_on(serve, config):
             return False
 
         wait_for(is_answered)
+
+
+def test_clients_that_do_not_read_their_answer_do_not_hold_the_threads(serve, config):
+    with contextlib.closing(Store(config["state_url"])) as store:
+        everybody = [f"reader{number}@example.org" for number in range(1000)]
+        store.log_messages(
+            [
+                LoggedMessage(f"{n:032x}", time.time(), "example.com", "a@b.c", everybody, "Hello")
+                for n in range(500)
+            ]
+        )
+    server = serve(config, WEB_CONCURRENCY="1", WEB_THREADS="1", WEB_REQUEST_SECONDS="1")
+    asked = requests.Request("GET", f"{server.url}/example.com/messages?limit=500", headers=POOL)
+    with requests.Session() as deaf:
+        # Its 20 MB are more than the two systems take without anybody reading.
+        answer = deaf.send(asked.prepare(), stream=True, timeout=20)
+        assert answer.status_code == 200
+        assert requests.get(f"{server.url}/healthz", timeout=20).status_code == 200
+        answer.close()
 
 
 def test_a_send_may_take_longer_than_its_request_may_take_to_arrive(serve, stand_in, tmp_path):

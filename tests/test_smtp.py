@@ -556,3 +556,17 @@ def test_a_password_may_go_unencrypted_within_this_machine(host):
 def test_the_port_follows_from_the_security(security, port):
     settings = SMTPSettings(**BASE, security=security)
     assert SMTP("smtp", "example.com", settings)._port == port
+
+
+ENDLESS = {
+    "lines": "\r\n".join(["250-and more"] * 5000),
+    "a line": "250 " + "x" * 100_000,
+}
+
+
+@pytest.mark.parametrize("stage", ["banner", "EHLO", "MAIL", "."])
+@pytest.mark.parametrize("of_what", ENDLESS)
+def test_a_reply_without_end_is_not_read_to_it(of_what, stage, smtp_server):
+    error = outcome_of(service_at(smtp_server({stage: say(ENDLESS[of_what])})), timeout=5)
+    assert type(error) is (OutcomeUnknown if stage == "." else ServiceUnavailable)
+    assert "No answer" not in error.reason, "it did not wait for more either"

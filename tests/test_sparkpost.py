@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from contract import PROVIDER_KEY, Contract, in_json, make_message, make_service
+from contract import PROVIDER_KEY, Contract, in_json, make_message, make_service, outcome_of
 from messages import PDF
 from standins import answer_json
 
@@ -178,3 +178,9 @@ def test_what_it_carries_at_the_most():
     files = [{**PDF, "filename": "ä" * 125 + ".pdf"}]
     a_service().check(make_message(to_bcc=[f"{n}@example.org" for n in range(999)]))
     a_service().check(make_message(tags="t" * 64, attachments=files, metadata=metadata))
+
+
+def test_an_answer_that_counts_nobody_is_unknown(stand_in):
+    server = stand_in(answer_json(200, totals(0, 0)))
+    error = outcome_of(make_service("sparkpost", server.url))
+    assert type(error) is OutcomeUnknown
