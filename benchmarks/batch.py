@@ -166,29 +166,23 @@ def row(provider: str, rounds: list[Round]) -> str:
 
 
 @contextlib.contextmanager
-def run_service(provider: str, port: int, folder: Path) -> Iterator[Server]:
-    """Run the service with one account at the provider."""
+def run_service(provider: str, port: int, folder: Path, seconds: int = 10) -> Iterator[Server]:
+    """Run the service with one worker and one account, at the provider, which has `seconds`."""
     account = {
         "api_key": secrets.token_urlsafe(24),
         "base_url": f"http://127.0.0.1:{port}",
         "priority_value": 1,
+        "timeout_seconds": seconds,
+    }
+    domain = {
+        "email_domain": DOMAIN,
+        "pool_api_key": POOL_KEY,
+        "deadline_seconds": seconds,
+        "enabled_services": {provider: account},
     }
     config = folder / "config.json"
-    config.write_text(
-        json.dumps(
-            {
-                "root_api_key": secrets.token_urlsafe(24),
-                "email_services": [
-                    {
-                        "email_domain": DOMAIN,
-                        "pool_api_key": POOL_KEY,
-                        "enabled_services": {provider: account},
-                    }
-                ],
-            }
-        ),
-        encoding="utf-8",
-    )
+    given = {"root_api_key": secrets.token_urlsafe(24), "email_services": [domain]}
+    config.write_text(json.dumps(given), encoding="utf-8")
     environment = {
         "EMAIL_CONFIG": str(config),
         "DATABASE_URL": f"sqlite:///{folder / 'state.sqlite3'}",

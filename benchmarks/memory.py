@@ -19,16 +19,14 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Final
 
-from send import BenchmarkError, Server, run_gunicorn, stand_in
+from batch import DOMAIN, POOL_KEY, run_service
+from send import BenchmarkError, Server, stand_in
 
-DOMAIN: Final = "example.com"
-POOL_KEY: Final = secrets.token_urlsafe(24)
 AT_ONCE: Final = 16
 FILE_BYTES: Final = {"sendgrid": 20 * 1024 * 1024, "mailgun": 18 * 1024 * 1024}
 """What each takes at most, in whole MB and in base64."""
@@ -41,6 +39,7 @@ CASES: Final = (
     ("sendgrid", "JSON"),
     ("sendgrid", "form"),
 )
+MAX_SECONDS: Final = 100
 WAIT_SECONDS: Final = 110
 
 
@@ -72,7 +71,7 @@ def measure(provider: str, kind: str) -> tuple[int, int]:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port = stack.enter_context(stand_in(DELAY_MILLISECONDS))
-        server = stack.enter_context(run_service(provider, port, folder))
+        server = stack.enter_context(run_service(provider, port, folder, MAX_SECONDS))
         content_type, body = request_body(kind, b"warm up")
         if post(server, content_type, body) != "success":
             raise server.failed("The first message was not sent.")
@@ -137,33 +136,6 @@ def memory(server: Server, name: str) -> int:
     status = Path(f"/proc/{worker}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024
-
-
-@contextlib.contextmanager
-def run_service(provider: str, port: int, folder: Path) -> Iterator[Server]:
-    """Run the service with one account at the provider."""
-    account = {
-        "api_key": secrets.token_urlsafe(24),
-        "base_url": f"http://127.0.0.1:{port}",
-        "priority_value": 1,
-        "timeout_seconds": 100,
-    }
-    domain = {
-        "email_domain": DOMAIN,
-        "pool_api_key": POOL_KEY,
-        "deadline_seconds": 100,
-        "enabled_services": {provider: account},
-    }
-    config = folder / "config.json"
-    given = {"root_api_key": secrets.token_urlsafe(24), "email_services": [domain]}
-    config.write_text(json.dumps(given), encoding="utf-8")
-    environment = {
-        "EMAIL_CONFIG": str(config),
-        "DATABASE_URL": f"sqlite:///{folder / 'state.sqlite3'}",
-        "WEB_CONCURRENCY": "1",
-    }
-    with run_gunicorn([], environment, f"/{DOMAIN}/send", folder / "service.log") as server:
-        yield server
 
 
 if __name__ == "__main__":

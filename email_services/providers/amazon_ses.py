@@ -169,7 +169,7 @@ class AmazonSES(HTTPEmailService):
         code = answer.headers.get("X-Amzn-ErrorType", "").partition(":")[0]
         said = answer.json_object
         text = str(said.get("message", said.get("Message", "")))
-        # What is said of the account is logged, and there in the sandbox are the recipients.
+        # In the sandbox it goes on to list the recipients, which the caller knows.
         return ": ".join(filter(None, (code, _UNVERIFIED.sub(r"\1.", text))))
 
 
