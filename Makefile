@@ -9,7 +9,7 @@ run: .venv/run
 	@exec $(BIN)/gunicorn --config gunicorn.conf.py
 
 test: .venv/dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n 3 --dist worksteal
 
 lint: .venv/dev
 	$(BIN)/ruff check .
