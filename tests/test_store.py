@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sqlite3
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, event, text
@@ -429,3 +431,8 @@ def test_a_url_that_is_none_stops_the_start(url):
 def test_ci_has_postgresql(request):
     if os.environ.get("CI"):
         assert request.getfixturevalue("postgresql")
+
+
+def test_the_store_that_keeps_nothing_of_the_benchmarks_has_all_that_a_send_calls(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    assert importlib.import_module("variants").missing() == set()
