@@ -77,12 +77,7 @@ TRUSTED_SECONDS: Final = 1.0
 AWAY_SECONDS: Final = 2.0
 """For how long nobody waits again after that: a message asks several times, and has a deadline."""
 
-CONNECTIONS: Final = {
-    "pool_size": 5,
-    "max_overflow": 3,
-    "pool_timeout": WAIT_SECONDS,
-    "pool_use_lifo": True,  # the one used last: it has the pages that it wrote in its cache
-}
+CONNECTIONS: Final = {"pool_size": 5, "max_overflow": 3, "pool_timeout": WAIT_SECONDS}
 """In each worker; a statement takes milliseconds, and small databases allow 20 connections."""
 
 KEPT_ERRORS: Final = 5
