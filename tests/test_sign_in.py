@@ -678,3 +678,21 @@ def test_without_the_database_a_cookie_opens_nothing_but_the_way_out(
     assert visitor.get("/example.com/send", headers=headers).status_code == 200
     assert "Max-Age=0" in visitor.post("/sign-out", headers=headers).headers["Set-Cookie"]
     assert visitor.post("/sign-out", headers={"Accept": accept}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "level", "field"),
+    [
+        ("/example.com/send", "example.com", "pool_api_key"),
+        ("/example.com/primary/fail", "root", "root_api_key"),
+    ],
+)
+def test_a_form_asks_for_a_key_only_where_the_session_does_not_stand_for_it(
+    path, level, field, client
+):
+    asked = f'name="{field}"'
+    assert asked in client.get(path, headers=PAGE).text
+    sign_in(client, KEYS["root" if level != "root" else "example.com"])
+    assert asked in client.get(path, headers=PAGE).text
+    sign_in(client, KEYS[level])
+    assert asked not in client.get(path, headers=PAGE).text
