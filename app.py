@@ -13,7 +13,7 @@ from flask import Blueprint
 from flask.typing import ResponseReturnValue
 from werkzeug.routing import BaseConverter
 
-from browsable_api import BrowsableAPI, request, takes
+from browsable_api import BrowsableAPI, filtered_by, request, shown_in, takes
 from email_services.config import Config, load_config
 from email_services.exceptions import EmailServicesError, UnknownMessage
 from email_services.message import EmailMessage
@@ -26,6 +26,7 @@ from endpoints.access import (
     with_root_key,
 )
 from endpoints.answers import (
+    addresses,
     answer_error,
     changes_of,
     domain_as_dict,
@@ -35,17 +36,21 @@ from endpoints.answers import (
     log_query,
     message_as_dict,
     next_page,
+    preview_answer,
     send_answer,
     session_as_dict,
     sign_in_answer,
     sign_out_answer,
 )
 from endpoints.bodies import (
+    KEY_FIELDS,
+    TOKEN_FIELD,
     AnyKey,
     Failure,
     MessageFilter,
     Nothing,
     PoolKey,
+    Preview,
     RootKey,
     SignIn,
     checked,
@@ -61,7 +66,7 @@ class DomainConverter(BaseConverter):
     regex = r"[^/]+\.[^/]*"
 
 
-views = Blueprint("mailpool", __name__)
+views = Blueprint("mailpool", __name__, template_folder="endpoints/templates")
 
 
 def create_app(config: Config | None = None) -> BrowsableAPI:
@@ -80,13 +85,16 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     app.extensions["mailpool"] = Mailpool(config, store, pools)
     app.register_blueprint(views)
     app.register_error_handler(EmailServicesError, answer_error)
+    app.config["SECRET_FIELDS"] = (*KEY_FIELDS, TOKEN_FIELD)
     app.context_processor(page_variables)
+    app.context_processor(addresses)
     app.after_request(vary_by_cookie)
     return app
 
 
 @views.route("/", methods=["GET", "POST"])
-@takes(RootKey)
+@takes(RootKey, button="Show them")
+@shown_in("home.html")
 def home() -> ResponseReturnValue:
     """Email domains.
 
@@ -110,7 +118,8 @@ def home() -> ResponseReturnValue:
 
 
 @views.route("/<domain:email_domain>", methods=["GET", "POST"])
-@takes(RootKey)
+@takes(RootKey, button="Show it")
+@shown_in("domain.html")
 def show_domain(email_domain: str) -> ResponseReturnValue:
     """An email domain.
 
@@ -129,13 +138,16 @@ def show_domain(email_domain: str) -> ResponseReturnValue:
 
 @views.route("/<domain:email_domain>/send", methods=["GET", "POST"])
 @takes(PoolKey, EmailMessage)
+@shown_in("send.html")
 def send(email_domain: str) -> ResponseReturnValue:
     """Send a message.
 
-    **POST** a message here, with the pool key of the domain as `Authorization: Bearer KEY` or as
-    `pool_api_key` in the body. The services of the domain are tried in order until one accepts it.
+    The services of this domain are tried in order, until one accepts the message.
 
-    | field | |
+    **POST** it here, with the pool key of the domain as `Authorization: Bearer KEY` or as
+    `pool_api_key` in the body.
+
+    | field | what it is |
     |---|---|
     | `from_email` | the sender, an address at this domain; required |
     | `from_name` | the sender's display name |
@@ -182,10 +194,11 @@ def send(email_domain: str) -> ResponseReturnValue:
 
 @views.route("/<domain:email_domain>/<service>/send", methods=["GET", "POST"])
 @takes(PoolKey, EmailMessage)
+@shown_in("send.html")
 def send_through(email_domain: str, service: str) -> ResponseReturnValue:
     """Send through one service.
 
-    The same as sending through the pool, one level up at `send`, but no other service is tried.
+    The same as sending through the pool, but no other service is tried.
     It is how to find out whether one provider works. Fields and answers are the same.
     """
     if request.method == "POST":
@@ -196,7 +209,8 @@ def send_through(email_domain: str, service: str) -> ResponseReturnValue:
 
 
 @views.route("/<domain:email_domain>/<service>/fail", methods=["GET", "POST"])
-@takes(RootKey, Failure)
+@takes(RootKey, Failure, button="Switch")
+@shown_in("fail.html")
 def fail(email_domain: str, service: str) -> ResponseReturnValue:
     """Simulated failure.
 
@@ -226,7 +240,8 @@ def fail(email_domain: str, service: str) -> ResponseReturnValue:
 
 
 @views.route("/<domain:email_domain>/<service>/health", methods=["GET", "POST"])
-@takes(RootKey)
+@takes(RootKey, button="Try it again at once")
+@shown_in("health.html")
 def health(email_domain: str, service: str) -> ResponseReturnValue:
     """Health of a service.
 
@@ -248,13 +263,16 @@ def health(email_domain: str, service: str) -> ResponseReturnValue:
 
 
 @views.get("/<domain:email_domain>/messages")
+@filtered_by(MessageFilter)
+@shown_in("messages.html")
 def messages(email_domain: str) -> ResponseReturnValue:
     """Messages.
 
-    What was sent, newest first, with the pool key of the domain as `Authorization: Bearer KEY`.
-    Bodies are not kept.
+    What was sent, newest first. Bodies are not kept.
 
-    | in the URL | |
+    It takes the pool key of the domain, or the root key, as `Authorization: Bearer KEY`.
+
+    | in the URL | what it is |
     |---|---|
     | `recipient` | an address |
     | `outcome` | `sent`, `not sent`, `unknown` or `in progress` |
@@ -266,7 +284,7 @@ def messages(email_domain: str) -> ResponseReturnValue:
     `unknown`.
     """
     domain = with_reading_key(email_domain)
-    wanted = checked(MessageFilter, request.args.to_dict())
+    wanted = MessageFilter.read(request.args.to_dict())
     found = mailpool.store.messages(domain.email_domain, time.time(), **log_query(wanted))
     return {
         "messages": [message_as_dict(message) for message in found],
@@ -275,11 +293,13 @@ def messages(email_domain: str) -> ResponseReturnValue:
 
 
 @views.get("/<domain:email_domain>/messages/<message_id>")
+@shown_in("message.html")
 def message(email_domain: str, message_id: str) -> ResponseReturnValue:
     """A message.
 
-    What became of it: every service in order, what it did and how long it took. With the pool key
-    of the domain as `Authorization: Bearer KEY`.
+    What became of it: every service in order, what it did and how long it took.
+
+    It takes the pool key of the domain, or the root key, as `Authorization: Bearer KEY`.
     """
     name = with_reading_key(email_domain).email_domain
     is_one = re.fullmatch(r"[0-9a-f]{32}", message_id)
@@ -290,7 +310,7 @@ def message(email_domain: str, message_id: str) -> ResponseReturnValue:
 
 
 @views.route("/sign-in", methods=["GET", "POST"])
-@takes(AnyKey)
+@takes(AnyKey, button="Sign in")
 def sign_in() -> ResponseReturnValue:
     """Sign in.
 
@@ -310,6 +330,7 @@ def sign_in() -> ResponseReturnValue:
 
 
 @views.route("/sign-out", methods=["GET", "POST"])
+@takes(button="Sign out")
 def sign_out() -> ResponseReturnValue:
     """Sign out.
 
@@ -318,6 +339,16 @@ def sign_out() -> ResponseReturnValue:
     if request.method == "POST":
         return sign_out_answer()
     return session_as_dict(current_session())
+
+
+@views.post("/preview")
+def preview() -> ResponseReturnValue:
+    """Preview.
+
+    What the send form shows of a message's HTML while it is typed: `html` as it was given, in a
+    policy under which nothing in it runs and nothing is fetched. For pages of this server only.
+    """
+    return preview_answer(checked(Preview).html)
 
 
 @views.get("/healthz")

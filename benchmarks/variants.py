@@ -64,7 +64,9 @@ class NullStore:
         """They were never kept."""
 
 
-FOR_READERS = frozenset({"check", "messages", "remove_old", "secret", "service_changes"})
+FOR_READERS = frozenset(
+    {"check", "messages", "outcomes", "remove_old", "secret", "service_changes"}
+)
 """What no send calls; for the rest a `NullStore` has to stand in."""
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 _View = TypeVar("_View", bound=Callable[..., Any])
 
@@ -15,24 +16,52 @@ _View = TypeVar("_View", bound=Callable[..., Any])
 class FormField:
     """One field of a form.
 
-    widget: "text", "password", "textarea", "addresses", "select" or "files".
-    options: value to label, for a select. problem: what was wrong with it the last time, or "".
+    label: for people; `name` is for programs. widget: "text", "password", "textarea", "html" (one
+    with a preview), "addresses", "select", "files", or "button" (one more to send the form with).
+    is_folded: whether few need it. options: value to label, for a select. problem: what was wrong
+    with it the last time, or "".
     """
 
     name: str
+    label: str
     description: str
     required: bool
     widget: str
+    is_folded: bool
     options: Mapping[str, str]
     value: str
     problem: str
 
 
-def takes(*models: type[BaseModel]) -> Callable[[_View], _View]:
-    """Declare what a view's POST takes: the fields of `models`, in that order."""
+def takes(*models: type[BaseModel], button: str = "Send") -> Callable[[_View], _View]:
+    """Declare what a view's POST takes: the fields of `models`, in that order.
+
+    button: what the page's form is sent with.
+    """
 
     def decorate(view: _View) -> _View:
         view.models = models  # type: ignore[attr-defined]
+        view.button = button  # type: ignore[attr-defined]
+        return view
+
+    return decorate
+
+
+def filtered_by(model: type[BaseModel]) -> Callable[[_View], _View]:
+    """Declare what a view's GET takes from the query of the URL."""
+
+    def decorate(view: _View) -> _View:
+        view.filter_model = model  # type: ignore[attr-defined]
+        return view
+
+    return decorate
+
+
+def shown_in(template: str) -> Callable[[_View], _View]:
+    """Declare the template of a view's page; it extends page.html, and `data` is the answer."""
+
+    def decorate(view: _View) -> _View:
+        view.template = template  # type: ignore[attr-defined]
         return view
 
     return decorate
@@ -45,24 +74,53 @@ def form_fields(
 
     A password is never filled in again.
     """
-    fields = []
-    for model in getattr(view, "models", ()):
-        for name, info in model.model_fields.items():
-            extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
-            widget = str(extra.get("widget", "text"))
-            found = [p for path, p in problems.items() if path.partition(".")[0] == name]
-            fields.append(
-                FormField(
-                    name,
-                    info.description or "",
-                    info.is_required(),
-                    widget,
-                    extra.get("options", {}),
-                    "" if widget == "password" else _as_text(typed.get(name, "")),
-                    " ".join(found),
-                )
-            )
-    return fields
+    return _fields(getattr(view, "models", ()), typed, problems)
+
+
+def filter_fields(
+    view: Callable[..., Any], typed: Mapping[str, Any], problems: Mapping[str, str]
+) -> list[FormField]:
+    """The same for what filters a list."""
+    model = getattr(view, "filter_model", None)
+    return _fields((model,), typed, problems) if model else []
+
+
+def filter_names(view: Callable[..., Any]) -> Collection[str]:
+    """All that a view's GET takes from the query of the URL."""
+    model = getattr(view, "filter_model", None)
+    return model.model_fields if model else ()
+
+
+def _fields(
+    models: tuple[type[BaseModel], ...], typed: Mapping[str, Any], problems: Mapping[str, str]
+) -> list[FormField]:
+    return [
+        _field(name, info, typed.get(name, ""), problems)
+        for model in models
+        for name, info in model.model_fields.items()
+        if _extra(info).get("widget") != "none"
+    ]
+
+
+def _field(name: str, info: FieldInfo, value: Any, problems: Mapping[str, str]) -> FormField:
+    extra = _extra(info)
+    widget = str(extra.get("widget", "text"))
+    found = [problem for path, problem in problems.items() if path.partition(".")[0] == name]
+    return FormField(
+        name,
+        info.title or name.replace("_", " ").capitalize(),
+        info.description or "",
+        info.is_required(),
+        widget,
+        bool(extra.get("folded")),
+        extra.get("options", {}),
+        "" if widget == "password" else _as_text(value),
+        " ".join(found),
+    )
+
+
+def _extra(info: FieldInfo) -> dict[str, Any]:
+    return info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
 
 
 def _as_text(value: Any) -> str:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from functools import cache
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
 import markdown
-from flask import current_app, render_template
+from flask import current_app, g, render_template
 from flask.globals import request_ctx
 from flask_api.renderers import BaseRenderer, dedent
 from markdown.extensions.toc import TocExtension
 from markupsafe import Markup, escape
 
-from browsable_api.forms import form_fields
-from browsable_api.request import request
+from browsable_api.curl import curl_command
+from browsable_api.forms import FormField, filter_fields, filter_names, form_fields
+from browsable_api.request import JSON_FIELD, request
 
 
 class JSONRenderer(BaseRenderer):  # type: ignore[misc]
@@ -35,21 +38,46 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
     media_type = "text/html"
 
     def render(self, data: Any, media_type: str, **options: Any) -> bytes:  # noqa: ARG002
-        """A page; `options` holds the status line of the answer."""
-        view = current_app.view_functions[request.endpoint] if request.endpoint else None
-        title, description = _documentation(view.__doc__ or "") if view else ("Error", Markup())
+        """A page, made with the view's template.
+
+        `options` holds the status and the headers of the answer.
+        """
+        view = current_app.view_functions[request.endpoint] if request.endpoint else _no_view
+        title, lead, more = _documentation(view.__doc__ or "")
         problems = data.get("problems", {}) if isinstance(data, dict) else {}
+        fields = form_fields(view, request.form, problems)
+        filters = filter_fields(view, request.args, problems)
+        shown = {field.name for field in (*fields, *filters)}
         page = render_template(
-            "page.html",
+            getattr(view, "template", "page.html"),
             title=title,
-            description=description,
+            lead=lead,
+            more=more,
             breadcrumbs=_breadcrumbs(),
             status=options["status"],
-            answer=_linked(json.dumps(data, ensure_ascii=False, indent=2)),
-            methods=_form_methods(),
-            fields=form_fields(view, request.form, problems) if view else [],
+            headers=[f"{name}: {value}" for name, value in options["headers"]],
+            data=data,
+            is_ok=options["status_code"] < HTTPStatus.BAD_REQUEST,
+            json=_linked(json.dumps(data, ensure_ascii=False, indent=2)),
+            curl=curl_command(request, filter_names(view), _secrets(fields), g.get("key_name", "")),
+            fields=fields if "POST" in _allowed_methods() else [],
+            filters=filters,
+            button=getattr(view, "button", "Send"),
+            takes_post="POST" in _allowed_methods(),
+            typed_json=request.typed_json,
+            json_field=JSON_FIELD,
+            problems={path: (path.partition(".")[0] in shown, p) for path, p in problems.items()},
         )
         return _encode(page)
+
+
+def _no_view() -> None:
+    """Error."""
+
+
+def _secrets(fields: list[FormField]) -> set[str]:
+    passwords = {field.name for field in fields if field.widget == "password"}
+    return passwords | set(current_app.config["SECRET_FIELDS"])
 
 
 def _encode(text: str) -> bytes:
@@ -58,11 +86,16 @@ def _encode(text: str) -> bytes:
 
 
 @cache
-def _documentation(docstring: str) -> tuple[str, Markup]:
-    """The title, which is the first line, and the rest as HTML."""
+def _documentation(docstring: str) -> tuple[str, Markup, Markup]:
+    """The title, which is the first line, and as HTML the first paragraph and the rest."""
     title, _, text = dedent(docstring).partition("\n")
-    html = markdown.markdown(text.strip(), extensions=["tables", TocExtension(baselevel=2)])
-    return title.rstrip("."), Markup(html)  # noqa: S704 - our own text
+    lead, _, more = text.strip().partition("\n\n")
+    return title.rstrip("."), _html(lead), _html(more)
+
+
+def _html(text: str) -> Markup:
+    html = markdown.markdown(text.strip(), extensions=["tables", TocExtension(baselevel=3)])
+    return Markup(html)  # noqa: S704 - our own text
 
 
 def _breadcrumbs() -> list[tuple[str, str]]:
@@ -78,10 +111,9 @@ def _breadcrumbs() -> list[tuple[str, str]]:
     return crumbs
 
 
-def _form_methods() -> list[str]:
-    adapter = request_ctx.url_adapter
-    allowed = adapter.allowed_methods() if adapter else ()
-    return [method for method in ("GET", "POST") if method in allowed]
+def _allowed_methods() -> Collection[str]:
+    adapter = request_ctx.url_adapter  # None where the Host is none
+    return set(adapter.allowed_methods()) if adapter else set()
 
 
 def _linked(text: str) -> Markup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any, Final, cast
@@ -21,6 +22,9 @@ from werkzeug.wrappers import Request as WerkzeugRequest
 from browsable_api.errors import APIError
 
 MAX_FORM_FIELDS: Final = 2000
+
+JSON_FIELD: Final = "_json"
+"""A field of a form that holds all the others as one JSON object, for who would rather write it."""
 
 
 class Negotiation(BaseNegotiation):  # type: ignore[misc]
@@ -61,14 +65,44 @@ class Request(APIRequest):  # type: ignore[misc]
         if not hasattr(self, "_fields"):
             # What there is if it fails, for the page that says so.
             self._fields: dict[str, Any] = {}
-            self._fields = self._parse_body()
+            self._fields = self._with_json_field(self._parse_body())
         return self._fields
+
+    @property
+    def read_so_far(self) -> dict[str, Any]:
+        """The body's fields where it was read, else {}."""
+        return getattr(self, "_fields", {})
 
     @property
     def form(self) -> dict[str, Any]:
         """What a form held, to fill it in again, but for files; {} for any other body."""
-        fields = {} if self.mimetype == "application/json" else getattr(self, "_fields", {})
-        return {name: value for name, value in fields.items() if not _holds_files(value)}
+        if self.mimetype == "application/json":
+            return {}
+        if self.typed_json is not None:
+            return {JSON_FIELD: self.typed_json}
+        return {k: value for k, value in self.read_so_far.items() if not _holds_files(value)}
+
+    typed_json: str | None = None
+    """What the form's JSON_FIELD held, if it had one."""
+
+    file_names: Mapping[str, list[str]] = {}
+    """The names of the files of each field of a multipart form."""
+
+    def _with_json_field(self, fields: dict[str, Any]) -> dict[str, Any]:
+        self.file_names = {
+            name: [file["filename"] for file in value]
+            for name, value in fields.items()
+            if self.mimetype == "multipart/form-data" and _holds_files(value)
+        }
+        if self.mimetype == "application/json" or not isinstance(fields.get(JSON_FIELD), str):
+            return fields
+        self.typed_json = fields.pop(JSON_FIELD)
+        self._fields = fields  # the keys among them, for the page that says what is wrong
+        try:
+            written = _parse_json(self.typed_json.encode())
+        except APIError as error:
+            raise APIError(error.status, error.error, {JSON_FIELD: error.error}) from None
+        return {**written, **fields}
 
     def _parse_body(self) -> dict[str, Any]:
         """No reference to the body is kept while it is parsed: it may be large."""

@@ -182,17 +182,23 @@ _HeaderText = Annotated[str, BeforeValidator(_absent_if_none), AfterValidator(he
 _BodyText = Annotated[str, BeforeValidator(_absent_if_none), AfterValidator(body_text)]
 
 
-def _addresses(description: str, limit: int | None = None) -> Any:
+# Each with how a form asks for it; what few messages need is folded away there.
+_FOLDED: Final[dict[str, Any]] = {"folded": True}
+
+
+def _addresses(title: str, description: str) -> Any:
     return Field(
         default_factory=list,
+        title=title,
         description=description,
-        max_length=limit,
         json_schema_extra={"widget": "addresses"},
     )
 
 
-def _body(description: str) -> Any:
-    return Field(default="", description=description, json_schema_extra={"widget": "textarea"})
+def _body(title: str, widget: str, description: str) -> Any:
+    return Field(
+        default="", title=title, description=description, json_schema_extra={"widget": widget}
+    )
 
 
 def _pairs(description: str, limit: int) -> Any:
@@ -200,16 +206,16 @@ def _pairs(description: str, limit: int) -> Any:
         default_factory=dict,
         description=description,
         max_length=limit,
-        json_schema_extra={"widget": "textarea"},
+        json_schema_extra={"widget": "textarea", **_FOLDED},
     )
 
 
-def _files(description: str) -> Any:
+def _files(description: str, **extra: Any) -> Any:
     return Field(
         default_factory=list,
         description=description,
         max_length=MAX_FILES,
-        json_schema_extra={"widget": "files"},
+        json_schema_extra={"widget": "files", **extra},
     )
 
 
@@ -217,7 +223,7 @@ def _choice(description: str, options: dict[str, Any]) -> Any:
     return Field(
         default=None,
         description=description,
-        json_schema_extra={"widget": "select", "options": options},
+        json_schema_extra={"widget": "select", "options": options, **_FOLDED},
     )
 
 
@@ -235,28 +241,40 @@ class EmailMessage(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     from_email: Annotated[Mailbox, AfterValidator(_sender)] = Field(
-        description="The sender, an address at the email domain in the URL."
+        title="From", description="The sender, an address at the email domain in the URL."
     )
-    from_name: _HeaderText = Field(default="", description="The sender's display name.")
+    from_name: _HeaderText = Field(
+        default="", title="From name", description="The sender's display name."
+    )
     to_recipients: list[Mailbox] = _addresses(
-        "Who it is for: one address or a list; Ada <ada@example.org> gives a name."
+        "To", "Who it is for: one address or a list; Ada <ada@example.org> gives a name."
     )
-    to_cc: list[Mailbox] = _addresses("Who gets a copy.")
-    to_bcc: list[Mailbox] = _addresses("Who gets a copy that nobody else knows of.")
-    reply_to: list[Mailbox] = _addresses("Where answers go, if not to the sender.", MAX_REPLY_TO)
+    to_cc: list[Mailbox] = _addresses("Cc", "Who gets a copy.")
+    to_bcc: list[Mailbox] = _addresses("Bcc", "Who gets a copy that nobody else knows of.")
+    reply_to: list[Mailbox] = Field(
+        default_factory=list,
+        description="Where answers go, if not to the sender.",
+        max_length=MAX_REPLY_TO,
+        json_schema_extra={"widget": "addresses", **_FOLDED},
+    )
     subject: Annotated[_HeaderText, AfterValidator(_not_empty)] = Field(
         description="The subject, not empty."
     )
     raw_text_body: _BodyText = _body(
-        "The plain text. A message has this, html_body, or both; without it, the HTML is read."
+        "Text",
+        "textarea",
+        "The plain text. A message has this, html_body, or both; without it, the HTML is read.",
     )
-    html_body: _BodyText = _body("The HTML.")
+    html_body: _BodyText = _body("HTML", "html", "The HTML.")
     attachments: Annotated[list[Attachment], BeforeValidator(_empty_if_none)] = _files(
         "Files: filename, content in base64, content_type."
     )
     inline: Annotated[
         list[InlineImage], BeforeValidator(_empty_if_none), AfterValidator(_no_two_content_ids)
-    ] = _files("Images that the HTML shows as cid:CONTENT_ID; like attachments, with content_id.")
+    ] = _files(
+        "Images that the HTML shows as cid:CONTENT_ID; like attachments, with content_id.",
+        **_FOLDED,
+    )
     headers: Annotated[dict[str, str], BeforeValidator(_mapping), AfterValidator(_headers)] = (
         _pairs("Further headers, by name.", MAX_HEADERS)
     )
@@ -264,6 +282,7 @@ class EmailMessage(BaseModel):
         default_factory=list,
         description="What the provider's statistics call it.",
         max_length=MAX_TAGS,
+        json_schema_extra=_FOLDED,
     )
     metadata: Annotated[dict[str, str], BeforeValidator(_mapping), AfterValidator(_metadata)] = (
         _pairs("What the provider's events give back.", MAX_METADATA)
@@ -277,6 +296,7 @@ class EmailMessage(BaseModel):
     ] = Field(
         default=None,
         description="When the provider should send it: ISO 8601 with a zone.",
+        json_schema_extra=_FOLDED,
     )
     substitutions: Annotated[
         dict[str, str] | None,
@@ -286,7 +306,7 @@ class EmailMessage(BaseModel):
         default=None,
         description="What to put for each {{name}} in the subject and the bodies.",
         max_length=MAX_SUBSTITUTIONS,
-        json_schema_extra={"widget": "textarea"},
+        json_schema_extra={"widget": "textarea", **_FOLDED},
     )
     on_unknown: Annotated[OnUnknown | None, BeforeValidator(_none_if_empty)] = _choice(
         "After an attempt that may have been accepted: failover or stop.",
@@ -294,11 +314,9 @@ class EmailMessage(BaseModel):
     )
     dry_run: Annotated[bool, Field(strict=False)] = Field(
         default=False,
+        title="Only say what would happen",
         description="Send nothing; say which services would be tried.",
-        json_schema_extra={
-            "widget": "select",
-            "options": {"": "send it", "true": "say what would happen"},
-        },
+        json_schema_extra={"widget": "button"},
     )
 
     _message_id: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)

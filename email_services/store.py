@@ -36,6 +36,7 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    case,
     create_engine,
     delete,
     event,
@@ -405,6 +406,25 @@ class Store:
         query = query.order_by(table.at.desc(), table.message_id.desc()).limit(limit)
         with self._statement() as connection:
             return [_message(row, now) for row in connection.execute(query)]
+
+    def outcomes(
+        self, email_domain: str, now: float, since: float
+    ) -> list[tuple[str | None, str, int]]:
+        """How many of the domain's messages since then had each outcome, by the service that sent.
+
+        The service is None for messages that none sent. One that was cut off is unknown.
+        """
+        table = _messages.c
+        cut_off = and_(table.outcome == IN_PROGRESS, table.deadline < now)
+        outcome = case((cut_off, UNKNOWN), else_=table.outcome)
+        query = (
+            select(table.service_used, outcome.label("became"), func.count().label("number"))
+            .where(table.email_domain == email_domain, table.at >= since)
+            .group_by(table.service_used, "became")
+        )
+        with self._statement() as connection:
+            rows = connection.execute(query)
+            return [(row.service_used, row.became, row.number) for row in rows]
 
     # Idempotency keys
 

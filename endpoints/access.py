@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from flask import g
+
 from browsable_api import request
 from email_services.config import EmailDomain
 from email_services.exceptions import KeyRefused, UnknownDomain
@@ -27,8 +29,8 @@ def is_root() -> bool:
     """Whether the caller shows the root key, or has signed in with it."""
     session = _session()
     if session:
-        return session.level == ROOT
-    return mailpool.config.is_root(keys_shown())
+        return _noted("ROOT_KEY", is_open=session.level == ROOT)
+    return _noted("ROOT_KEY", is_open=mailpool.config.is_root(keys_shown()))
 
 
 def visible_domain(name: str) -> EmailDomain:
@@ -57,12 +59,17 @@ def with_pool_key(name: str) -> EmailDomain:
 def with_reading_key(name: str) -> EmailDomain:
     """The domain `name`, for someone who may read its messages."""
     needed = "The pool key of this domain or the root key is needed."
-    return _opened(name, needed, lambda domain: is_root() or _has_pool_key(domain))
+    return _opened(name, needed, may_read)
 
 
 def with_root_key(name: str) -> EmailDomain:
     """The domain `name`, for someone who shows the root key."""
     return _opened(name, "The root key is needed.", lambda _: is_root())
+
+
+def may_read(domain: EmailDomain) -> bool:
+    """Whether the caller may read the domain's messages."""
+    return is_root() or _has_pool_key(domain)
 
 
 def _opened(name: str, needed: str, opens: Callable[[EmailDomain], bool]) -> EmailDomain:
@@ -85,8 +92,15 @@ def _opened(name: str, needed: str, opens: Callable[[EmailDomain], bool]) -> Ema
 def _has_pool_key(domain: EmailDomain) -> bool:
     session = _session()
     if session:
-        return session.level == domain.email_domain
-    return mailpool.config.opens(domain, keys_shown())
+        return _noted("POOL_KEY", is_open=session.level == domain.email_domain)
+    return _noted("POOL_KEY", is_open=mailpool.config.opens(domain, keys_shown()))
+
+
+def _noted(key_name: str, *, is_open: bool) -> bool:
+    """For the curl command of a page: which key, as the README's variables are named, opens."""
+    if is_open:
+        g.key_name = key_name
+    return is_open
 
 
 def _session() -> Session | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from http import HTTPStatus
@@ -34,8 +35,8 @@ from email_services.exceptions import (
 )
 from email_services.message import EmailMessage
 from email_services.pool import PooledEmailService
-from email_services.store import LoggedMessage, ServiceState
-from endpoints.access import is_root
+from email_services.store import IN_PROGRESS, LoggedMessage, ServiceState
+from endpoints.access import is_root, may_read
 from endpoints.bodies import (
     MessageFilter,
     SignIn,
@@ -48,6 +49,7 @@ from endpoints.bodies import (
 from endpoints.context import mailpool, pool_of
 from endpoints.sessions import (
     Session,
+    comes_from_here,
     forget_cookie,
     local_address,
     may_sign_out,
@@ -76,6 +78,15 @@ STATUS_OF_ERROR = {
     KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
+MAIL_POLICY = (
+    "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; "
+    "base-uri 'none'; frame-ancestors 'self'"
+)
+"""For HTML that somebody else wrote."""
+
+LAST_MESSAGES = 5
+"""How many of a domain's messages a listing shows."""
+
 EXAMPLE_BODY = {
     "to_recipients": ["Ada <ada@example.org>"],
     "subject": "Hello",
@@ -88,12 +99,41 @@ def address_of(endpoint: str, **values: str) -> str:
     return url_for(f"mailpool.{endpoint}", _external=True, **values)
 
 
+def addresses() -> dict[str, Any]:
+    """Where pages lead to, beside what the answer says; for templates.
+
+    message_url: a function of a message's id, None for who may not read it.
+    """
+    name = (request.view_args or {}).get("email_domain")
+    if name is None:
+        return {}
+    return {
+        "preview_url": url_for("mailpool.preview"),
+        "send_url": url_for("mailpool.send", email_domain=name),
+        "message_url": lambda id_: url_for("mailpool.message", email_domain=name, message_id=id_),
+    }
+
+
+def preview_answer(html: str) -> Response:
+    """The HTML as it is, for a frame of our own page. Raises APIError (403) if another asks.
+
+    Its policy makes it an origin of its own, in which nothing runs, is fetched or is sent. Inline
+    styles are what mail is made of, and can do none of that.
+    """
+    if comes_from_here() is not True:
+        raise APIError(HTTPStatus.FORBIDDEN, "Only a page of this server may show a preview.")
+    response = Response(html, mimetype="text/html")
+    response.headers["Content-Security-Policy"] = MAIL_POLICY
+    return response
+
+
 def domain_as_dict(domain: EmailDomain) -> dict[str, Any]:
     """What a listing says of a domain; with its keys for the root, outside production."""
     name = domain.email_domain
     pool = pool_of(domain)
     with_keys = is_root() and not mailpool.config.production
     states = mailpool.store.service_states(name)
+    last = {"last_messages": _last_messages(name)} if may_read(domain) else {}
     return {
         "email_domain": name,
         "url": address_of("show_domain", email_domain=name),
@@ -106,7 +146,31 @@ def domain_as_dict(domain: EmailDomain) -> dict[str, Any]:
             service.name: service_as_dict(pool, service, states, with_keys)
             for service in pool.services.values()
         },
+        "last_hour": _last_hour(name),
+        **last,
     }
+
+
+def _last_hour(email_domain: str) -> dict[str, Any]:
+    """How many messages of the last hour each service sent, and what became of the others."""
+    now = time.time()
+    found = mailpool.store.outcomes(email_domain, now, now - 3600)
+    became = Counter(dict.fromkeys((NOT_SENT, UNKNOWN, IN_PROGRESS), 0))
+    sent_by: Counter[str] = Counter()
+    for service, outcome, number in found:
+        if outcome == SENT:
+            sent_by[str(service)] += number
+        else:
+            became[outcome] += number
+    others = {outcome.replace(" ", "_"): number for outcome, number in became.items()}
+    return {"sent_by": dict(sorted(sent_by.items())), **others}
+
+
+def _last_messages(email_domain: str) -> list[dict[str, Any]]:
+    """The newest messages, in short; `url` has the rest."""
+    names = ("message_id", "at", "recipients", "subject", "outcome", "service_used", "url")
+    found = mailpool.store.messages(email_domain, time.time(), limit=LAST_MESSAGES)
+    return [{name: message_as_dict(message)[name] for name in names} for message in found]
 
 
 def changes_of(domain: EmailDomain) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -34,7 +34,9 @@ class PoolKey(BaseModel):
     """The key of one email domain."""
 
     pool_api_key: str = Field(
-        description="The pool key of this domain.", json_schema_extra={"widget": "password"}
+        title="Pool key",
+        description="The pool key of this domain.",
+        json_schema_extra={"widget": "password"},
     )
 
 
@@ -42,7 +44,9 @@ class RootKey(BaseModel):
     """The administrator's key."""
 
     root_api_key: str = Field(
-        description="The root key of this server.", json_schema_extra={"widget": "password"}
+        title="Root key",
+        description="The root key of this server.",
+        json_schema_extra={"widget": "password"},
     )
 
 
@@ -61,6 +65,14 @@ class SignIn(AnyKey):
     """A key to sign in with, and where to go then."""
 
     next: str = "/"
+
+
+class Preview(BaseModel):
+    """HTML to be looked at."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    html: str = ""
 
 
 class Failure(BaseModel):
@@ -105,18 +117,39 @@ Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 """What a database can be asked for: PostgreSQL takes no NUL."""
 
 
+Outcome = Literal["sent", "not sent", "unknown", "in progress"]
+
+
 class MessageFilter(BaseModel):
     """Which messages of the log are wanted, from the query of the URL."""
 
     model_config = ConfigDict(extra="forbid")
 
-    recipient: Text | None = None
-    outcome: Literal["sent", "not sent", "unknown", "in progress"] | None = None
-    service: Text | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
-    cursor: Annotated[tuple[float, str], BeforeValidator(_parse_cursor)] | None = None
-    limit: int = Field(50, ge=1, le=500)
+    recipient: Text | None = Field(None, description="An address it was sent to.")
+    outcome: Outcome | None = Field(
+        None,
+        description="What became of it.",
+        json_schema_extra={
+            "widget": "select",
+            "options": {"": "any", **{outcome: outcome for outcome in get_args(Outcome)}},
+        },
+    )
+    service: Text | None = Field(None, description="One that was tried or passed by.")
+    since: AwareDatetime | None = Field(
+        None, description="ISO 8601 with a zone: 2026-11-24T12:00:00Z."
+    )
+    until: AwareDatetime | None = Field(
+        None, description="ISO 8601 with a zone: 2026-11-24T12:00:00Z."
+    )
+    cursor: Annotated[tuple[float, str], BeforeValidator(_parse_cursor)] | None = Field(
+        None, description="Where a page goes on.", json_schema_extra={"widget": "none"}
+    )
+    limit: int = Field(50, ge=1, le=500, description="How many at once, 50 by default.")
+
+    @classmethod
+    def read(cls, query: Mapping[str, str]) -> MessageFilter:
+        """The query of a URL; what a form left empty was not given. Raises InvalidInput."""
+        return checked(cls, {name: value for name, value in query.items() if value})
 
 
 MAX_BATCH = 1000

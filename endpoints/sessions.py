@@ -167,6 +167,7 @@ def page_variables() -> dict[str, Any]:
     """What templates know: who is signed in, and what forms hold against other sites' forms.
 
     signed_in: the session, where it stands for the key that the form on this page asks for.
+    may_switch: whether it stands for the root key. message_url: a function of a message's id.
     """
     try:
         session = current_session()
@@ -178,6 +179,7 @@ def page_variables() -> dict[str, Any]:
     return {
         "signed_in": {"level": session.words} if session and _does_for_form(session) else None,
         "session_level": session.words if session else "",
+        "may_switch": session is not None and session.level == ROOT,
         "csrf_token": session.token if session else "",
         "return_to": back if is_sign_in else "",
         "sign_in_url": "/sign-in?" + urlencode({"next": back}),

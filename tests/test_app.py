@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import email
 import email.policy
+import json
 import logging
 import threading
 import time
 from datetime import datetime, timedelta, timezone
 from io import BytesIO
+from urllib.parse import quote
 
 import pytest
 from conftest import (
@@ -24,6 +26,8 @@ from conftest import (
 )
 from standins import answer as answering
 from standins import answer_json, hang
+
+from email_services.message import EmailMessage
 
 JSON = "application/json"
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -195,6 +199,7 @@ def test_a_listing_shows_services_by_priority_and_where_to_go(client):
             "primary": listed_service("primary", 20),
             "backup": listed_service("backup", 10),
         },
+        "last_hour": {"sent_by": {}, "not_sent": 0, "unknown": 0, "in_progress": 0},
         "changes": [],
     }
     assert list(domain["enabled_services"]) == ["primary", "backup"]
@@ -587,6 +592,84 @@ def test_how_to_send_tells_a_program_what_it_needs(client):
     sent = client.post("/example.com/send", json=told["example"], headers=POOL)
     assert sent.status_code == 200
     assert client.get("/example.com/backup/send").json["services"] == ["backup"]
+
+
+def test_a_listing_counts_the_last_hour_for_all_and_shows_the_last_messages_to_readers(client):
+    for number in range(7):
+        message = {**PLAIN, "subject": str(number)}
+        assert client.post("/example.com/send", json=message, headers=POOL).status_code == 200
+    for headers, is_reader in (({}, False), (OTHER_POOL, False), (POOL, True), (ROOT, True)):
+        for domain in (
+            client.get("/", headers=headers).json["email_services"][0],
+            client.get("/example.com", headers=ROOT if headers is OTHER_POOL else headers).json,
+        ):
+            assert domain["last_hour"]["sent_by"] == {"primary": 7}
+        domain = client.get("/", headers=headers).json["email_services"][0]
+        assert ("last_messages" in domain) is is_reader
+    assert [message["subject"] for message in domain["last_messages"]] == list("65432")
+    in_full = client.get(domain["last_messages"][0]["url"], headers=POOL).json
+    assert domain["last_messages"][0].items() <= in_full.items()
+
+
+OURS = {"Sec-Fetch-Site": "same-origin"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (OURS, 200),
+        ({"Origin": "http://localhost"}, 200),
+        ({}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "none"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "http://["}, 403),
+    ],
+)
+def test_a_preview_is_for_our_own_pages_and_can_do_nothing(headers, status, client):
+    answer = client.post("/preview", data={"html": "<b>x</b><script>"}, headers=headers)
+    assert answer.status_code == status
+    if status == 200:
+        assert (answer.text, answer.mimetype) == ("<b>x</b><script>", "text/html")
+        policy = answer.headers["Content-Security-Policy"].split("; ")
+        assert {"sandbox", "default-src 'none'", "frame-ancestors 'self'"} <= set(policy)
+        assert "script" not in answer.headers["Content-Security-Policy"]
+    else:
+        assert "<b>" not in answer.text
+
+
+def test_html_in_every_field_of_a_message_and_in_a_providers_words_is_shown_and_not_run(
+    make_app, tmp_path, stand_in
+):
+    attack = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
+    refusing = stand_in(answer_json(400, {"message": attack}))
+    config = with_providers(
+        tmp_path,
+        mailgun=http_service(refusing.url, 2),
+        maildir={"priority_value": 1, "path": str(tmp_path / "mail")},
+    )
+    client = make_app(config).test_client()
+    with_browser = {**POOL, "Accept": BROWSER}
+    bodies = [
+        {**PLAIN, "subject": attack, "from_name": attack, "html_body": attack},
+        {name: attack for name in EmailMessage.model_fields if name != "messages"},
+        {attack: attack},
+        {**PLAIN, "to_recipients": [f'"{attack}" <a@example.org>', attack]},
+        {"_json": json.dumps({"messages": [{attack: attack}, {**PLAIN, "subject": attack}]})},
+    ]
+    pages = [client.post("/example.com/send", data=b, headers=with_browser) for b in bodies]
+    listed = client.get("/example.com/messages", headers=POOL).json["messages"]
+    addresses = ["/", "/example.com", "/example.com/messages", *(m["url"] for m in listed)]
+    addresses += [f"/{quote(attack, '')}", f"/example.com/{quote(attack, '')}/send"]
+    addresses += [f"/example.com/messages?recipient={quote(attack)}&outcome={quote(attack)}"]
+    pages += [client.get(address, headers=with_browser) for address in addresses]
+    shown = [page for page in pages if "&lt;script" in page.text]
+    assert len(shown) > len(bodies) + 2
+    for page in pages:
+        assert page.text.startswith("<!doctype html>")
+        assert page.text.count("<script") == 1, "our own"
+        assert "<img" not in page.text
+        assert "unsafe" not in page.headers["Content-Security-Policy"]
 
 
 def test_no_key_and_no_body_is_in_any_log_or_answer(stand_in, make_app, tmp_path, caplog):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from html import unescape
 from io import BytesIO
+from urllib.parse import quote
 
 import pytest
 from pydantic import BaseModel, Field
@@ -75,6 +78,24 @@ def test_a_form_gives_a_list_for_many_and_nothing_for_empty(client):
     body = "colour=red&colour=blue&text=&size=+&secret=x&secret="
     answer = client.post("/things", data=body, content_type="application/x-www-form-urlencoded")
     assert given(answer) == {"colour": ["red", "blue"], "secret": "x"}
+
+
+def test_a_form_may_hold_its_fields_as_json_in_one_of_them(client):
+    typed = '{"colour": "red", "text": ["a"]}'
+    assert given(client.post("/things", data={"_json": typed, "secret": "x"})) == {
+        "colour": "red",
+        "text": ["a"],
+        "secret": "x",
+    }
+    assert given(client.post("/things", json={"_json": typed})) == {"_json": typed}, "a form only"
+
+
+@pytest.mark.parametrize("typed", ["{", "[]", '{"a": 1, "a": 2}', "\ud800", "[" * 100_000, "NaN"])
+def test_what_is_no_json_in_that_field_is_told_there(typed, client):
+    body = "_json=" + quote(typed, errors="replace")
+    answer = client.post("/things", data=body, content_type="application/x-www-form-urlencoded")
+    assert answer.status_code == 400
+    assert list(answer.json["problems"]) == ["_json"]
 
 
 def test_no_body_is_no_field(client):
@@ -255,6 +276,9 @@ def test_flask_apis_own_pages_are_not_served(client):
     assert client.get("/flask-api/static/js/jquery-1.8.1-min.js").status_code == 404
 
 
+OUR_SCRIPT = '<script src="/static/page.js" defer></script>'
+
+
 def page(client, *args, **kwargs) -> str:
     method = kwargs.pop("method", "POST")
     return client.open(*args, method=method, headers={"Accept": "text/html"}, **kwargs).text
@@ -278,12 +302,12 @@ def test_a_page_has_a_form_with_every_field(client):
 
 
 def test_what_was_typed_stays_but_for_a_password_and_problems_are_at_their_fields(client):
-    typed = {"colour": 'r"<b>', "text": "\n</textarea><script>", "secret": "hidden", "size": "l"}
+    typed = {"colour": 'r"<b>', "text": "\n</textarea><script>", "secret": "unseen", "size": "l"}
     html = page(client, "/wrong", data=typed)
     assert 'value="r&#34;&lt;b&gt;"' in html
     assert "\n\n&lt;/textarea&gt;&lt;script&gt;</textarea>" in html
     assert '<option value="l" selected>' in html
-    assert "hidden" not in html.replace('type="hidden"', "")
+    assert "unseen" not in html
     assert '<strong class="problem" id="colour-problem">Not &lt;this&gt; one.</strong>' in html
     assert '<strong class="problem" id="text-problem">Nor that.</strong>' in html
     assert 'aria-describedby="colour-help colour-problem"' in html
@@ -292,10 +316,30 @@ def test_what_was_typed_stays_but_for_a_password_and_problems_are_at_their_field
 def test_html_is_shown_and_not_run(client):
     attack = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&</pre>"
     html = page(client, "/things", data={attack: attack, "colour": attack})
-    assert "<script" not in html
-    assert "<img" not in html
-    assert html.count("</pre>") == 1
-    assert "<script" not in page(client, "/<script>alert(1)</script>", method="GET")
+    for shown in (html, page(client, "/<script>alert(1)</script>", method="GET")):
+        assert re.findall("<script.*?</script>", shown) == [OUR_SCRIPT]
+        assert "<img" not in shown
+        assert shown.count("</pre>") == 2
+
+
+def command_in(html: str) -> list[str]:
+    return shlex.split(unescape(re.search(r'<pre [^>]*id="curl"[^>]*>(.*?)</pre>', html).group(1)))
+
+
+def test_the_command_repeats_the_request_but_for_what_is_secret(client):
+    typed = {"colour": "it's <b> $HOME `id`", "secret": "unseen"}
+    assert command_in(page(client, "/things?secret=unseen", data=typed)) == [
+        *("curl", "http://localhost/things", "-X", "POST"),
+        *("-H", "Content-Type: application/json"),
+        *("-d", json.dumps({"colour": typed["colour"]})),
+    ]
+    files = {"colour": ["@red", "<blue"], "text": (BytesIO(b"x"), "a b;c.txt")}
+    html = page(client, "/wrong", data=files, content_type="multipart/form-data")
+    assert command_in(html)[4:] == [
+        *("--form-string", "colour=@red", "--form-string", "colour=<blue"),
+        *("-F", 'text=@"a b;c.txt"'),
+    ]
+    assert command_in(page(client, "/things", method="GET")) == ["curl", "http://localhost/things"]
 
 
 def test_addresses_of_this_server_are_links_and_others_are_not(client):
@@ -309,7 +353,7 @@ def test_addresses_of_this_server_are_links_and_others_are_not(client):
 def test_breadcrumbs_lead_only_to_what_is_there(client):
     html = page(client, "/things/deeper", method="GET")
     assert '<li><a href="/things">things</a></li>' in html
-    assert "<li>deeper</li>" in html
+    assert '<li><span aria-current="page">deeper</span></li>' in html
 
 
 def test_json_keeps_its_order_and_characters(client):
