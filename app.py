@@ -6,16 +6,15 @@ A view's docstring is the page its address shows to a person, in Markdown.
 from __future__ import annotations
 
 import os
-import re
 import time
 
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 from werkzeug.routing import BaseConverter
 
-from browsable_api import BrowsableAPI, filtered_by, request, shown_in, takes
+from browsable_api import BrowsableAPI, filtered_by, gives_files, request, shown_in, takes
 from email_services.config import Config, load_config
-from email_services.exceptions import EmailServicesError, UnknownMessage
+from email_services.exceptions import EmailServicesError
 from email_services.message import EmailMessage
 from email_services.store import ServiceState, Store
 from endpoints.access import (
@@ -36,7 +35,6 @@ from endpoints.answers import (
     log_query,
     message_as_dict,
     next_page,
-    preview_answer,
     send_answer,
     session_as_dict,
     sign_in_answer,
@@ -56,8 +54,22 @@ from endpoints.bodies import (
     checked,
     max_body_bytes,
 )
+from endpoints.captured import (
+    captured_as_dict,
+    content_answer,
+    file_answer,
+    html_of_others,
+    message_in_log,
+    source_answer,
+)
 from endpoints.context import Mailpool, mailpool, pool_of
-from endpoints.sessions import current_session, page_variables, vary_by_cookie
+from endpoints.sessions import (
+    comes_from_here,
+    current_session,
+    page_variables,
+    refuse_unless,
+    vary_by_cookie,
+)
 
 
 class DomainConverter(BaseConverter):
@@ -299,14 +311,46 @@ def message(email_domain: str, message_id: str) -> ResponseReturnValue:
 
     What became of it: every service in order, what it did and how long it took.
 
+    `captured` is the mail itself, where the service that sent it keeps it on this server, as a
+    `maildir` does: its headers, text and files, and where to see it as its reader does. Else it is
+    null.
+
     It takes the pool key of the domain, or the root key, as `Authorization: Bearer KEY`.
     """
-    name = with_reading_key(email_domain).email_domain
-    is_one = re.fullmatch(r"[0-9a-f]{32}", message_id)
-    found = is_one and mailpool.store.messages(name, time.time(), message_id=message_id)
-    if not found:
-        raise UnknownMessage(message_id)
-    return message_as_dict(found[0])
+    domain = with_reading_key(email_domain)
+    found = message_in_log(domain, message_id)
+    return {**message_as_dict(found), "captured": captured_as_dict(domain, found)}
+
+
+@views.get("/<domain:email_domain>/messages/<message_id>/content")
+@gives_files
+def content(email_domain: str, message_id: str) -> ResponseReturnValue:
+    """Content of a message.
+
+    The HTML of a message that this server keeps (`maildir`), as its reader sees it, or else its
+    text. Nothing in it runs, and nothing is fetched.
+    """
+    return content_answer(with_reading_key(email_domain), message_id)
+
+
+@views.get("/<domain:email_domain>/messages/<message_id>/source")
+@gives_files
+def source(email_domain: str, message_id: str) -> ResponseReturnValue:
+    """Source of a message.
+
+    A message that this server keeps (`maildir`), byte by byte, with all its headers.
+    """
+    return source_answer(with_reading_key(email_domain), message_id)
+
+
+@views.get("/<domain:email_domain>/messages/<message_id>/files/<int:number>")
+@gives_files
+def file(email_domain: str, message_id: str, number: int) -> ResponseReturnValue:
+    """A file in a message.
+
+    One of the `files` of a message that this server keeps (`maildir`), counted from 1.
+    """
+    return file_answer(with_reading_key(email_domain), message_id, number)
 
 
 @views.route("/sign-in", methods=["GET", "POST"])
@@ -342,13 +386,16 @@ def sign_out() -> ResponseReturnValue:
 
 
 @views.post("/preview")
+@gives_files
 def preview() -> ResponseReturnValue:
     """Preview.
 
     What the send form shows of a message's HTML while it is typed: `html` as it was given, in a
     policy under which nothing in it runs and nothing is fetched. For pages of this server only.
     """
-    return preview_answer(checked(Preview).html)
+    wanted = checked(Preview)
+    refuse_unless(comes_from_here() is True)
+    return html_of_others(wanted.html)
 
 
 @views.get("/healthz")

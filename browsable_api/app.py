@@ -12,7 +12,7 @@ from urllib.parse import quote
 from flask import Flask, current_app, g
 from flask.typing import ResponseReturnValue
 from flask_api import FlaskAPI
-from flask_api.exceptions import APIException
+from flask_api.exceptions import APIException, NotAcceptable
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
@@ -77,7 +77,12 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
     def preprocess_request(self) -> ResponseReturnValue | None:
         """Settle the format of the answer first: nothing is done for one we cannot give."""
         request.renderer_classes = (JSONRenderer, PageRenderer)
-        _ = request.accepted_renderer
+        try:
+            _ = request.accepted_renderer
+        except NotAcceptable:
+            if not getattr(self.view_functions.get(request.endpoint or ""), "gives_files", False):
+                raise
+            _fall_back_to_json()
         return Flask.preprocess_request(self)
 
     def log_exception(self, exc_info: Any) -> None:
@@ -91,10 +96,14 @@ def _answer_error(error: APIError) -> ResponseReturnValue:
 
 def _answer_flask_api_exception(error: APIException) -> ResponseReturnValue:
     if error.status_code == HTTPStatus.NOT_ACCEPTABLE:
-        request._accepted_renderer = JSONRenderer()  # noqa: SLF001
-        request._accepted_media_type = JSONRenderer.media_type  # noqa: SLF001
+        _fall_back_to_json()
     sentence = SENTENCES.get(HTTPStatus(error.status_code), error.detail)
     return _answer_error(APIError(error.status_code, sentence))
+
+
+def _fall_back_to_json() -> None:
+    request._accepted_renderer = JSONRenderer()  # noqa: SLF001
+    request._accepted_media_type = JSONRenderer.media_type  # noqa: SLF001
 
 
 def _answer_http_exception(error: HTTPException) -> ResponseReturnValue:

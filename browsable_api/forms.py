@@ -67,6 +67,12 @@ def shown_in(template: str) -> Callable[[_View], _View]:
     return decorate
 
 
+def gives_files(view: _View) -> _View:
+    """Declare that a view's success is no data in the client's format, but a file as it is."""
+    view.gives_files = True  # type: ignore[attr-defined]
+    return view
+
+
 def form_fields(
     view: Callable[..., Any], typed: Mapping[str, Any], problems: Mapping[str, str]
 ) -> list[FormField]:

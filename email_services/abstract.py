@@ -150,6 +150,10 @@ class AbstractEmailService(ABC):
         """
         raise NotImplementedError(f"{self.provider} takes one message at a time.")
 
+    def kept(self, service_message_id: str) -> bytes | None:  # noqa: ARG002 - for subclasses
+        """The mail of that id, where this machine keeps it, as it was written (RFC 5322)."""
+        return None
+
     def secret_texts(self) -> tuple[str, ...]:
         """What no text may hold: the secrets, in every form in which they are sent."""
         return tuple(self.secrets.values())

@@ -49,7 +49,6 @@ from endpoints.bodies import (
 from endpoints.context import mailpool, pool_of
 from endpoints.sessions import (
     Session,
-    comes_from_here,
     forget_cookie,
     local_address,
     may_sign_out,
@@ -78,12 +77,6 @@ STATUS_OF_ERROR = {
     KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
-MAIL_POLICY = (
-    "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; "
-    "base-uri 'none'; frame-ancestors 'self'"
-)
-"""For HTML that somebody else wrote."""
-
 LAST_MESSAGES = 5
 """How many of a domain's messages a listing shows."""
 
@@ -112,19 +105,6 @@ def addresses() -> dict[str, Any]:
         "send_url": url_for("mailpool.send", email_domain=name),
         "message_url": lambda id_: url_for("mailpool.message", email_domain=name, message_id=id_),
     }
-
-
-def preview_answer(html: str) -> Response:
-    """The HTML as it is, for a frame of our own page. Raises APIError (403) if another asks.
-
-    Its policy makes it an origin of its own, in which nothing runs, is fetched or is sent. Inline
-    styles are what mail is made of, and can do none of that.
-    """
-    if comes_from_here() is not True:
-        raise APIError(HTTPStatus.FORBIDDEN, "Only a page of this server may show a preview.")
-    response = Response(html, mimetype="text/html")
-    response.headers["Content-Security-Policy"] = MAIL_POLICY
-    return response
 
 
 def domain_as_dict(domain: EmailDomain) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def usable_session() -> Session | None:
         is_ours = isinstance(token, str) and hmac.compare_digest(
             token.encode("utf-8", "replace"), session.token.encode()
         )
-        _refuse_unless(is_ours and comes_from_here() is True)
+        refuse_unless(is_ours and comes_from_here() is True)
     return session
 
 
@@ -109,7 +109,7 @@ def open_session(key: str) -> Session:
     Raises KeyRefused, which is the same for every wrong key, APIError (403) where another site's
     page would sign a person in, and StoreUnavailable.
     """
-    _refuse_unless(comes_from_here() is not False)
+    refuse_unless(comes_from_here() is not False)
     level = _level_of(key)
     if level is None:
         logger.warning("A wrong key was shown to sign in, from %s.", request.remote_addr)
@@ -140,7 +140,7 @@ def may_sign_out() -> bool:
         return False
     with suppress(StoreUnavailable):  # there is a way out even so
         usable_session()
-    _refuse_unless(comes_from_here() is True)  # where the cookie is void too
+    refuse_unless(comes_from_here() is True)  # where the cookie is void too
     return True
 
 
@@ -241,7 +241,8 @@ def _fingerprint(level: str) -> str | None:
     return _mac("key", level, domain.pool_api_key.get_secret_value()) if domain else None
 
 
-def _refuse_unless(is_ours: bool) -> None:
+def refuse_unless(is_ours: bool) -> None:
+    """Raises APIError (403) where a request is not from our own page."""
     if not is_ours:
         raise APIError(
             HTTPStatus.FORBIDDEN,

@@ -485,6 +485,8 @@ def test_messages_are_listed_filtered_paged_and_shown(client):
         found = client.get(f"/example.com/messages?{query}", headers=POOL).json["messages"]
         assert len(found) == count, query
     shown = client.get(f"/example.com/messages/{ids[0]}", headers=ROOT).json
+    captured = shown.pop("captured")
+    assert captured["text"].strip() == PLAIN["raw_text_body"]
     assert shown == page["messages"][1]
     assert shown["url"] == f"http://localhost/example.com/messages/{ids[0]}"
     other = client.get(f"/example.net/messages/{ids[0]}", headers=OTHER_POOL)

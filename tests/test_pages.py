@@ -1,13 +1,20 @@
-"""The pages in a real browser: sending and switching, with and without JavaScript."""
+"""The pages in a real browser: what a person does, with and without JavaScript, on any screen."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import secrets
 import shutil
+import subprocess
+from collections.abc import Iterator
 
 import pytest
-from conftest import POOL_KEY, ROOT_KEY, make_config
-from playwright.sync_api import Page, sync_playwright
+import requests
+from axe_playwright_python.sync_playwright import Axe
+from conftest import OTHER_POOL_KEY, POOL_KEY, ROOT_KEY, make_config
+from playwright.sync_api import Browser, Page, sync_playwright
 from servers import Server
 
 NO_NETWORK = ["--disable-background-networking", "--disable-component-update", "--no-sandbox"]
@@ -34,116 +41,303 @@ def server(tmp_path_factory):
     running.kill()
 
 
-@pytest.fixture(params=[True, False], ids=["with JavaScript", "without JavaScript"])
-def page(request, browser, server):
+@contextlib.contextmanager
+def opened_page(browser: Browser, server: Server, **options) -> Iterator[Page]:
     """A page that must load nothing from elsewhere and complain of nothing."""
-    context = browser.new_context(java_script_enabled=request.param, base_url=server.url)
+    context = browser.new_context(base_url=server.url, **options)
     opened = context.new_page()
     complaints = []
     opened.on("console", lambda message: complaints.append(message.text))
     opened.on("pageerror", lambda error: complaints.append(str(error)))
-    elsewhere = []
-    opened.on(
-        "request",
-        lambda sent: None if sent.url.startswith(server.url) else elsewhere.append(sent.url),
-    )
+    asked = []
+    opened.on("request", lambda sent: asked.append(sent.url))
     yield opened
     context.close()
     # A browser reports a 4xx or 5xx of a page as an error of the page; those are asked for here.
     assert [text for text in complaints if "the server responded with a status" not in text] == []
-    assert elsewhere == []
+    assert [url for url in asked if not url.startswith((f"{server.url}/", "data:"))] == []
+
+
+@pytest.fixture(params=[True, False], ids=["with JavaScript", "without JavaScript"])
+def page(request, browser, server):
+    with opened_page(browser, server, java_script_enabled=request.param) as opened:
+        yield opened
+
+
+WIDE = {"width": 1280, "height": 900}
+NARROW = {"width": 360, "height": 740}
+
+
+@pytest.fixture(params=[WIDE, NARROW], ids=["wide", "narrow"])
+def any_screen(request, browser, server):
+    with opened_page(browser, server, viewport=request.param) as opened:
+        yield opened
 
 
 def answer_of(page: Page) -> str:
-    return page.locator("pre").first.inner_text()
+    return page.locator("#json").text_content()
+
+
+def status_of(page: Page) -> str:
+    return page.locator("#status").text_content()
+
+
+def press(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+    page.wait_for_load_state()
+
+
+def follow(page: Page, name: str) -> None:
+    page.get_by_role("link", name=name, exact=True).first.click()
+    page.wait_for_load_state()
+
+
+def write(page: Page, **fields: str) -> None:
+    for name, value in fields.items():
+        page.locator(f"#{name}").fill(value)
+
+
+HELLO = {
+    "from_email": "me@example.com",
+    "to_recipients": '"Doe, Jane" <jane@example.org>, b@example.org',
+    "subject": "Grüße <b>",
+    "raw_text_body": "One\n\nTwo",
+}
+
+
+def sign_in(page: Page, key: str) -> None:
+    page.goto("/sign-in")
+    page.locator("#key").fill(key)
+    press(page, "Sign in")
+
+
+@pytest.mark.parametrize("has_scripts", [True, False], ids=["JavaScript", "no JavaScript"])
+@pytest.mark.parametrize("screen", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_a_person_rehearses_an_outage_from_signing_in_to_signing_out(
+    screen, has_scripts, browser, tmp_path
+):
+    server = Server(tmp_path, make_config(tmp_path))
+    options = {"viewport": screen, "java_script_enabled": has_scripts}
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.kill)
+        page = stack.enter_context(opened_page(browser, server, **options))
+        page.goto("/")
+        follow(page, "Send a message")
+        follow(page, "Sign in")
+        page.locator("#key").fill(POOL_KEY)
+        press(page, "Sign in")
+        page.get_by_text("Signed in for example.com").wait_for()
+
+        # A problem at its field, and mended
+        write(page, **{**HELLO, "from_email": "me@example.net"})
+        press(page, "Send")
+        assert "an address at example.com" in page.locator("#from_email-problem").inner_text()
+        assert page.locator("#subject").input_value() == HELLO["subject"]
+        write(page, from_email="me@example.com", html_body="<p>Hello <b>there</b></p>")
+        page.locator("#attachments").set_input_files(
+            {"name": "a.txt", "mimeType": "text/plain", "buffer": b"attached"}
+        )
+        press(page, "Send")
+        page.get_by_role("heading", name="It was sent").wait_for()
+        assert page.locator(".timeline li").all_inner_texts()[0].startswith("primary sent")
+
+        # A failure on, by the administrator
+        sign_in(page, ROOT_KEY)
+        page.goto("/example.com")
+        press(page, "Simulate a failure of primary")
+        page.get_by_role("heading", name="primary is failing, on purpose").wait_for()
+
+        # Sent again: it fails over
+        sign_in(page, POOL_KEY)
+        page.goto("/example.com/send")
+        write(page, **HELLO, html_body="<p>Hello <b>again</b></p>")
+        press(page, "Send")
+        first, second = page.locator(".timeline li").all_inner_texts()
+        assert first.startswith("primary not sent")
+        assert "Simulated failure." in first
+        assert second.startswith("backup sent")
+
+        # The captured mail
+        follow(page, "Open the message")
+        assert page.locator("h1").inner_text() == HELLO["subject"]
+        mail = page.frame_locator("iframe").locator("body")
+        assert mail.inner_text() == "Hello again"
+
+        # The failure off
+        sign_in(page, ROOT_KEY)
+        page.goto("/example.com")
+        press(page, "End the failure of primary")
+        page.get_by_role("heading", name="primary is not made to fail").wait_for()
+        press(page, "Sign out")
+        page.get_by_role("link", name="Sign in").wait_for()
+        page.goto("/example.com/messages")
+        assert status_of(page) == "401 UNAUTHORIZED"
+        assert page.locator(".notice").get_by_role("link", name="Sign in").is_visible()
 
 
 def test_a_person_finds_the_way_from_home_to_a_form_and_sends(page):
     page.goto("/")
     assert page.title() == "Email domains · Mailpool"
-    page.get_by_role("link", name="/example.com", exact=False).first.click()
-    assert page.locator("h1").inner_text() == "An email domain"
-    page.get_by_role("link", name="/example.com/send", exact=False).first.click()
-    page.get_by_label("pool_api_key").fill(POOL_KEY)
-    page.get_by_label("from_email").fill("me@example.com")
-    page.get_by_label("to_recipients").fill('"Doe, Jane" <jane@example.org>, b@example.org')
-    page.get_by_label("subject").fill("Grüße <b>")
-    page.get_by_label("raw_text_body").fill("One\n\nTwo")
-    page.get_by_role("button", name="POST").click()
-    assert "200 OK" in page.locator("#answer").inner_text()
+    follow(page, "example.com")
+    assert page.locator("h1").inner_text() == "example.com"
+    follow(page, "Send a message")
+    write(page, pool_api_key=POOL_KEY, **HELLO)
+    press(page, "Send")
+    assert status_of(page) == "200 OK"
     assert '"service_used": "primary"' in answer_of(page)
+    assert page.locator("form", has_text="Subject").count() == 0, "nothing to send twice by mistake"
 
 
 def test_a_problem_is_at_its_field_and_what_was_typed_stays(page):
     page.goto("/example.com/send")
-    page.get_by_label("pool_api_key").fill(POOL_KEY)
-    page.get_by_label("from_email").fill("me@example.net")
-    page.get_by_label("raw_text_body").fill("\n<script>alert(1)</script>")
-    page.get_by_role("button", name="POST").click()
-    assert "400 BAD REQUEST" in page.locator("#answer").inner_text()
+    page.locator("main form").first.evaluate("form => { form.noValidate = true; }")
+    hostile = "\n<script>alert(1)</script>"
+    write(page, pool_api_key=POOL_KEY, from_email="me@example.net", raw_text_body=hostile)
+    press(page, "Send")
+    assert status_of(page) == "400 BAD REQUEST"
     assert "an address at example.com" in page.locator("#from_email-problem").inner_text()
     assert page.locator("#subject-problem").inner_text() == "Required."
-    assert page.get_by_label("from_email").input_value() == "me@example.net"
-    assert page.get_by_label("raw_text_body").input_value() == "\n<script>alert(1)</script>"
-    assert page.get_by_label("pool_api_key").input_value() == ""
+    assert page.locator("#from_email").input_value() == "me@example.net"
+    assert page.locator("#raw_text_body").input_value() == hostile
+    assert page.locator("#pool_api_key").input_value() == ""
+    page.get_by_role("alert").get_by_role("link", name="subject").click()
+    assert page.url.endswith("#subject")
+
+
+def test_a_problem_of_a_folded_field_unfolds_it(page):
+    page.goto("/example.com/send")
+    page.get_by_text("More fields").click()
+    write(page, pool_api_key=POOL_KEY, **HELLO, tags="tag, täg")
+    press(page, "Send")
+    assert page.locator("#tags-problem").is_visible()
+    assert page.locator("#tags").input_value() == "tag, täg"
+
+
+def test_a_dry_run_says_what_would_happen_and_sends_nothing(page):
+    page.goto("/example.com/send")
+    write(page, pool_api_key=POOL_KEY, **{**HELLO, "subject": "Never sent"})
+    press(page, "Only say what would happen")
+    page.get_by_role("heading", name="What would happen").wait_for()
+    assert page.locator(".timeline strong").all_inner_texts() == ["primary", "backup"]
+    assert page.locator("#subject").input_value() == "Never sent"
+    sign_in(page, POOL_KEY)
+    page.goto("/example.com/messages")
+    assert page.get_by_text("Never sent").count() == 0
+
+
+def test_a_message_is_written_as_json_too(page):
+    page.goto("/example.com/send")
+    page.get_by_text("Write it as JSON instead").click()
+    page.locator("#json-pool_api_key").fill(POOL_KEY)
+    example = page.locator("#_json").input_value()
+    page.locator("#_json").fill(example.replace('"subject": "Hello",', '"subject": ,'))
+    press(page, "Send this JSON")
+    assert "not JSON" in page.locator("#_json-problem").inner_text()
+    assert '"subject": ,' in page.locator("#_json").input_value()
+    page.locator("#_json").fill(example)
+    page.locator("#json-pool_api_key").fill(POOL_KEY)
+    press(page, "Send this JSON")
+    page.get_by_role("heading", name="It was sent").wait_for()
+
+
+def test_html_is_previewed_as_it_is_typed(browser, server):
+    with opened_page(browser, server) as page:
+        page.goto("/example.com/send")
+        page.locator("#html_body").fill('<p style="color: rgb(0, 128, 128)">Teal</p>')
+        shown = page.frame_locator("iframe").locator("p")
+        assert shown.inner_text() == "Teal"
+        assert shown.evaluate("p => getComputedStyle(p).color") == "rgb(0, 128, 128)"
+        page.locator("#html_body").fill("<p>Another</p>")
+        page.frame_locator("iframe").get_by_text("Another").wait_for()
+        page.go_back()
+        assert page.url == "about:blank", "previews are no steps of the way here"
+
+
+ATTACK = """<script>parent.document.title = 'won'</script><img src="EVIL/img">
+<img src=x onerror="parent.document.title = 'won'"><iframe src="EVIL/frame"></iframe>
+<form action="EVIL/form"><button id="go">Go</button></form>
+<link rel="stylesheet" href="EVIL/css"><style>@import "EVIL/import";
+body { background: url(EVIL/background) }</style>
+<meta http-equiv="refresh" content="0;url=EVIL/refresh">
+<video src="EVIL/video" autoplay></video>
+<a id="away" href="EVIL/away" target="_top">Away</a>"""
+
+
+def test_a_preview_runs_and_fetches_nothing(browser, server, stand_in):
+    evil = stand_in()
+    page = browser.new_context(base_url=server.url).new_page()
+    page.goto("/example.com/send")
+    page.locator("#html_body").fill(ATTACK.replace("EVIL", evil.url))
+    inside = page.frame_locator("iframe")
+    inside.locator("#go").click()
+    inside.locator("#away").click()
+    assert page.title() == "Send a message · Mailpool"
+    assert evil.requests == []
+    page.context.close()
 
 
 def test_a_failure_is_switched_on_seen_and_off_again(page):
     for choice, enabled, used in (("on", "true", "backup"), ("off", "false", "primary")):
         page.goto("/example.com/primary/fail")
-        page.get_by_label("root_api_key").fill(ROOT_KEY)
-        page.get_by_label("simulated_failure").select_option(label=choice)
-        page.get_by_role("button", name="POST").click()
+        page.locator("#root_api_key").fill(ROOT_KEY)
+        page.locator("#simulated_failure").select_option(label=choice)
+        press(page, "Switch")
         assert f'"simulated_failure_enabled": {enabled}' in answer_of(page)
         page.goto("/example.com/send")
-        for label, value in {
-            "pool_api_key": POOL_KEY,
-            "from_email": "me@example.com",
-            "to_recipients": "ada@example.org",
-            "subject": "Hello",
-            "html_body": "<p>Hello</p>",
-        }.items():
-            page.get_by_label(label).fill(value)
-        page.get_by_role("button", name="POST").click()
+        write(page, pool_api_key=POOL_KEY, **HELLO)
+        press(page, "Send")
         assert f'"service_used": "{used}"' in answer_of(page)
 
 
 def test_a_form_that_is_left_alone_switches_over_and_back(page):
     for enabled in ("true", "false"):
         page.goto("/example.com/backup/fail")
-        page.get_by_label("root_api_key").fill(ROOT_KEY)
-        page.get_by_role("button", name="POST").click()
+        page.locator("#root_api_key").fill(ROOT_KEY)
+        press(page, "Switch")
         assert f'"simulated_failure_enabled": {enabled}' in answer_of(page)
 
 
-def test_a_person_signs_in_sends_without_a_key_and_signs_out(page, server):
+def test_a_session_comes_back_to_where_it_began_and_no_script_can_read_it(page, server):
     page.goto("/example.com/send")
-    page.get_by_role("link", name="Sign in").click()
-    page.get_by_label("key").fill(POOL_KEY)
-    page.get_by_role("button", name="POST").click()
-    assert page.url == f"{server.url}/example.com/send", "back where it was"
-    assert page.get_by_text("Signed in for example.com").is_visible()
-    for label in ("from_email", "to_recipients"):
-        page.get_by_label(label).fill("me@example.com")
-    page.get_by_label("subject").fill("Hello")
-    page.get_by_label("raw_text_body").fill("Hello")
-    page.get_by_role("button", name="POST").click()
-    assert "200 OK" in page.locator("#answer").inner_text()
-    page.goto("/example.com/messages")
-    assert '"subject": "Hello"' in answer_of(page)
+    follow(page, "Sign in")
+    page.locator("#key").fill(POOL_KEY)
+    press(page, "Sign in")
+    assert page.url == f"{server.url}/example.com/send"
     assert page.evaluate("document.cookie") == ""
-    page.get_by_role("button", name="Sign out").click()
-    assert page.get_by_role("link", name="Sign in").is_visible()
-    page.goto("/example.com/messages")
-    assert "401 UNAUTHORIZED" in page.locator("#answer").inner_text()
     assert POOL_KEY not in server.log
+
+
+def test_the_log_is_filtered_paged_and_opened(page):
+    sign_in(page, OTHER_POOL_KEY)
+    run = secrets.token_hex(4)
+    for number in range(3):
+        page.goto("/example.net/send")
+        sender = {
+            "from_email": "me@example.net",
+            "to_recipients": f"{run}@example.org, {run}.{number}@example.org",
+        }
+        write(page, **{**HELLO, **sender, "subject": f"Number {number}"})
+        press(page, "Send")
+    page.goto("/example.net/messages")
+    page.get_by_text("Filter", exact=True).click()
+    write(page, recipient=f"{run}.1@example.org")
+    press(page, "Show")
+    assert page.locator("tbody a").all_inner_texts() == ["Number 1"]
+    page.goto(f"/example.net/messages?limit=2&recipient={run}@example.org")
+    assert page.locator("tbody a").all_inner_texts() == ["Number 2", "Number 1"]
+    follow(page, "Older messages")
+    assert page.locator("tbody a").all_inner_texts() == ["Number 0"]
+    follow(page, "Number 0")
+    assert page.locator("h1").inner_text() == "Number 0"
+    assert page.locator(".timeline li").count() == 1
+    page.goto("/example.net/messages?outcome=wrong&since=yesterday")
+    assert page.locator("#outcome-problem").is_visible()
+    assert page.locator("#since").input_value() == "yesterday"
 
 
 def test_another_sites_form_changes_nothing_though_the_person_is_signed_in(browser, server):
     page = browser.new_context(base_url=server.url).new_page()
-    page.goto("/sign-in")
-    page.get_by_label("key").fill(ROOT_KEY)
-    page.get_by_role("button", name="POST").click()
+    sign_in(page, ROOT_KEY)
     page.goto("/example.com/primary/fail")
     token = page.locator('input[name="csrf_token"]').first.get_attribute("value")
     state = answer_of(page)
@@ -152,24 +346,19 @@ def test_another_sites_form_changes_nothing_though_the_person_is_signed_in(brows
     for site in ("http://evil.example", server.url.replace("127.0.0.1", "localhost")):
         page.route(f"{site}/trap", lambda to: to.fulfill(body=trap, content_type="text/html"))
         page.goto(f"{site}/trap")
-        page.get_by_role("button", name="Win").click()
-        assert "401 UNAUTHORIZED" in page.locator("#answer").inner_text()
+        press(page, "Win")
+        assert status_of(page) == "401 UNAUTHORIZED"
         page.goto("/example.com/primary/fail")
-        assert page.get_by_text("Signed in as administrator").is_visible()
+        page.get_by_text("Signed in as administrator").wait_for()
         assert answer_of(page) == state
     page.context.close()
 
 
-def test_a_wrong_key_is_told(page):
-    page.goto("/")
-    page.get_by_label("root_api_key").fill("wrong")
-    page.get_by_role("button", name="POST").click()
-    assert "401 UNAUTHORIZED" in page.locator("#answer").inner_text()
-
-
 def test_the_form_is_used_with_the_keyboard_alone(page):
     page.goto("/example.com/primary/fail")
-    page.get_by_label("root_api_key").focus()
+    page.keyboard.press("Tab")
+    assert page.locator(":focus").inner_text() == "Skip to the content"
+    page.locator("#root_api_key").focus()
     page.keyboard.type(ROOT_KEY)
     page.keyboard.press("Tab")
     page.keyboard.type("off")
@@ -181,6 +370,154 @@ def test_the_form_is_used_with_the_keyboard_alone(page):
 
 def test_an_error_page_is_a_page(page):
     page.goto("/nothing/here")
-    assert "404 NOT FOUND" in page.locator("#answer").inner_text()
-    page.get_by_role("link", name="Mailpool").click()
+    assert status_of(page) == "404 NOT FOUND"
+    follow(page, "Mailpool")
     assert page.locator("h1").inner_text() == "Email domains"
+
+
+def test_the_command_shown_gives_the_answer_shown(page, server):
+    page.goto("/example.com/send")
+    write(page, pool_api_key=POOL_KEY, **{**HELLO, "subject": 'It\'s $HOME, `id` & "quotes"'})
+    press(page, "Only say what would happen")
+    command = page.locator("#curl").text_content()
+    assert POOL_KEY not in command
+    environment = {**os.environ, "POOL_KEY": POOL_KEY}
+    done = subprocess.run(
+        ["bash", "-c", f"{command} --silent"], capture_output=True, env=environment, check=True
+    )
+    assert json.loads(done.stdout) == json.loads(answer_of(page))
+
+
+# What every page keeps to
+
+PAGES = (
+    "/",
+    "/example.com",
+    "/example.com/send",
+    "/example.com/primary/send",
+    "/example.com/primary/fail",
+    "/example.com/primary/health",
+    "/example.com/messages",
+    "/example.com/messages?outcome=wrong",
+    "/sign-in",
+    "/sign-out",
+    "/healthz",
+    "/nothing/here",
+)
+
+
+@pytest.fixture(scope="module")
+def used_server(browser, tmp_path_factory):
+    """One that has something of everything to show."""
+    folder = tmp_path_factory.mktemp("used")
+    running = Server(folder, make_config(folder))
+    pool, root = ({"Authorization": f"Bearer {key}"} for key in (POOL_KEY, ROOT_KEY))
+    message = {"from_email": "me@example.com", "to_recipients": "ada@example.org", "html_body": "x"}
+
+    def send(subject: str) -> None:
+        body = {**message, "subject": subject}
+        requests.post(f"{running.url}/example.com/send", json=body, headers=pool, timeout=30)
+
+    def switch(service: str, kind: str) -> None:
+        url = f"{running.url}/example.com/{service}/fail"
+        requests.post(url, json={"kind": kind}, headers=root, timeout=30)
+
+    send("One")
+    switch("primary", "key_refused")
+    send("Two")
+    switch("backup", "answer_lost")
+    send("Three")
+    switch("backup", "unavailable")
+    send("Four")
+    yield running
+    running.kill()
+
+
+@pytest.fixture(scope="module")
+def signed_in(browser, used_server):
+    """The cookies of someone who reads messages and switches failures."""
+    context = browser.new_context(base_url=used_server.url)
+    sign_in(context.new_page(), ROOT_KEY)
+    yield context.cookies()
+    context.close()
+
+
+def pages_of(page: Page) -> Iterator[str]:
+    """Each page in turn: those of `PAGES`, a message, and what forms answer."""
+    for path in PAGES:
+        page.goto(path)
+        yield path
+    page.goto("/example.com/messages")
+    follow(page, "Two")
+    yield "a message"
+    page.goto("/example.com/send")
+    page.locator("#pool_api_key").fill(POOL_KEY)
+    page.get_by_text("More fields").click()
+    write(page, **{**HELLO, "from_email": "me@example.net"}, tags="täg")
+    page.get_by_text("Write it as JSON instead").click()
+    press(page, "Only say what would happen")
+    yield "problems"
+    page.locator("#pool_api_key").fill(POOL_KEY)
+    write(page, **HELLO, tags="tag")
+    press(page, "Only say what would happen")
+    yield "a dry run"
+    page.locator("#pool_api_key").fill(POOL_KEY)
+    press(page, "Send")
+    yield "a result"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("screen", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_no_page_has_a_barrier(screen, scheme, browser, used_server, signed_in):
+    options = {"viewport": screen, "color_scheme": scheme}
+    with opened_page(browser, used_server, **options) as page:
+        page.context.add_cookies(signed_in)
+        for name in pages_of(page):
+            page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+            found = Axe().run(page)
+            assert found.violations_count == 0, f"{name}: {found.generate_report()}"
+            width = page.evaluate("document.documentElement.scrollWidth")
+            assert width <= screen["width"], f"{name} is wider than the screen"
+
+
+def test_every_page_weighs_little(browser, used_server, signed_in):
+    options = {"viewport": {"width": 1280, "height": 5000}}  # all is in sight, and loaded
+    with opened_page(browser, used_server, **options) as page:
+        page.context.add_cookies(signed_in)
+        asked = []
+
+        def note(sent) -> None:
+            if sent.is_navigation_request() and sent.frame == page.main_frame:
+                asked.clear()
+            asked.append(sent)
+
+        page.on("request", note)
+        for name in pages_of(page):
+            page.wait_for_load_state("networkidle")
+            assert sum(sum(sent.sizes().values()) for sent in asked) <= 60 * 1024, name
+            assert 1 <= len(asked) <= 4, f"{name}: {[sent.url for sent in asked]}"
+
+
+def test_everything_is_reached_by_keyboard_and_seen_to_be(browser, used_server, signed_in):
+    with opened_page(browser, used_server) as page:
+        page.context.add_cookies(signed_in)
+        for path in PAGES:
+            page.goto(path)
+            page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+            wanted = page.evaluate(
+                """() => [...document.querySelectorAll(
+                  'a[href], button, input:not([type=hidden]), select, textarea, summary')]
+                  .filter(e => e.checkVisibility()).length"""
+            )
+            seen = 0
+            for _ in range(wanted * 2):
+                page.keyboard.press("Tab")
+                kind, outline = page.evaluate(
+                    """() => { const e = document.activeElement;
+                      return [e.tagName, getComputedStyle(e).outlineStyle]; }"""
+                )
+                if kind == "BODY":
+                    break
+                assert outline != "none", f"{kind} on {path}"
+                seen += kind in {"A", "BUTTON", "INPUT", "SELECT", "TEXTAREA", "SUMMARY"}
+            assert seen >= wanted, path

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import Field
@@ -15,6 +17,9 @@ from email_services.capabilities import Capabilities
 from email_services.exceptions import ServiceUnavailable
 from email_services.message import EmailMessage
 from email_services.mime import build_mime
+
+_NAME = re.compile(r"[^./:\0][^/:\0]{0,250}")
+"""A name in a folder, which leads to no other."""
 
 
 class MaildirSettings(ServiceSettings):
@@ -53,6 +58,18 @@ class Maildir(AbstractEmailService):
         except OSError as error:
             raise ServiceUnavailable(f"The Maildir cannot be written: {error.strerror}.") from None
         return Acceptance(name)
+
+    def kept(self, service_message_id: str) -> bytes | None:
+        """The file, in new/ or, once a mail program has seen it, in cur/ with its flags."""
+        if not _NAME.fullmatch(service_message_id):
+            return None
+        with suppress(OSError):
+            return (self.settings.path / "new" / service_message_id).read_bytes()
+        with suppress(OSError):
+            for path in (self.settings.path / "cur").iterdir():
+                if path.name.partition(":")[0] == service_message_id:
+                    return path.read_bytes()
+        return None
 
 
 def _private(path: str, flags: int) -> int:
