@@ -73,7 +73,12 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     config = config or load_config()
     store = Store(config.state_url, config.message_retention_days * 24 * 3600)
     pools = {name: domain.pool(store) for name, domain in config.domains.items()}
-    app = BrowsableAPI(__name__, max_body_bytes(config.max_message_bytes))
+    app = BrowsableAPI(
+        __name__,
+        max_body_bytes(config.max_message_bytes),
+        description="/openapi.json",
+        cors_origins=config.cors_origins,
+    )
     if trusted := os.environ.get("TRUSTED_HOSTS"):
         app.config["TRUSTED_HOSTS"] = trusted.split(",")
     app.url_map.converters["domain"] = DomainConverter
@@ -266,7 +271,7 @@ def messages(email_domain: str) -> ResponseReturnValue:
     `unknown`.
     """
     domain = with_reading_key(email_domain)
-    wanted = checked(MessageFilter, request.args.to_dict())
+    wanted = checked(MessageFilter, request.query)
     found = mailpool.store.messages(domain.email_domain, time.time(), **log_query(wanted))
     return {
         "messages": [message_as_dict(message) for message in found],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,7 @@ from flask_api.exceptions import APIException
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
+from browsable_api.conventions import add_links, allow_origins
 from browsable_api.errors import SENTENCES, APIError
 from browsable_api.renderers import JSONRenderer, PageRenderer
 from browsable_api.request import Request, request
@@ -49,10 +51,18 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
     create_url_adapter = Flask.create_url_adapter
     handle_user_exception = Flask.handle_user_exception
 
-    def __init__(self, import_name: str, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(
+        self,
+        import_name: str,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        description: str = "",
+        cors_origins: Collection[str] = (),
+    ) -> None:
         """Set up like FlaskAPI, but for its blueprint, which serves jQuery 1.8 and Bootstrap 2.
 
-        max_body_bytes: a larger body of a request is answered 413.
+        max_body_bytes: a larger body of a request is answered 413. description: the path where
+        the API is described for programs, "" for nowhere. cors_origins: the origins whose pages
+        may ask and read the answer.
         """
         here = Path(__file__).parent
         Flask.__init__(
@@ -62,7 +72,11 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
             template_folder=str(here / "templates"),
         )
         self.config["MAX_CONTENT_LENGTH"] = max_body_bytes
+        self.config["API_DESCRIPTION"] = description
+        self.config["CORS_ORIGINS"] = frozenset(cors_origins)
         self.before_request(_start_clock)
+        self.after_request(add_links)
+        self.after_request(allow_origins)
         self.after_request(_complete)
         self.register_error_handler(APIError, _answer_error)
         self.register_error_handler(APIException, _answer_flask_api_exception)

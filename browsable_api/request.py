@@ -21,22 +21,36 @@ from werkzeug.wrappers import Request as WerkzeugRequest
 from browsable_api.errors import APIError
 
 MAX_FORM_FIELDS: Final = 2000
+FORMAT: Final = "format"
+"""What chooses the format of the answer in a URL, before `Accept`."""
+
+_FORMATS: Final = {"json": "application/json", "html": "text/html"}
 
 
 class Negotiation(BaseNegotiation):  # type: ignore[misc]
     """Content negotiation by quality and specificity, which Flask-API's own leaves out."""
 
     def select_renderer(self, renderers: list[Any]) -> tuple[Any, str]:
-        """The renderer for `Accept`, and its media type; the first where anything goes."""
-        wanted = MIMEAccept(
-            (media_type.partition(";")[0].strip(), quality)
-            for media_type, quality in flask.request.accept_mimetypes
-        )
+        """The renderer for `?format=` or else for `Accept`, and its media type.
+
+        The first where anything goes.
+        """
         names = [renderer.media_type for renderer in renderers]
-        best = wanted.best_match(names) if wanted else names[0]
-        if best is None:
+        if FORMAT in flask.request.args:
+            best = _FORMATS.get(flask.request.args[FORMAT])
+        else:
+            best = _accepted(names)
+        if best is None or best not in names:
             raise exceptions.NotAcceptable
         return renderers[names.index(best)], best
+
+
+def _accepted(names: list[str]) -> str | None:
+    wanted = MIMEAccept(
+        (media_type.partition(";")[0].strip(), quality)
+        for media_type, quality in flask.request.accept_mimetypes
+    )
+    return wanted.best_match(names) if wanted else names[0]
 
 
 class Request(APIRequest):  # type: ignore[misc]
@@ -63,6 +77,11 @@ class Request(APIRequest):  # type: ignore[misc]
             self._fields: dict[str, Any] = {}
             self._fields = self._parse_body()
         return self._fields
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The fields of the URL's query, without what chooses the format."""
+        return {name: value for name, value in self.args.items() if name != FORMAT}
 
     @property
     def form(self) -> dict[str, Any]:

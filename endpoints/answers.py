@@ -76,6 +76,9 @@ STATUS_OF_ERROR = {
     KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
+RETRY_AFTER = {KeyInProgress: 1, StoreUnavailable: 5}
+"""Seconds after which the same request may fare better, where that can be said."""
+
 EXAMPLE_BODY = {
     "to_recipients": ["Ada <ada@example.org>"],
     "subject": "Hello",
@@ -343,7 +346,7 @@ def answer_error(error: EmailServicesError) -> ResponseReturnValue:
     status = STATUS_OF_ERROR[type(error)]
     challenge = {"WWW-Authenticate": 'Bearer realm="Mailpool"'}
     headers = challenge if status == HTTPStatus.UNAUTHORIZED else {}
-    if isinstance(error, KeyInProgress):
-        headers = {"Retry-After": "1"}
+    if seconds := RETRY_AFTER.get(type(error)):
+        headers = {"Retry-After": str(seconds)}
     answer = APIError(status, str(error), problems, headers)
     return answer.as_dict(), answer.status, answer.headers
