@@ -9,11 +9,11 @@ import os
 import re
 import time
 
-from flask import Blueprint
+from flask import Blueprint, current_app
 from flask.typing import ResponseReturnValue
 from werkzeug.routing import BaseConverter
 
-from browsable_api import BrowsableAPI, request, takes
+from browsable_api import BrowsableAPI, kept_by_clients, request, shown_with, takes
 from email_services.config import Config, load_config
 from email_services.exceptions import EmailServicesError, UnknownMessage
 from email_services.message import EmailMessage
@@ -52,6 +52,7 @@ from endpoints.bodies import (
     max_body_bytes,
 )
 from endpoints.context import Mailpool, mailpool, pool_of
+from endpoints.openapi import as_json, described
 from endpoints.sessions import current_session, page_variables, vary_by_cookie
 
 
@@ -323,6 +324,25 @@ def sign_out() -> ResponseReturnValue:
     if request.method == "POST":
         return sign_out_answer()
     return session_as_dict(current_session())
+
+
+@views.get("/openapi.json")
+def openapi() -> ResponseReturnValue:
+    """Description for programs.
+
+    All of this in one document, OpenAPI 3.1, from which tools make clients and tests.
+    """
+    return kept_by_clients(as_json(described(current_app)), "application/json")
+
+
+@views.get("/reference")
+@shown_with("reference.html")
+def reference() -> ResponseReturnValue:
+    """Reference.
+
+    Every operation with its fields and answers. Programs find the same at `/openapi.json`.
+    """
+    return described(current_app)
 
 
 @views.get("/healthz")

@@ -2,8 +2,9 @@
 
 from browsable_api import compat as compat  # first: flask_api does not import without it
 from browsable_api.app import BrowsableAPI
+from browsable_api.conventions import kept_by_clients
 from browsable_api.errors import APIError
-from browsable_api.forms import takes
+from browsable_api.forms import shown_with, takes
 from browsable_api.request import request
 
-__all__ = ["APIError", "BrowsableAPI", "request", "takes"]
+__all__ = ["APIError", "BrowsableAPI", "kept_by_clients", "request", "shown_with", "takes"]

@@ -19,7 +19,7 @@ from werkzeug.wrappers import Response
 
 from browsable_api.conventions import add_links, allow_origins
 from browsable_api.errors import SENTENCES, APIError
-from browsable_api.renderers import JSONRenderer, PageRenderer
+from browsable_api.renderers import JSONRenderer, PageRenderer, as_html, pretty
 from browsable_api.request import Request, request
 
 access_log = logging.getLogger("access")
@@ -74,6 +74,7 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         self.config["MAX_CONTENT_LENGTH"] = max_body_bytes
         self.config["API_DESCRIPTION"] = description
         self.config["CORS_ORIGINS"] = frozenset(cors_origins)
+        self.jinja_env.filters |= {"markdown": as_html, "pretty": pretty}
         self.before_request(_start_clock)
         self.after_request(add_links)
         self.after_request(allow_origins)

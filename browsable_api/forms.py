@@ -38,6 +38,16 @@ def takes(*models: type[BaseModel]) -> Callable[[_View], _View]:
     return decorate
 
 
+def shown_with(template: str) -> Callable[[_View], _View]:
+    """Declare the template of a view's page, which extends `page.html`; it knows the `data`."""
+
+    def decorate(view: _View) -> _View:
+        view.template = template  # type: ignore[attr-defined]
+        return view
+
+    return decorate
+
+
 def form_fields(
     view: Callable[..., Any], typed: Mapping[str, Any], problems: Mapping[str, str]
 ) -> list[FormField]:

@@ -40,16 +40,26 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
         title, description = _documentation(view.__doc__ or "") if view else ("Error", Markup())
         problems = data.get("problems", {}) if isinstance(data, dict) else {}
         page = render_template(
-            "page.html",
+            "page.html" if _is_error(data) else getattr(view, "template", "page.html"),
+            data=data,
             title=title,
             description=description,
             breadcrumbs=_breadcrumbs(),
             status=options["status"],
-            answer=_linked(json.dumps(data, ensure_ascii=False, indent=2)),
+            answer=_linked(pretty(data)),
             methods=_form_methods(),
             fields=form_fields(view, request.form, problems) if view else [],
         )
         return _encode(page)
+
+
+def pretty(data: Any) -> str:
+    """JSON for people."""
+    return json.dumps(data, ensure_ascii=False, indent=2)
+
+
+def _is_error(data: Any) -> bool:
+    return isinstance(data, dict) and "error" in data
 
 
 def _encode(text: str) -> bytes:
@@ -61,8 +71,14 @@ def _encode(text: str) -> bytes:
 def _documentation(docstring: str) -> tuple[str, Markup]:
     """The title, which is the first line, and the rest as HTML."""
     title, _, text = dedent(docstring).partition("\n")
-    html = markdown.markdown(text.strip(), extensions=["tables", TocExtension(baselevel=2)])
-    return title.rstrip("."), Markup(html)  # noqa: S704 - our own text
+    return title.rstrip("."), as_html(text.strip())
+
+
+@cache
+def as_html(text: str) -> Markup:
+    """Markdown of our own as HTML."""
+    html = markdown.markdown(text, extensions=["tables", TocExtension(baselevel=2)])
+    return Markup(html)  # noqa: S704 - our own text
 
 
 def _breadcrumbs() -> list[tuple[str, str]]:

@@ -60,6 +60,9 @@ STATUS_OF_OUTCOME = {
     NOT_SENT: HTTPStatus.SERVICE_UNAVAILABLE,
     UNKNOWN: HTTPStatus.GATEWAY_TIMEOUT,
 }
+STATUS_OF_REJECTED = HTTPStatus.UNPROCESSABLE_ENTITY
+"""Where not sent means that every service refused the message itself."""
+
 STATUS_OF_BATCH = {
     "success": HTTPStatus.OK,
     "mixed": HTTPStatus.MULTI_STATUS,
@@ -246,7 +249,7 @@ def send_answer(
     delivery = pool.send(message, only, key)
     status = STATUS_OF_OUTCOME[delivery.outcome]
     if delivery.rejected:
-        status = HTTPStatus.UNPROCESSABLE_ENTITY
+        status = STATUS_OF_REJECTED
     return delivery.as_dict(), status, _replay_headers([delivery])
 
 

@@ -21,6 +21,8 @@ GETS = [
     "/sign-out",
     "/healthz",
     "/readyz",
+    "/openapi.json",
+    "/reference",
     "/static/style.css",
 ]
 
@@ -106,7 +108,7 @@ def test_every_get_has_its_head_and_its_options(path, slash, client):
     assert set(options.allow) >= {"GET", "HEAD", "OPTIONS"}
 
 
-@pytest.mark.parametrize("path", ["/static/style.css", "/static/icon.svg"])
+@pytest.mark.parametrize("path", ["/openapi.json", "/static/style.css", "/static/icon.svg"])
 def test_what_is_the_same_for_everybody_is_transferred_once(path, client):
     with client.get(path) as first:
         assert first.status_code == 200
@@ -117,7 +119,7 @@ def test_what_is_the_same_for_everybody_is_transferred_once(path, client):
         assert changed.status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/example.com", "/sign-in", "/nothing"])
+@pytest.mark.parametrize("path", ["/", "/example.com", "/sign-in", "/nothing", "/reference"])
 def test_everything_else_is_kept_by_nobody(path, client):
     answer = client.get(path)
     assert answer.headers["Cache-Control"] == "no-store"
