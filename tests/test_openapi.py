@@ -289,6 +289,33 @@ def test_a_real_answer_of_every_operation_and_status_is_as_described(staged, doc
                 check(answer, response, document)
 
 
+@pytest.mark.parametrize("status", ["400", "401", "404", "406", "413", "415", "500", "503"])
+def test_a_fault_that_an_operation_can_meet_is_among_its_answers(status, staged, document):
+    for method, path, operation in operations(document):
+        with staged(method, path, status) as answer:
+            assert str(answer.status_code) in operation["responses"], (method, path)
+
+
+LENIENT = [
+    ("send", "EmailMessage", {"on_unknown": ""}),
+    ("send", "EmailMessage", {"track_opens": "", "track_clicks": None, "dry_run": "yes"}),
+    ("send", "EmailMessage", {"send_at": None, "attachments": "", "inline": None}),
+    ("send", "EmailMessage", {"to_cc": "a@b.example, c@d.example", "tags": None}),
+    ("send", "EmailMessage", {"headers": "X-One: 1", "metadata": None, "from_name": None}),
+    ("send", "EmailMessage", {"html_body": None, "dry_run": "true", "substitutions": "a: b"}),
+    ("primary/fail", "Failure", {"simulated_failure": "true", "share": "0.5", "minutes": "2.5"}),
+]
+
+
+@pytest.mark.parametrize(("path", "model", "fields"), LENIENT)
+def test_what_is_taken_beside_a_fields_type_is_described(path, model, fields, client, document):
+    body = {**PLAIN, **fields} if model == "EmailMessage" else fields
+    key = ROOT if model == "Failure" else POOL
+    answer = client.post(f"/example.com/{path}", json=body, headers=key)
+    assert answer.status_code == 200, answer.text
+    assert problems(body, document["components"]["schemas"][f"{model}Body"], document) == []
+
+
 def check(answer, response: dict, document: dict) -> None:
     """Hold a real answer to what is said of it."""
     where = f"{answer.request.method} {answer.request.path} {answer.status_code}"
