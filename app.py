@@ -8,11 +8,19 @@ from __future__ import annotations
 import os
 import time
 
-from flask import Blueprint
+from flask import Blueprint, current_app
 from flask.typing import ResponseReturnValue
 from werkzeug.routing import BaseConverter
 
-from browsable_api import BrowsableAPI, filtered_by, gives_files, request, shown_in, takes
+from browsable_api import (
+    BrowsableAPI,
+    filtered_by,
+    gives_files,
+    kept_by_clients,
+    request,
+    shown_in,
+    takes,
+)
 from email_services.config import Config, load_config
 from email_services.exceptions import EmailServicesError
 from email_services.message import EmailMessage
@@ -63,6 +71,7 @@ from endpoints.captured import (
     source_answer,
 )
 from endpoints.context import Mailpool, mailpool, pool_of
+from endpoints.openapi import as_json, described
 from endpoints.sessions import (
     comes_from_here,
     current_session,
@@ -90,7 +99,12 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     config = config or load_config()
     store = Store(config.state_url, config.message_retention_days * 24 * 3600)
     pools = {name: domain.pool(store) for name, domain in config.domains.items()}
-    app = BrowsableAPI(__name__, max_body_bytes(config.max_message_bytes))
+    app = BrowsableAPI(
+        __name__,
+        max_body_bytes(config.max_message_bytes),
+        description="/openapi.json",
+        cors_origins=config.cors_origins,
+    )
     if trusted := os.environ.get("TRUSTED_HOSTS"):
         app.config["TRUSTED_HOSTS"] = trusted.split(",")
     app.url_map.converters["domain"] = DomainConverter
@@ -296,7 +310,7 @@ def messages(email_domain: str) -> ResponseReturnValue:
     `unknown`.
     """
     domain = with_reading_key(email_domain)
-    wanted = MessageFilter.read(request.args.to_dict())
+    wanted = MessageFilter.read(request.query)
     found = mailpool.store.messages(domain.email_domain, time.time(), **log_query(wanted))
     return {
         "messages": [message_as_dict(message) for message in found],
@@ -386,6 +400,7 @@ def sign_out() -> ResponseReturnValue:
 
 
 @views.post("/preview")
+@takes(Preview)
 @gives_files
 def preview() -> ResponseReturnValue:
     """Preview.
@@ -396,6 +411,26 @@ def preview() -> ResponseReturnValue:
     wanted = checked(Preview)
     refuse_unless(comes_from_here() is True)
     return html_of_others(wanted.html)
+
+
+@views.get("/openapi.json")
+@gives_files
+def openapi() -> ResponseReturnValue:
+    """Description for programs.
+
+    All of this in one document, OpenAPI 3.1, from which tools make clients and tests.
+    """
+    return kept_by_clients(as_json(described(current_app)), "application/json")
+
+
+@views.get("/reference")
+@shown_in("reference.html")
+def reference() -> ResponseReturnValue:
+    """Reference.
+
+    Every operation with its fields and answers. Programs find the same at `/openapi.json`.
+    """
+    return described(current_app)
 
 
 @views.get("/healthz")

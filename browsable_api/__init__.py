@@ -2,8 +2,18 @@
 
 from browsable_api import compat as compat  # first: flask_api does not import without it
 from browsable_api.app import BrowsableAPI
+from browsable_api.conventions import kept_by_clients
 from browsable_api.errors import APIError
 from browsable_api.forms import filtered_by, gives_files, shown_in, takes
 from browsable_api.request import request
 
-__all__ = ["APIError", "BrowsableAPI", "filtered_by", "gives_files", "request", "shown_in", "takes"]
+__all__ = [
+    "APIError",
+    "BrowsableAPI",
+    "filtered_by",
+    "gives_files",
+    "kept_by_clients",
+    "request",
+    "shown_in",
+    "takes",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -16,9 +17,10 @@ from flask_api.exceptions import APIException, NotAcceptable
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
+from browsable_api.conventions import add_links, allow_origins
 from browsable_api.errors import SENTENCES, APIError
-from browsable_api.renderers import JSONRenderer, PageRenderer
-from browsable_api.request import Request, request
+from browsable_api.renderers import JSONRenderer, PageRenderer, as_html, pretty
+from browsable_api.request import FORMAT, Request, request
 
 access_log = logging.getLogger("access")
 
@@ -49,10 +51,18 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
     create_url_adapter = Flask.create_url_adapter
     handle_user_exception = Flask.handle_user_exception
 
-    def __init__(self, import_name: str, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(
+        self,
+        import_name: str,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        description: str = "",
+        cors_origins: Collection[str] = (),
+    ) -> None:
         """Set up like FlaskAPI, but for its blueprint, which serves jQuery 1.8 and Bootstrap 2.
 
-        max_body_bytes: a larger body of a request is answered 413.
+        max_body_bytes: a larger body of a request is answered 413. description: the path where
+        the API is described for programs, "" for nowhere. cors_origins: the origins whose pages
+        may ask and read the answer.
         """
         here = Path(__file__).parent
         Flask.__init__(
@@ -63,7 +73,12 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         )
         self.config["MAX_CONTENT_LENGTH"] = max_body_bytes
         self.config["SECRET_FIELDS"] = ()  # beside passwords, what a page repeats to nobody
+        self.config["API_DESCRIPTION"] = description
+        self.config["CORS_ORIGINS"] = frozenset(cors_origins)
+        self.jinja_env.filters |= {"markdown": as_html, "pretty": pretty}
         self.before_request(_start_clock)
+        self.after_request(add_links)
+        self.after_request(allow_origins)
         self.after_request(_complete)
         self.register_error_handler(APIError, _answer_error)
         self.register_error_handler(APIException, _answer_flask_api_exception)
@@ -80,7 +95,8 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         try:
             _ = request.accepted_renderer
         except NotAcceptable:
-            if not getattr(self.view_functions.get(request.endpoint or ""), "gives_files", False):
+            view = self.view_functions.get(request.endpoint or "")
+            if FORMAT in request.args or not getattr(view, "gives_files", False):
                 raise
             _fall_back_to_json()
         return Flask.preprocess_request(self)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+FOR_FORMS: Final = ("widget", "folded", "options")
+"""What a field of a model may say, in `json_schema_extra`, of how a form asks for it."""
 
 _View = TypeVar("_View", bound=Callable[..., Any])
 

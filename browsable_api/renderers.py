@@ -46,7 +46,7 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
         title, lead, more = _documentation(view.__doc__ or "")
         problems = data.get("problems", {}) if isinstance(data, dict) else {}
         fields = form_fields(view, request.form, problems)
-        filters = filter_fields(view, request.args, problems)
+        filters = filter_fields(view, request.query, problems)
         shown = {field.name for field in (*fields, *filters)}
         page = render_template(
             getattr(view, "template", "page.html"),
@@ -71,6 +71,11 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
         return _encode(page)
 
 
+def pretty(data: Any) -> str:
+    """JSON for people."""
+    return json.dumps(data, ensure_ascii=False, indent=2)
+
+
 def _no_view() -> None:
     """Error."""
 
@@ -90,10 +95,12 @@ def _documentation(docstring: str) -> tuple[str, Markup, Markup]:
     """The title, which is the first line, and as HTML the first paragraph and the rest."""
     title, _, text = dedent(docstring).partition("\n")
     lead, _, more = text.strip().partition("\n\n")
-    return title.rstrip("."), _html(lead), _html(more)
+    return title.rstrip("."), as_html(lead), as_html(more)
 
 
-def _html(text: str) -> Markup:
+@cache
+def as_html(text: str) -> Markup:
+    """Markdown of our own as HTML."""
     html = markdown.markdown(text.strip(), extensions=["tables", TocExtension(baselevel=3)])
     return Markup(html)  # noqa: S704 - our own text
 

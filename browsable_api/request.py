@@ -22,6 +22,10 @@ from werkzeug.wrappers import Request as WerkzeugRequest
 from browsable_api.errors import APIError
 
 MAX_FORM_FIELDS: Final = 2000
+FORMAT: Final = "format"
+"""What chooses the format of the answer in a URL, before `Accept`."""
+
+_FORMATS: Final = {"json": "application/json", "html": "text/html"}
 
 JSON_FIELD: Final = "_json"
 """A field of a form that holds all the others as one JSON object, for who would rather write it."""
@@ -31,16 +35,26 @@ class Negotiation(BaseNegotiation):  # type: ignore[misc]
     """Content negotiation by quality and specificity, which Flask-API's own leaves out."""
 
     def select_renderer(self, renderers: list[Any]) -> tuple[Any, str]:
-        """The renderer for `Accept`, and its media type; the first where anything goes."""
-        wanted = MIMEAccept(
-            (media_type.partition(";")[0].strip(), quality)
-            for media_type, quality in flask.request.accept_mimetypes
-        )
+        """The renderer for `?format=` or else for `Accept`, and its media type.
+
+        The first where anything goes.
+        """
         names = [renderer.media_type for renderer in renderers]
-        best = wanted.best_match(names) if wanted else names[0]
-        if best is None:
+        if FORMAT in flask.request.args:
+            best = _FORMATS.get(flask.request.args[FORMAT])
+        else:
+            best = _accepted(names)
+        if best is None or best not in names:
             raise exceptions.NotAcceptable
         return renderers[names.index(best)], best
+
+
+def _accepted(names: list[str]) -> str | None:
+    wanted = MIMEAccept(
+        (media_type.partition(";")[0].strip(), quality)
+        for media_type, quality in flask.request.accept_mimetypes
+    )
+    return wanted.best_match(names) if wanted else names[0]
 
 
 class Request(APIRequest):  # type: ignore[misc]
@@ -72,6 +86,11 @@ class Request(APIRequest):  # type: ignore[misc]
     def read_so_far(self) -> dict[str, Any]:
         """The body's fields where it was read, else {}."""
         return getattr(self, "_fields", {})
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The fields of the URL's query, without what chooses the format."""
+        return {name: value for name, value in self.args.items() if name != FORMAT}
 
     @property
     def form(self) -> dict[str, Any]:

@@ -42,6 +42,24 @@ _SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _RESERVED_NAMES: Final = ("send", "messages")
 """They stand where a service's name would in a URL."""
 
+MAX_PORT: Final = 65535
+_LABEL: Final = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
+_HOST: Final = rf"{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\]"
+_ORIGIN = re.compile(rf"(https?)://(?:{_HOST})(?::([1-9][0-9]{{0,4}}))?")
+
+
+def _origin(value: str) -> str:
+    """An origin as a browser writes it, since the two are compared as they are."""
+    match = _ORIGIN.fullmatch(value)
+    scheme, port = match.groups() if match else ("", None)
+    usual = {"http": "80", "https": "443"}.get(scheme)
+    if not match or port == usual or int(port or 1) > MAX_PORT:
+        raise ValueError(
+            "It should be an origin as a browser writes it: https://app.example.com or "
+            "http://localhost:3000, in lower case, with no path and no usual port"
+        )
+    return value
+
 
 class DomainSettings(BaseModel):
     """One email domain as config.json describes it."""
@@ -67,6 +85,7 @@ class ConfigFile(BaseModel):
     max_message_megabytes: Annotated[int | float, Field(ge=0.1, le=100)] = (
         MAX_MESSAGE_BYTES / MEGABYTE
     )
+    cors_origins: list[Annotated[str, AfterValidator(_origin)]] = []
     email_services: list[DomainSettings] = Field(min_length=1)
 
 
@@ -95,7 +114,7 @@ class Config:
 
     production: listings need a key, and keys are never shown. state_url: where the state is.
     message_retention_days: how long the message log is kept. max_message_bytes: what a message may
-    hold, its files as they are.
+    hold, its files as they are. cors_origins: of the sites whose pages may ask.
     """
 
     def __init__(self, file: ConfigFile, domains: list[EmailDomain]) -> None:
@@ -103,6 +122,7 @@ class Config:
         self.state_url = os.environ.get("DATABASE_URL") or file.state_url or DEFAULT_URL
         self.message_retention_days = file.message_retention_days
         self.max_message_bytes = int(file.max_message_megabytes * MEGABYTE)
+        self.cors_origins = file.cors_origins
         self.root_api_key = file.root_api_key
         self.domains = {domain.email_domain: domain for domain in domains}
 

@@ -61,6 +61,9 @@ STATUS_OF_OUTCOME = {
     NOT_SENT: HTTPStatus.SERVICE_UNAVAILABLE,
     UNKNOWN: HTTPStatus.GATEWAY_TIMEOUT,
 }
+STATUS_OF_REJECTED = HTTPStatus.UNPROCESSABLE_ENTITY
+"""Where not sent means that every service refused the message itself."""
+
 STATUS_OF_BATCH = {
     "success": HTTPStatus.OK,
     "mixed": HTTPStatus.MULTI_STATUS,
@@ -79,6 +82,8 @@ STATUS_OF_ERROR = {
 }
 LAST_MESSAGES = 5
 """How many of a domain's messages a listing shows."""
+RETRY_AFTER = {KeyInProgress: 1, StoreUnavailable: 5}
+"""Seconds after which the same request may fare better, where that can be said."""
 
 EXAMPLE_BODY = {
     "to_recipients": ["Ada <ada@example.org>"],
@@ -287,7 +292,7 @@ def send_answer(
     delivery = pool.send(message, only, key)
     status = STATUS_OF_OUTCOME[delivery.outcome]
     if delivery.rejected:
-        status = HTTPStatus.UNPROCESSABLE_ENTITY
+        status = STATUS_OF_REJECTED
     return delivery.as_dict(), status, _replay_headers([delivery])
 
 
@@ -387,7 +392,7 @@ def answer_error(error: EmailServicesError) -> ResponseReturnValue:
     status = STATUS_OF_ERROR[type(error)]
     challenge = {"WWW-Authenticate": 'Bearer realm="Mailpool"'}
     headers = challenge if status == HTTPStatus.UNAUTHORIZED else {}
-    if isinstance(error, KeyInProgress):
-        headers = {"Retry-After": "1"}
+    if seconds := RETRY_AFTER.get(type(error)):
+        headers = {"Retry-After": str(seconds)}
     answer = APIError(status, str(error), problems, headers)
     return answer.as_dict(), answer.status, answer.headers

@@ -8,7 +8,15 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from browsable_api import request
 from email_services.drill import KINDS, Drill, DrillKind
@@ -23,11 +31,31 @@ TOKEN_FIELD = "csrf_token"  # noqa: S105 - its name
 Model = TypeVar("Model", bound=BaseModel)
 
 
+CURSOR = "^([0-9]{1,15}(?:[.][0-9]{1,15})?)_([0-9a-f]{32})$"
+
+
+def _refuse_bare_number(value: object) -> object:
+    if re.fullmatch(r"[-+0-9.eE_\s]*", str(value)):
+        raise ValueError("It should be a time in ISO 8601 with its zone: 2026-11-24T12:00:00Z.")
+    return value
+
+
+def _refuse_flag(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("It should be a number.")
+    return value
+
+
 def _parse_cursor(value: object) -> object:
-    match = re.fullmatch(r"([0-9.]{1,30})_([0-9a-f]{32})", str(value))
+    match = re.fullmatch(CURSOR, str(value))
     if not match:
         raise ValueError("It should be one that a page gave as next.")
     return (float(match.group(1)), match.group(2))
+
+
+Number = Annotated[float, BeforeValidator(_refuse_flag)]
+# The bounds come first, or the description of the API would not have them.
+Minutes = Annotated[float, Field(gt=0, le=7 * 24 * 60), BeforeValidator(_refuse_flag)]
 
 
 class PoolKey(BaseModel):
@@ -57,14 +85,14 @@ class AnyKey(BaseModel):
 
     key: str = Field(
         description="The root key, or the pool key of a domain.",
-        json_schema_extra={"widget": "password"},
+        json_schema_extra={"widget": "password", "pattern": r"\S"},  # in a form, blank is none
     )
 
 
 class SignIn(AnyKey):
     """A key to sign in with, and where to go then."""
 
-    next: str = "/"
+    next: str = Field("/", description="The page of this server to go to then.")
 
 
 class Preview(BaseModel):
@@ -72,7 +100,7 @@ class Preview(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    html: str = ""
+    html: str = Field("", description="The HTML.")
 
 
 class Failure(BaseModel):
@@ -97,11 +125,11 @@ class Failure(BaseModel):
             "options": {"": "unavailable", **{kind: kind.replace("_", " ") for kind in KINDS[1:]}},
         },
     )
-    share: float = Field(
+    share: Number = Field(
         1, gt=0, le=1, description="The part of messages that meets it: 0.1 is one in ten."
     )
-    minutes: float | None = Field(
-        None, gt=0, le=7 * 24 * 60, description="When it ends by itself; without it, it does not."
+    minutes: Minutes | None = Field(
+        None, description="When it ends by itself; without it, it does not."
     )
 
     def drill(self, current: Drill | None, now: float) -> Drill | None:
@@ -119,6 +147,16 @@ Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
 Outcome = Literal["sent", "not sent", "unknown", "in progress"]
 
+Time = Annotated[AwareDatetime, BeforeValidator(_refuse_bare_number)]
+"""A time as people and programs write it, not seconds since some epoch."""
+
+Cursor = Annotated[
+    tuple[float, str],
+    BeforeValidator(_parse_cursor),
+    WithJsonSchema({"type": "string", "pattern": CURSOR}),
+]
+"""The place between two messages of the log."""
+
 
 class MessageFilter(BaseModel):
     """Which messages of the log are wanted, from the query of the URL."""
@@ -135,14 +173,12 @@ class MessageFilter(BaseModel):
         },
     )
     service: Text | None = Field(None, description="One that was tried or passed by.")
-    since: AwareDatetime | None = Field(
-        None, description="ISO 8601 with a zone: 2026-11-24T12:00:00Z."
-    )
-    until: AwareDatetime | None = Field(
-        None, description="ISO 8601 with a zone: 2026-11-24T12:00:00Z."
-    )
-    cursor: Annotated[tuple[float, str], BeforeValidator(_parse_cursor)] | None = Field(
-        None, description="Where a page goes on.", json_schema_extra={"widget": "none"}
+    since: Time | None = Field(None, description="ISO 8601 with a zone: 2026-11-24T12:00:00Z.")
+    until: Time | None = Field(None, description="ISO 8601 with a zone: 2026-11-24T12:00:00Z.")
+    cursor: Cursor | None = Field(
+        None,
+        description="Where a page ends, as its `next` says.",
+        json_schema_extra={"widget": "none"},
     )
     limit: int = Field(50, ge=1, le=500, description="How many at once, 50 by default.")
 
@@ -174,7 +210,13 @@ class Nothing(BaseModel):
 
 
 def given_fields() -> dict[str, Any]:
-    """What the body holds beside keys and what stands for them."""
+    """What the body holds beside keys and what stands for them.
+
+    Raises InvalidInput for a key that can be none.
+    """
+    wrong = [name for name in KEY_FIELDS if not isinstance(request.data.get(name, ""), str)]
+    if wrong:
+        raise InvalidInput(dict.fromkeys(wrong, "It should be a string."))
     credentials = {*KEY_FIELDS, TOKEN_FIELD}
     return {name: value for name, value in request.data.items() if name not in credentials}
 

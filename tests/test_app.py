@@ -349,7 +349,15 @@ def test_a_kind_of_failure_a_share_and_an_end_may_be_chosen(client):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"kind": "earthquake"}, {"share": 0}, {"share": 1.1}, {"minutes": -1}, {"share": "x"}]
+    "wrong",
+    [
+        {"kind": "earthquake"},
+        {"share": 0},
+        {"share": 1.1},
+        {"minutes": -1},
+        {"share": "x"},
+        {"share": True},
+    ],
 )
 def test_a_failure_that_cannot_be_is_named(wrong, client):
     answer = client.post("/example.com/primary/fail", json=wrong, headers=ROOT)
@@ -495,7 +503,16 @@ def test_messages_are_listed_filtered_paged_and_shown(client):
 
 @pytest.mark.parametrize(
     "query",
-    ["outcome=lost", "since=yesterday", "since=2020-01-01T00:00:00", "limit=0", "cursor=x", "x=1"],
+    [
+        "outcome=lost",
+        "since=yesterday",
+        "since=0",
+        "until=1494012000",
+        "since=2020-01-01T00:00:00",
+        "limit=0",
+        "cursor=x",
+        "x=1",
+    ],
 )
 def test_a_wrong_filter_is_named(query, client):
     answer = client.get(f"/example.com/messages?{query}", headers=POOL)
@@ -585,6 +602,13 @@ def test_without_the_store_messages_go_out_and_the_rest_says_so(make_app, tmp_pa
         assert answer.status_code == 503
         assert answer.json == {"error": "The state database does not answer."}
     assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("wrong", [5, None, [POOL_KEY], {"a": 1}])
+def test_a_key_in_the_body_that_can_be_none_is_named_though_another_opens(wrong, client):
+    message = {**PLAIN, "pool_api_key": wrong}
+    answer = client.post("/example.com/send", json=message, headers=POOL)
+    assert (answer.status_code, list(answer.json["problems"])) == (400, ["pool_api_key"])
 
 
 def test_how_to_send_tells_a_program_what_it_needs(client):

@@ -485,3 +485,48 @@ def test_a_start_with_an_error_ends_with_one_line(module, tmp_path):
     assert ended.stderr.decode() == (
         "config.json: root_api_key: Required; email_services: Required\n"
     )
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://app.example.com",
+        "http://localhost:3000",
+        "https://xn--bcher-kva.example:8443",
+        "http://127.0.0.1:5173",
+        "http://[::1]:5173",
+    ],
+)
+def test_an_origin_is_taken_as_a_browser_writes_it(origin, load):
+    assert load({**ORIGINAL_DESIGN, "cors_origins": [origin]}).cors_origins == [origin]
+    assert load(ORIGINAL_DESIGN).cors_origins == []
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "null",
+        "",
+        "app.example.com",
+        "https://",
+        "https://*.example.com",
+        "https://app.example.com/",
+        "https://app.example.com/path",
+        "https://app.example.com?x",
+        "https://App.example.com",
+        "https://bücher.example",
+        "https://user@app.example.com",
+        "https://app.example.com:443",
+        "http://app.example.com:80",
+        "https://app.example.com:65536",
+        "https://app.example.com:0",
+        "https://app.example.com:",
+        "ftp://app.example.com",
+        "https://app.example.com\n",
+        "https://-app.example.com",
+    ],
+)
+def test_an_origin_that_would_never_match_is_an_error(origin, load):
+    with pytest.raises(ConfigError, match=r"cors_origins\[1\]: It should be an origin"):
+        load({**ORIGINAL_DESIGN, "cors_origins": ["https://app.example.com", origin]})

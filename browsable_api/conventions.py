@@ -1,0 +1,69 @@
+"""What HTTP clients expect of every answer: where it is described, its JSON, and who may ask.
+
+`Link` leads to the description of the API and from a page to the same in JSON. `ETag` saves a
+second transfer. CORS lets pages of other sites ask, where the operator lists their origins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+from urllib.parse import quote, urlencode
+
+from flask import current_app
+from werkzeug.wrappers import Response
+
+from browsable_api.request import FORMAT, request
+
+PREFLIGHT_SECONDS: Final = 600
+"""How long a browser may remember what a preflight request was told."""
+
+_REQUEST_HEADERS: Final = "Authorization, Content-Type, Idempotency-Key, If-None-Match"
+_EXPOSED_HEADERS: Final = "Idempotent-Replayed, Retry-After, Link"
+
+
+def add_links(response: Response) -> Response:
+    """Say where the API is described, and where a page's content is in JSON."""
+    links = []
+    if description := current_app.config["API_DESCRIPTION"]:
+        links.append(f'<{quote(request.script_root)}{description}>; rel="describedby"')
+    if response.mimetype == "text/html" and request.method in {"GET", "HEAD"}:
+        links.append(f'<{_same_in_json()}>; rel="alternate"; type="application/json"')
+    if links:
+        response.headers.add("Link", ", ".join(links))
+    return response
+
+
+def allow_origins(response: Response) -> Response:
+    """CORS: let pages of the listed origins ask, and read the answer; never with cookies."""
+    origins: Collection[str] = current_app.config["CORS_ORIGINS"]
+    if not origins:
+        return response
+    response.headers.add("Vary", "Origin")
+    origin = request.headers.get("Origin")
+    if origin not in origins:
+        return response
+    response.headers["Access-Control-Allow-Origin"] = origin
+    if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+        response.headers["Access-Control-Allow-Methods"] = response.headers.get("Allow", "")
+        response.headers["Access-Control-Allow-Headers"] = _REQUEST_HEADERS
+        response.headers["Access-Control-Max-Age"] = str(PREFLIGHT_SECONDS)
+    else:
+        response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
+    return response
+
+
+def kept_by_clients(body: str, media_type: str) -> Response:
+    """An answer that is the same for everybody: a client may keep it, and ask whether it is new.
+
+    Whoever has it already (`If-None-Match`) is told 304.
+    """
+    response = Response(body, mimetype=media_type)
+    response.headers["Cache-Control"] = "no-cache"
+    response.add_etag()
+    return response.make_conditional(request)
+
+
+def _same_in_json() -> str:
+    query = [pair for pair in request.args.items(multi=True) if pair[0] != FORMAT]
+    return f"{quote(request.script_root + request.path)}?{urlencode([*query, (FORMAT, 'json')])}"

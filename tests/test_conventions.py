@@ -1,0 +1,176 @@
+"""What HTTP clients expect: formats in the URL, links, methods, validators, and CORS."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from conftest import PLAIN, POOL, ROOT, make_config
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+APP = "https://app.example.com"
+GETS = [
+    "/",
+    "/example.com",
+    "/example.com/send",
+    "/example.com/primary/send",
+    "/example.com/primary/fail",
+    "/example.com/primary/health",
+    "/example.com/messages",
+    "/sign-in",
+    "/sign-out",
+    "/healthz",
+    "/readyz",
+    "/openapi.json",
+    "/reference",
+    "/static/style.css",
+]
+
+
+@pytest.fixture
+def cors_client(make_app, tmp_path):
+    return make_app(make_config(tmp_path, cors_origins=[APP])).test_client()
+
+
+@pytest.mark.parametrize(
+    ("query", "accept", "status", "mimetype"),
+    [
+        ("?format=json", "text/html", 200, "application/json"),
+        ("?format=html", "application/json", 200, "text/html"),
+        ("?format=html", "image/png", 200, "text/html"),
+        ("", "text/html", 200, "text/html"),
+        ("?format=xml", "*/*", 406, "application/json"),
+        ("?format=", "*/*", 406, "application/json"),
+    ],
+)
+def test_a_format_in_the_url_comes_before_the_accept_header(
+    query, accept, status, mimetype, client
+):
+    answer = client.get(f"/example.com{query}", headers={"Accept": accept})
+    assert (answer.status_code, answer.mimetype) == (status, mimetype)
+
+
+def test_a_format_is_no_filter_of_the_messages_and_stays_on_the_next_page(client):
+    for _ in range(2):
+        client.post("/example.com/send", json=PLAIN, headers=POOL)
+    first = client.get("/example.com/messages?limit=1&format=json", headers={**POOL, **BROWSER})
+    assert len(first.json["messages"]) == 1
+    assert "format=json" in first.json["next"]
+    assert client.get(first.json["next"], headers={**POOL, **BROWSER}).json["messages"]
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/html"])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "OPTIONS", "HEAD"])
+@pytest.mark.parametrize("path", [*GETS, "/nothing", "/a/b/c/d"])
+def test_every_answer_says_where_it_is_described(path, method, accept, client):
+    with client.open(path, method=method, headers={"Accept": accept}) as answer:
+        links = answer.headers["Link"]
+    assert '</openapi.json>; rel="describedby"' in links
+    is_page = answer.mimetype == "text/html" and method in {"GET", "HEAD"}
+    assert ('rel="alternate"' in links) is is_page
+
+
+@pytest.mark.parametrize(
+    ("path", "alternate"),
+    [
+        ("/", "/?format=json"),
+        ("/example.com/", "/example.com?format=json"),
+        ("/example.com?format=html", "/example.com?format=json"),
+        (
+            "/example.com/messages?recipient=a%40b.org&limit=2",
+            "/example.com/messages?recipient=a%40b.org&limit=2&format=json",
+        ),
+        (
+            "/x%0d%0aSet-Cookie:a%3E?b=%0d%0a%3E",
+            "/x%0D%0ASet-Cookie%3Aa%3E?b=%0D%0A%3E&format=json",
+        ),
+    ],
+)
+def test_a_page_leads_to_the_same_in_json(path, alternate, client):
+    page = client.get(path, headers={**ROOT, **BROWSER})
+    assert f'<{alternate}>; rel="alternate"; type="application/json"' in page.headers["Link"]
+    assert "Set-Cookie" not in page.headers
+    assert client.get(alternate, headers={**ROOT, **BROWSER}).mimetype == "application/json"
+
+
+@pytest.mark.parametrize("slash", ["", "/", "//"])
+@pytest.mark.parametrize("path", GETS)
+def test_every_get_has_its_head_and_its_options(path, slash, client):
+    for headers in ({**ROOT}, {**ROOT, **BROWSER}):
+        with client.get(path + slash, headers=headers) as got:
+            expected = got.status_code, got.content_type, len(got.data)
+        with client.head(path + slash, headers=headers) as head:
+            assert (head.status_code, head.content_type, head.content_length) == expected
+            assert head.data == b""
+    assert expected[0] == 200
+    options = client.options(path + slash)
+    assert (options.status_code, options.data) == (200, b"")
+    assert set(options.allow) >= {"GET", "HEAD", "OPTIONS"}
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/static/style.css", "/static/page.js"])
+def test_what_is_the_same_for_everybody_is_transferred_once(path, client):
+    with client.get(path) as first:
+        assert first.status_code == 200
+        assert "no-store" not in first.headers["Cache-Control"]
+    with client.get(path, headers={"If-None-Match": first.headers["ETag"]}) as again:
+        assert (again.status_code, again.data) == (304, b"")
+    with client.get(path, headers={"If-None-Match": '"another"'}) as changed:
+        assert changed.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/example.com", "/sign-in", "/nothing", "/reference"])
+def test_everything_else_is_kept_by_nobody(path, client):
+    answer = client.get(path)
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert "ETag" not in answer.headers
+
+
+def test_an_answer_that_a_later_try_may_change_says_when(make_app, tmp_path):
+    url = f"sqlite:///{tmp_path}/no/such/folder/state.sqlite3"
+    client = make_app(make_config(tmp_path, state_url=url)).test_client()
+    assert client.get("/readyz").headers["Retry-After"] == "5"
+
+
+def test_without_the_setting_no_other_sites_page_may_ask(client):
+    asked = {"Origin": APP, "Access-Control-Request-Method": "POST"}
+    for answer in (client.get("/", headers=asked), client.options("/", headers=asked)):
+        assert not [name for name in answer.headers.keys() if name.startswith("Access-Control")]  # noqa: SIM118 - of werkzeug's Headers
+        assert "Origin" not in answer.headers.getlist("Vary")
+
+
+@pytest.mark.parametrize("path", ["/example.com/send", "/nothing", "/example.com/messages"])
+@pytest.mark.parametrize("origin", [APP, "https://evil.example", "null", f"{APP}.evil.example"])
+def test_a_page_of_a_listed_origin_may_read_the_answer(origin, path, cors_client):
+    answer = cors_client.get(path, headers={"Origin": origin})
+    is_listed = origin == APP
+    assert answer.headers.get("Access-Control-Allow-Origin") == (APP if is_listed else None)
+    assert "Access-Control-Allow-Credentials" not in answer.headers
+    assert "Origin" in answer.headers.getlist("Vary")
+    exposed = answer.headers.get("Access-Control-Expose-Headers", "")
+    expected = {"Idempotent-Replayed", "Retry-After", "Link"} if is_listed else {""}
+    assert set(re.split(", ", exposed)) == expected
+
+
+def test_a_page_of_a_listed_origin_is_told_beforehand_what_it_may_send(cors_client):
+    asked = {
+        "Origin": APP,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type,idempotency-key",
+    }
+    answer = cors_client.options("/example.com/send", headers=asked)
+    assert (answer.status_code, answer.data) == (200, b"")
+    assert answer.headers["Access-Control-Allow-Origin"] == APP
+    assert {"GET", "POST"} <= set(answer.headers["Access-Control-Allow-Methods"].split(", "))
+    allowed = answer.headers["Access-Control-Allow-Headers"].lower().split(", ")
+    assert set(asked["Access-Control-Request-Headers"].split(",")) <= set(allowed)
+    assert int(answer.headers["Access-Control-Max-Age"]) > 0
+    assert "Access-Control-Allow-Credentials" not in answer.headers
+    refused = cors_client.options("/", headers={**asked, "Origin": "https://evil.example"})
+    assert "Access-Control-Allow-Methods" not in refused.headers
+
+
+def test_another_sites_page_cannot_use_a_session(cors_client):
+    """Not even one of a listed origin: it shows a key with every request."""
+    answer = cors_client.post("/sign-in", json={"key": "wrong"}, headers={"Origin": APP})
+    assert answer.status_code == 403

@@ -1,0 +1,422 @@
+"""The description names everything there is, and what it says is so."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PLAIN, POOL, POOL_KEY, ROOT, ROOT_KEY, make_config
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from servers import Server
+
+from email_services.message import EmailMessage
+from endpoints.answers import STATUS_OF_BATCH, STATUS_OF_ERROR, STATUS_OF_OUTCOME
+from endpoints.bodies import KEY_FIELDS, Batch, Failure, MessageFilter, SignIn
+from endpoints.examples import ANSWERS, REQUESTS
+from endpoints.openapi import OPERATIONS
+
+TOP = Path(__file__).parents[1]
+CASES = 2000
+BROWSER = {"Accept": "text/html"}
+JSON = "application/json"
+
+
+@pytest.fixture
+def document(client):
+    return client.get("/openapi.json").json
+
+
+def operations(document: dict):
+    """Method, path and description of each operation."""
+    return [
+        (method.upper(), path, item[method])
+        for path, item in document["paths"].items()
+        for method in ("get", "post")
+        if method in item
+    ]
+
+
+def resolved(thing: dict, document: dict) -> dict:
+    while "$ref" in thing:
+        _, _, kind, name = thing["$ref"].split("/")
+        thing = document["components"][kind][name]
+    return thing
+
+
+def problems(value, schema: dict, document: dict) -> list[str]:
+    """What of `value` is not as `schema` says."""
+    whole = {**schema, "components": document["components"]}
+    validator = Draft202012Validator(whole, format_checker=Draft202012Validator.FORMAT_CHECKER)
+    return [error.message for error in validator.iter_errors(value)]
+
+
+def test_it_is_openapi(document):
+    assert document["openapi"].startswith("3.1.")
+    assert list(OpenAPIV31SpecValidator(document).iter_errors()) == []
+
+
+def test_every_route_and_method_is_described_and_nothing_else(client, document):
+    routes = {
+        (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
+        for rule in client.application.url_map.iter_rules()
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+        if rule.endpoint != "static"
+    }
+    assert routes == {(method, path) for method, path, _ in operations(document)}
+    assert len(OPERATIONS) == len(routes)
+
+
+def test_every_field_that_is_taken_is_described(document):
+    schemas = document["components"]["schemas"]
+    for model, name in {
+        EmailMessage: "EmailMessageBody",
+        Batch: "BatchBody",
+        Failure: "FailureBody",
+        SignIn: "SignInBody",
+    }.items():
+        for kind in (name, name.replace("Body", "Form") if model is not Batch else name):
+            fields = schemas[kind]["properties"]
+            assert set(fields) == {*model.model_fields, *KEY_FIELDS}
+            assert all(field["description"] for field in fields.values())
+    parameters = document["paths"]["/{email_domain}/messages"]["get"]["parameters"]
+    assert {parameter["name"] for parameter in parameters} == {*MessageFilter.model_fields}
+
+
+def test_every_status_of_a_send_and_of_an_error_is_described(document):
+    described = [operation for *_, operation in operations(document)]
+    every = {status for operation in described for status in operation["responses"]}
+    tables = {*STATUS_OF_ERROR.values(), *STATUS_OF_OUTCOME.values(), *STATUS_OF_BATCH.values()}
+    assert {str(int(status)) for status in tables} <= every
+
+
+def test_every_component_is_used_and_none_is_for_forms_of_pages(document):
+    text = json.dumps(document)
+    for kind in ("schemas", "parameters", "headers"):
+        names = document["components"][kind]
+        assert [n for n in names if f'"#/components/{kind}/{n}"' not in text] == []
+    assert '"widget"' not in text
+
+
+def test_every_operation_has_a_name_a_text_and_an_example(document):
+    described = operations(document)
+    assert len({operation["operationId"] for *_, operation in described}) == len(described)
+    for _, path, operation in described:
+        assert operation["summary"], path
+        assert operation["description"], path
+        for needed in operation["security"]:
+            assert set(needed) <= set(document["components"]["securitySchemes"])
+
+
+def test_every_example_is_as_the_schema_beside_it_says(document):
+    checked = 0
+    for _, path, operation in operations(document):
+        bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
+        for media in [m for body in bodies for m in body.get("content", {}).values()]:
+            for name, example in media.get("examples", {}).items():
+                assert problems(example["value"], media["schema"], document) == [], (path, name)
+                checked += 1
+    assert checked >= len(ANSWERS)
+
+
+PATHS = {
+    "send": "/example.com/send",
+    "send_through": "/example.com/primary/send",
+    "fail": "/example.com/primary/fail",
+}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "name"), [(e, n) for e, named in REQUESTS.items() if e in PATHS for n in named]
+)
+def test_every_example_of_a_request_is_taken(endpoint, name, client):
+    key = ROOT if endpoint == "fail" else POOL
+    answer = client.post(PATHS[endpoint], json=REQUESTS[endpoint][name], headers=key)
+    assert answer.status_code == 200, answer.text
+
+
+def test_what_a_stranger_may_ask_needs_no_key_and_the_rest_does(client, document):
+    for method, path, operation in operations(document):
+        asked = fill(path)
+        answer = client.open(asked, method=method, json={} if method == "POST" else None)
+        needs_a_key = {} not in operation["security"]
+        assert (answer.status_code == 401) is (needs_a_key or asked == "/sign-in?wrong"), path
+
+
+def fill(path: str, message_id: str = "0" * 32) -> str:
+    parts = {"email_domain": "example.com", "service": "primary", "number": 1}
+    return path.format(**parts, message_id=message_id)
+
+
+BODIES = {
+    "send": PLAIN,
+    "fail": {"simulated_failure": False},
+    "sign-in": {"key": ROOT_KEY},
+}
+
+
+WITH_FILE = {**PLAIN, "attachments": [{"filename": "a.txt", "content": "YQ=="}]}
+
+
+class Staged:
+    """Every answer that can be had, by operation and status: who gives it, and how to ask."""
+
+    def __init__(self, make_app, tmp_path, monkeypatch) -> None:
+        small = make_app(make_config(tmp_path, max_message_megabytes=0.1))
+        self.client = small.test_client(use_cookies=False)
+        broken = {"state_url": f"sqlite:///{tmp_path}/no/folder/state.sqlite3", "production": True}
+        self.broken = make_app(make_config(tmp_path, **broken)).test_client()
+        self.buggy = make_app(make_config(tmp_path)).test_client()
+        self.buggy.application.config["PROPAGATE_EXCEPTIONS"] = False
+        monkeypatch.setenv("TRUSTED_HOSTS", "localhost")
+        self.strict = make_app(make_config(tmp_path)).test_client()
+        self.signed_in = make_app(make_config(tmp_path)).test_client()
+        self.signed_in.post("/sign-in", json={"key": ROOT_KEY})
+        sent = self.client.post("/example.com/send", json=WITH_FILE, headers=POOL)
+        self.message_id = sent.json["message_id"]
+        self.monkeypatch = monkeypatch
+
+    def ask(self, client, method: str, path: str, **asked):
+        if method == "POST" and "data" not in asked:
+            asked.setdefault("json", BODIES.get(path.rpartition("/")[2], {}))
+        root = path.endswith(("/fail", "/health")) or "/messages" in path
+        ours = {"Sec-Fetch-Site": "same-origin"} if path == "/preview" else {}
+        headers = {**(ROOT if root else POOL), **ours, **asked.pop("headers", {})}
+        target = fill(path, self.message_id)
+        target = asked.pop("target", target)
+        return client.open(target, method=method, headers=headers, **asked)
+
+    def __call__(self, method: str, path: str, status: str):
+        ask = self.ask
+        if stage := getattr(self, f"_{status}", None):
+            return stage(method, path)
+        return ask(self.client, method, path)
+
+    def _303(self, method, path):
+        return self.ask(self.client, method, path, headers=BROWSER)
+
+    def _304(self, method, path):
+        tag = self.client.get(path).headers["ETag"]
+        return self.ask(self.client, method, path, headers={"If-None-Match": tag})
+
+    def _400(self, method, path):
+        return self.ask(self.strict, method, path, headers={"Host": "evil.example"})
+
+    def _401(self, method, path):
+        wrong = {"json": {"key": "wrong"}} if path == "/sign-in" else {}
+        headers = {"Authorization": "Bearer wrong"}
+        return self.ask(self.client, method, path, headers=headers, **wrong)
+
+    def _403(self, method, path):
+        asked = {"json": {"key": ROOT_KEY}} if path == "/sign-in" else {}
+        headers = {"Origin": "https://evil.example"}
+        return self.signed_in.open(fill(path), method=method, headers=headers, **asked)
+
+    def _404(self, method, path):
+        target = fill(path).replace("example.com", "example.org")
+        return self.ask(self.client, method, path, target=target)
+
+    def _406(self, method, path):
+        return self.ask(self.client, method, path, query_string={"format": "png"})
+
+    def _413(self, method, path):
+        headers = {"Content-Type": JSON}
+        client = self.signed_in if path == "/sign-out" else self.client
+        if client is self.signed_in:
+            client.application.config["MAX_CONTENT_LENGTH"] = 1_000_000
+        return self.ask(client, method, path, data=b" " * 2_000_000, headers=headers)
+
+    def _415(self, method, path):
+        client = self.signed_in if path == "/sign-out" else self.client
+        return self.ask(client, method, path, data=b"x", headers={"Content-Type": "text/plain"})
+
+    def _207(self, method, path):
+        batch = [PLAIN, {**PLAIN, "subject": ""}]
+        return self.ask(self.client, method, path, json={"messages": batch})
+
+    def _409(self, method, path):
+        store = self.client.application.extensions["mailpool"].store
+        store.reserve_keys("example.com", [(path, "0" * 64)], time.time(), time.time() + 60)
+        with self.monkeypatch.context() as patch:
+            patch.setattr("endpoints.bodies.fingerprint", lambda *_: "0" * 64)
+            return self.ask(self.client, method, path, headers={"Idempotency-Key": path})
+
+    def _422(self, method, path):
+        for message in (PLAIN, {**PLAIN, "subject": "Another"}):
+            headers = {"Idempotency-Key": "used" + path[-9:]}
+            answer = self.ask(self.client, method, path, json=message, headers=headers)
+        return answer
+
+    def _500(self, method, path):
+        def view(**_):
+            raise ZeroDivisionError
+
+        adapter = self.buggy.application.url_map.bind("localhost")
+        endpoint, _ = adapter.match(fill(path), method)
+        with self.monkeypatch.context() as patch:
+            patch.setitem(self.buggy.application.view_functions, endpoint, view)
+            return self.ask(self.buggy, method, path)
+
+    def _503(self, method, path):
+        self.broken.set_cookie("mailpool", "a cookie that cannot be checked")
+        asked = {"headers": {"Idempotency-Key": "k"}} if method == "POST" else {}
+        if method == "GET" and path != "/readyz":
+            return self.broken.get(fill(path))
+        return self.ask(self.broken, method, path, **asked)
+
+    def _504(self, method, path):
+        for service in ("primary", "backup"):
+            drill = {"kind": "answer_lost"}
+            self.client.post(f"/example.com/{service}/fail", json=drill, headers=ROOT)
+        answer = self.ask(self.client, method, path)
+        for service in ("primary", "backup"):
+            off = {"simulated_failure": False}
+            self.client.post(f"/example.com/{service}/fail", json=off, headers=ROOT)
+        return answer
+
+
+@pytest.fixture
+def staged(make_app, tmp_path, monkeypatch):
+    return Staged(make_app, tmp_path, monkeypatch)
+
+
+def test_a_real_answer_of_every_operation_and_status_is_as_described(staged, document):
+    for method, path, operation in operations(document):
+        for status, response in operation["responses"].items():
+            with staged(method, path, status) as answer:
+                assert str(answer.status_code) == status, (method, path, answer.text)
+                check(answer, response, document)
+
+
+@pytest.mark.parametrize("status", ["400", "401", "404", "406", "413", "415", "500", "503"])
+def test_a_fault_that_an_operation_can_meet_is_among_its_answers(status, staged, document):
+    for method, path, operation in operations(document):
+        with staged(method, path, status) as answer:
+            assert str(answer.status_code) in operation["responses"], (method, path)
+
+
+LENIENT = [
+    ("send", "EmailMessage", {"on_unknown": ""}),
+    ("send", "EmailMessage", {"track_opens": "", "track_clicks": None, "dry_run": "yes"}),
+    ("send", "EmailMessage", {"send_at": None, "attachments": "", "inline": None}),
+    ("send", "EmailMessage", {"to_cc": "a@b.example, c@d.example", "tags": None}),
+    ("send", "EmailMessage", {"headers": "X-One: 1", "metadata": None, "from_name": None}),
+    ("send", "EmailMessage", {"html_body": None, "dry_run": "true", "substitutions": "a: b"}),
+    ("primary/fail", "Failure", {"simulated_failure": "true", "share": "0.5", "minutes": "2.5"}),
+]
+
+
+@pytest.mark.parametrize(("path", "model", "fields"), LENIENT)
+def test_what_is_taken_beside_a_fields_type_is_described(path, model, fields, client, document):
+    body = {**PLAIN, **fields} if model == "EmailMessage" else fields
+    key = ROOT if model == "Failure" else POOL
+    answer = client.post(f"/example.com/{path}", json=body, headers=key)
+    assert answer.status_code == 200, answer.text
+    assert problems(body, document["components"]["schemas"][f"{model}Body"], document) == []
+
+
+def check(answer, response: dict, document: dict) -> None:
+    """Hold a real answer to what is said of it."""
+    where = f"{answer.request.method} {answer.request.path} {answer.status_code}"
+    assert "Link" in response["headers"], where
+    for name in ("WWW-Authenticate", "Retry-After", "Idempotent-Replayed", "Location"):
+        assert name not in answer.headers or name in response["headers"], (where, name)
+    if "content" not in response:
+        return
+    assert answer.mimetype in response["content"], where
+    if answer.mimetype == JSON:
+        schema = response["content"][JSON]["schema"]
+        assert problems(answer.json, schema, document) == [], where
+
+
+SENDS = [
+    ({"dry_run": True}, 200),
+    ({"messages": [PLAIN]}, 200),
+    ({"messages": [{**PLAIN, "subject": ""}]}, 503),
+    ({"messages": [{**PLAIN, "dry_run": True}, {}]}, 207),
+]
+
+
+@pytest.mark.parametrize(("change", "status"), SENDS)
+def test_every_kind_of_answer_to_a_send_is_described(change, status, client, document):
+    body = change if "messages" in change else {**PLAIN, **change}
+    answer = client.post("/example.com/send", json=body, headers=POOL)
+    assert answer.status_code == status
+    check(
+        answer,
+        document["paths"]["/{email_domain}/send"]["post"]["responses"][str(status)],
+        document,
+    )
+
+
+def test_what_the_root_sees_is_described_and_beyond_that_only_keys(client, document):
+    client.post("/example.com/primary/fail", json={"share": 0.5, "minutes": 1}, headers=ROOT)
+    client.post("/example.com/send", json=PLAIN, headers=POOL)
+    answer = client.get("/example.com", headers=ROOT)
+    described = document["paths"]["/{email_domain}"]["get"]["responses"]["200"]
+    check(answer, described, document)
+    fields = document["components"]["schemas"]["Service"]["properties"]
+    services = answer.json["enabled_services"].values()
+    assert {field for service in services for field in service} <= set(fields)
+
+
+def test_the_reference_is_a_page_of_its_own_about_every_operation_and_field(client, document):
+    page = client.get("/reference", headers=BROWSER).text
+    for method, path, operation in operations(document):
+        assert f'id="{operation["operationId"]}"' in page
+        assert f"{method} {path}" in page
+    for name, schema in document["components"]["schemas"].items():
+        assert f'id="schema-{name}"' in page
+        for field in schema.get("properties", ()):
+            assert f"<code>{field}</code>" in page
+    links = set(re.findall(r'href="#([^"]+)"', page))
+    assert links <= set(re.findall(r'id="([^"]+)"', page))
+    assert re.findall("<script.*?>", page) == ['<script src="/static/page.js" defer>']
+    assert " style=" not in page
+    assert not re.findall(r'(?:src|href)="(?:https?:)?//', page)
+    assert client.get("/reference").json == document
+
+
+def test_a_reference_that_cannot_be_given_is_an_error_page(client, monkeypatch):
+    client.application.config["PROPAGATE_EXCEPTIONS"] = False
+    monkeypatch.setattr("endpoints.openapi.describe", lambda _: 1 / 0)
+    answer = client.get("/reference", headers=BROWSER)
+    assert (answer.status_code, answer.mimetype) == (500, "text/html")
+    assert "An error of this service; it is in the log." in answer.text
+
+
+@pytest.fixture
+def server(tmp_path):
+    running = Server(tmp_path, make_config(tmp_path))
+    yield running
+    running.kill()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Schemathesis needs Python 3.11")
+def test_schemathesis_finds_no_fault_in_thousands_of_requests(server, tmp_path):
+    """All its checks; what schemathesis.toml says of two of them, it says why."""
+    program = Path(sys.executable).with_name("schemathesis")
+    if not program.exists():
+        assert not os.environ.get("CI"), "CI has Schemathesis"
+        pytest.skip("there is no Schemathesis")
+    command = [program, "--config-file", TOP / "schemathesis.toml", "run"]
+    command += [f"{server.url}/openapi.json", "--max-examples=15", "--seed=1", "--no-color"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "POOL_KEY": POOL_KEY, "ROOT_KEY": ROOT_KEY},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-8000:]
+    (count,) = re.findall(r"(\d[\d,]*) generated", done.stdout)
+    assert int(count.replace(",", "")) >= CASES
+    assert " 500 " not in server.log
