@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 
 from flask import Blueprint, current_app
 from flask.typing import ResponseReturnValue
@@ -71,7 +72,7 @@ from endpoints.captured import (
     source_answer,
 )
 from endpoints.context import Mailpool, mailpool, pool_of
-from endpoints.openapi import as_json, described
+from endpoints.openapi import as_json, described, operations_as_html
 from endpoints.sessions import (
     comes_from_here,
     current_session,
@@ -112,6 +113,7 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     app.register_blueprint(views)
     app.register_error_handler(EmailServicesError, answer_error)
     app.config["SECRET_FIELDS"] = (*KEY_FIELDS, TOKEN_FIELD)
+    app.jinja_env.globals["operations"] = partial(operations_as_html, app)
     app.context_processor(page_variables)
     app.context_processor(addresses)
     app.after_request(vary_by_cookie)

@@ -17,7 +17,7 @@ from flask_api.exceptions import APIException, NotAcceptable
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
-from browsable_api.conventions import add_links, allow_origins
+from browsable_api.conventions import add_links, allow_origins, compress
 from browsable_api.errors import SENTENCES, APIError
 from browsable_api.renderers import JSONRenderer, PageRenderer, as_html, pretty
 from browsable_api.request import FORMAT, Request, request
@@ -77,6 +77,7 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         self.config["CORS_ORIGINS"] = frozenset(cors_origins)
         self.jinja_env.filters |= {"markdown": as_html, "pretty": pretty}
         self.before_request(_start_clock)
+        self.after_request(compress)
         self.after_request(add_links)
         self.after_request(allow_origins)
         self.after_request(_complete)

@@ -1,11 +1,13 @@
 """What HTTP clients expect of every answer: where it is described, its JSON, and who may ask.
 
 `Link` leads to the description of the API and from a page to the same in JSON. `ETag` saves a
-second transfer. CORS lets pages of other sites ask, where the operator lists their origins.
+second transfer, and compression most of a large one. CORS lets pages of other sites ask, where the
+operator lists their origins.
 """
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Collection
 from typing import Final
 from urllib.parse import quote, urlencode
@@ -17,6 +19,9 @@ from browsable_api.request import FORMAT, request
 
 PREFLIGHT_SECONDS: Final = 600
 """How long a browser may remember what a preflight request was told."""
+
+LEAST_COMPRESSED_BYTES: Final = 32 * 1024
+"""Below it, time is worth more than bytes."""
 
 _REQUEST_HEADERS: Final = "Authorization, Content-Type, Idempotency-Key, If-None-Match"
 _EXPOSED_HEADERS: Final = "Idempotent-Replayed, Retry-After, Link"
@@ -50,6 +55,27 @@ def allow_origins(response: Response) -> Response:
         response.headers["Access-Control-Max-Age"] = str(PREFLIGHT_SECONDS)
     else:
         response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
+    return response
+
+
+def compress(response: Response) -> Response:
+    """Send a large answer compressed, where the client takes that.
+
+    Compressed length can tell a secret to who has the browser ask for a page again and again with
+    guesses in it; not here, since the cookie does not come with a request from another site.
+    """
+    response.headers.add("Vary", "Accept-Encoding")
+    is_text = response.mimetype in {"text/html", "application/json"}
+    if not is_text or response.direct_passthrough or not request.accept_encodings["gzip"]:
+        return response
+    body = response.get_data()
+    if len(body) < LEAST_COMPRESSED_BYTES:
+        return response
+    response.set_data(gzip.compress(body, 6, mtime=0))
+    response.headers["Content-Encoding"] = "gzip"
+    tag, _ = response.get_etag()
+    if tag:
+        response.set_etag(tag, weak=True)  # no longer byte for byte what it names
     return response
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel
@@ -21,8 +22,8 @@ class FormField:
 
     label: for people; `name` is for programs. widget: "text", "password", "textarea", "html" (one
     with a preview), "addresses", "select", "files", or "button" (one more to send the form with).
-    is_folded: whether few need it. options: value to label, for a select. problem: what was wrong
-    with it the last time, or "".
+    is_folded: whether few need it. options: values and labels, for a select. problem: what was
+    wrong with it the last time, or "".
     """
 
     name: str
@@ -31,7 +32,7 @@ class FormField:
     required: bool
     widget: str
     is_folded: bool
-    options: Mapping[str, str]
+    options: tuple[tuple[str, str], ...]
     value: str
     problem: str
 
@@ -83,7 +84,8 @@ def form_fields(
 
     A password is never filled in again.
     """
-    return _fields(getattr(view, "models", ()), typed, problems)
+    models = getattr(view, "models", ())
+    return _fields(models, typed, problems) if typed or problems else list(_blank_fields(models))
 
 
 def filter_fields(
@@ -98,6 +100,11 @@ def filter_names(view: Callable[..., Any]) -> Collection[str]:
     """All that a view's GET takes from the query of the URL."""
     model = getattr(view, "filter_model", None)
     return model.model_fields if model else ()
+
+
+@cache
+def _blank_fields(models: tuple[type[BaseModel], ...]) -> tuple[FormField, ...]:
+    return tuple(_fields(models, {}, {}))
 
 
 def _fields(
@@ -122,7 +129,7 @@ def _field(name: str, info: FieldInfo, value: Any, problems: Mapping[str, str]) 
         info.is_required(),
         widget,
         bool(extra.get("folded")),
-        extra.get("options", {}),
+        tuple(extra.get("options", {}).items()),
         "" if widget == "password" else _as_text(value),
         " ".join(found),
     )

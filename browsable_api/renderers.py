@@ -16,6 +16,7 @@ from flask.globals import request_ctx
 from flask_api.renderers import BaseRenderer, dedent
 from markdown.extensions.toc import TocExtension
 from markupsafe import Markup, escape
+from pydantic_core import to_json
 
 from browsable_api.curl import curl_command
 from browsable_api.forms import FormField, filter_fields, filter_names, form_fields
@@ -47,6 +48,7 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
         problems = data.get("problems", {}) if isinstance(data, dict) else {}
         fields = form_fields(view, request.form, problems)
         filters = filter_fields(view, request.query, problems)
+        takes_post = "POST" in _allowed_methods()
         shown = {field.name for field in (*fields, *filters)}
         page = render_template(
             getattr(view, "template", "page.html"),
@@ -58,12 +60,13 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
             headers=[f"{name}: {value}" for name, value in options["headers"]],
             data=data,
             is_ok=options["status_code"] < HTTPStatus.BAD_REQUEST,
-            json=_linked(json.dumps(data, ensure_ascii=False, indent=2)),
+            json=_linked(pretty(data)),
             curl=curl_command(request, filter_names(view), _secrets(fields), g.get("key_name", "")),
-            fields=fields if "POST" in _allowed_methods() else [],
+            fields=fields if takes_post else [],
             filters=filters,
             button=getattr(view, "button", "Send"),
-            takes_post="POST" in _allowed_methods(),
+            takes_post=takes_post,
+            fields_of=_fields_of,
             typed_json=request.typed_json,
             json_field=JSON_FIELD,
             problems={path: (path.partition(".")[0] in shown, p) for path, p in problems.items()},
@@ -73,7 +76,23 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
 
 def pretty(data: Any) -> str:
     """JSON for people."""
-    return json.dumps(data, ensure_ascii=False, indent=2)
+    try:
+        return to_json(data, indent=2).decode()  # ten times as fast as Python's own with an indent
+    except ValueError:  # half a surrogate pair
+        return json.dumps(data, ensure_ascii=False, indent=2)
+
+
+def _fields_of(fields: list[FormField], **asked: Any) -> Markup:
+    """The fields of a form as HTML; made once where nothing was typed yet."""
+    is_blank = not any(field.value or field.problem for field in fields)
+    make = _fields_as_html if is_blank else _fields_as_html.__wrapped__
+    return make(tuple(fields), **asked)
+
+
+@cache
+def _fields_as_html(fields: tuple[FormField, ...], *, needs_key: bool, preview_url: str) -> Markup:
+    forms: Any = current_app.jinja_env.get_template("forms.html").module
+    return Markup(forms.fields_of(fields, needs_key, preview_url))  # noqa: S704 - of the template
 
 
 def _no_view() -> None:
@@ -113,12 +132,16 @@ def _breadcrumbs() -> list[tuple[str, str]]:
     for part in request.path.strip("/").split("/"):
         path += "/" + quote(part)
         if part:
-            exists = adapter is not None and adapter.test(path, "GET")
+            # The last is this page, which no link leads to.
+            is_last = path == quote(request.path.rstrip("/"))
+            exists = adapter is not None and not is_last and adapter.test(path, "GET")
             crumbs.append((part, path if exists else ""))
     return crumbs
 
 
 def _allowed_methods() -> Collection[str]:
+    if request.url_rule is not None:
+        return request.url_rule.methods or ()
     adapter = request_ctx.url_adapter  # None where the Host is none
     return set(adapter.allowed_methods()) if adapter else set()
 

@@ -16,6 +16,7 @@ from inspect import cleandoc
 from typing import Any, Final
 
 from flask import Flask
+from markupsafe import Markup
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from werkzeug.routing import Rule
@@ -322,6 +323,16 @@ def described(app: Flask) -> dict[str, Any]:
         app.extensions["openapi"] = describe(app)
     document: dict[str, Any] = app.extensions["openapi"]
     return document
+
+
+def operations_as_html(app: Flask) -> Markup:
+    """The description for people, made once; it is the same for everybody."""
+    if "reference" not in app.extensions:
+        template = app.jinja_env.get_template("operations.html")
+        # The template escapes all of it.
+        app.extensions["reference"] = Markup(template.render(data=described(app)))  # noqa: S704
+    html: Markup = app.extensions["reference"]
+    return html
 
 
 def describe(app: Flask) -> dict[str, Any]:

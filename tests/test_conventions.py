@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 
 import pytest
@@ -174,3 +175,28 @@ def test_another_sites_page_cannot_use_a_session(cors_client):
     """Not even one of a listed origin: it shows a key with every request."""
     answer = cors_client.post("/sign-in", json={"key": "wrong"}, headers={"Origin": APP})
     assert answer.status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/reference"])
+def test_what_is_large_travels_compressed_to_who_takes_it(path, client):
+    plain = client.get(path, headers=BROWSER)
+    for encodings in ("gzip", "br, gzip;q=0.5"):
+        packed = client.get(path, headers={**BROWSER, "Accept-Encoding": encodings})
+        assert packed.headers["Content-Encoding"] == "gzip"
+        assert gzip.decompress(packed.data) == plain.data
+        assert len(packed.data) == int(packed.headers["Content-Length"]) < len(plain.data) / 4
+    for encodings in ("", "identity", "gzip;q=0"):
+        asked = client.get(path, headers={**BROWSER, "Accept-Encoding": encodings})
+        assert "Content-Encoding" not in asked.headers
+    assert "Accept-Encoding" in plain.headers.getlist("Vary")
+
+
+def test_a_compressed_answer_is_transferred_once_too(client):
+    first = client.get("/openapi.json", headers={"Accept-Encoding": "gzip"})
+    again = {"If-None-Match": first.headers["ETag"], "Accept-Encoding": "gzip"}
+    assert client.get("/openapi.json", headers=again).status_code == 304
+
+
+def test_what_is_small_is_not_worth_compressing(client):
+    answer = client.get("/", headers={"Accept-Encoding": "gzip"})
+    assert "Content-Encoding" not in answer.headers

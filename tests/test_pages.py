@@ -401,6 +401,7 @@ PAGES = (
     "/example.com/messages?outcome=wrong",
     "/sign-in",
     "/sign-out",
+    "/reference",
     "/healthz",
     "/nothing/here",
 )
