@@ -66,6 +66,12 @@ def test_every_status_of_a_message_is_in_the_readme():
     assert [s.value for s in statuses if f"| {s.value} |" not in README] == []
 
 
+def test_every_picture_of_a_page_is_in_the_readme_and_there():
+    shown = set(re.findall(r'docs/screenshots/[^"]+', README))
+    assert shown == {str(path.relative_to(ROOT)) for path in ROOT.glob("docs/screenshots/*.png")}
+    assert len(shown) == 20
+
+
 def test_every_provider_is_in_the_readme():
     assert [name for name in provider_names() if f"| `{name}` |" not in README] == []
 
