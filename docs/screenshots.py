@@ -15,14 +15,13 @@ from typing import Final
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-HERE: Final = Path(__file__).parent
-TESTS: Final = HERE.parent / "tests"
-sys.path.insert(0, str(TESTS.parent))
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from conftest import POOL_KEY, ROOT_KEY, make_config
 from servers import Server
 
+HERE: Final = Path(__file__).parent
 SCREENS: Final = {"wide": {"width": 1100, "height": 760}, "narrow": {"width": 360, "height": 740}}
 HTML: Final = """<h1 style="color: #0b50b8">Your order is on its way</h1>
 <p>Hello Ada,</p><p>we have handed <b>order 42</b> to the carrier.</p>"""
