@@ -75,7 +75,7 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         self.config["SECRET_FIELDS"] = ()  # beside passwords, what a page repeats to nobody
         self.config["API_DESCRIPTION"] = description
         self.config["CORS_ORIGINS"] = frozenset(cors_origins)
-        self.jinja_env.filters |= {"markdown": as_html, "pretty": pretty}
+        self.jinja_env.filters |= {"here": here, "markdown": as_html, "pretty": pretty}
         self.before_request(_start_clock)
         self.after_request(compress)
         self.after_request(add_links)

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from functools import cache
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import markdown
 from flask import current_app, g, render_template
@@ -67,7 +67,7 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
             button=getattr(view, "button", "Send"),
             takes_post=takes_post,
             fields_of=_fields_of,
-            typed_json=request.typed_json,
+            typed_json=_without(_secrets(fields), request.typed_json),
             json_field=JSON_FIELD,
             problems={path: (path.partition(".")[0] in shown, p) for path, p in problems.items()},
         )
@@ -102,6 +102,19 @@ def _no_view() -> None:
 def _secrets(fields: list[FormField]) -> set[str]:
     passwords = {field.name for field in fields if field.widget == "password"}
     return passwords | set(current_app.config["SECRET_FIELDS"])
+
+
+def _without(secrets: set[str], typed: str | None) -> str | None:
+    """JSON as it was typed, perhaps with mistakes, but for what no page repeats."""
+    if typed is None or not secrets:
+        return typed
+    names = "|".join(map(re.escape, secrets))
+    return re.sub(rf'"({names})"\s*:\s*"(?:[^"\\]|\\.)*"?', r'"\1": ""', typed)
+
+
+def here(url: str) -> str:
+    """The address without the server, so that a page works behind any proxy."""
+    return urlsplit(url)._replace(scheme="", netloc="").geturl()
 
 
 def _encode(text: str) -> bytes:

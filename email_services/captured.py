@@ -20,6 +20,12 @@ from urllib.parse import unquote
 _CID: Final = re.compile(r"""\bcid:([^\s"'<>)]+)""", re.IGNORECASE)
 _IMAGE: Final = re.compile(r"image/[a-z0-9.+-]{1,60}")
 
+MAX_INLINED: Final = 64 * 1024 * 1024
+"""Characters of images in an HTML, about: one image may be shown any number of times."""
+
+MAX_HEADER: Final = 10_000
+"""A longer header is shown as it is: what decodes it takes time by the square of its length."""
+
 
 @dataclass(frozen=True)
 class CapturedFile:
@@ -100,8 +106,9 @@ def _text(part: Message) -> str:
 def _decoded(value: object) -> str:
     """A header with its encoded words read, on one line."""
     text = str(value)
-    with suppress(HeaderParseError, LookupError, ValueError):  # then it stays as it is
-        text = str(make_header(decode_header(text)))
+    if len(text) <= MAX_HEADER:
+        with suppress(HeaderParseError, LookupError, ValueError):  # then it stays as it is
+            text = str(make_header(decode_header(text)))
     return " ".join(text.encode("utf-8", "replace").decode().split())
 
 
@@ -112,13 +119,25 @@ def _file(part: Message, number: int) -> CapturedFile:
 
 def _with_images(html: str, parts: list[Message]) -> str:
     """The HTML with the images of the mail in it, so that nothing has to be fetched to see them."""
-    images = {str(part.get("Content-ID", "")).strip().strip("<>"): part for part in parts}
+    images = {
+        str(part.get("Content-ID", "")).strip().strip("<>"): part
+        for part in parts
+        if _IMAGE.fullmatch(part.get_content_type())
+    }
+    left = MAX_INLINED
 
     def inlined(match: re.Match[str]) -> str:
+        nonlocal left
         part = images.get(unquote(match.group(1)))
-        if part is None or not _IMAGE.fullmatch(part.get_content_type()):
+        if part is None or left <= 0:
             return match.group()
-        content = base64.b64encode(_content(part)).decode("ascii")
-        return f"data:{part.get_content_type()};base64,{content}"
+        url = _as_data(part)
+        left -= len(url)
+        return url
 
     return _CID.sub(inlined, html)
+
+
+def _as_data(part: Message) -> str:
+    content = base64.b64encode(_content(part)).decode("ascii")
+    return f"data:{part.get_content_type()};base64,{content}"

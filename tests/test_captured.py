@@ -11,7 +11,7 @@ import pytest
 from conftest import OTHER_POOL, PLAIN, POOL, POOL_KEY, ROOT, make_config, make_message
 from messages import GIF, PDF
 
-from email_services.captured import CapturedMail
+from email_services.captured import MAX_INLINED, CapturedMail
 from email_services.mime import build_mime
 
 ATTACK = "<script>alert(1)</script><img src=http://evil.example/>\"'&"
@@ -86,6 +86,21 @@ def test_any_bytes_are_read(case):
 )
 def test_a_header_is_decoded_where_it_can_be_and_stays_one_line(header, read):
     assert dict(CapturedMail.parse(mail("", Subject=header)).headers)["Subject"] == read
+
+
+def test_an_image_that_is_shown_very_often_does_not_fill_the_memory():
+    outer = Mail()
+    outer.set_content('<img src="cid:a">' * 100_000, subtype="html")
+    outer.add_related(b"x" * 1_000_000, "image", "gif", cid="<a>")
+    html = CapturedMail.parse(bytes(outer)).html
+    assert len(html) < MAX_INLINED + 5_000_000
+    assert html.startswith('<img src="data:image/gif;base64,')
+    assert html.rstrip().endswith('<img src="cid:a">')
+
+
+def test_a_header_that_would_take_long_to_decode_is_shown_as_it_is():
+    long = "=?utf-8?q?" * 100_000
+    assert dict(CapturedMail.parse(mail("", X=long)).headers)["X"] == long
 
 
 def test_a_mail_of_many_parts_is_read_whole():

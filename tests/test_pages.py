@@ -68,12 +68,6 @@ WIDE = {"width": 1280, "height": 900}
 NARROW = {"width": 360, "height": 740}
 
 
-@pytest.fixture(params=[WIDE, NARROW], ids=["wide", "narrow"])
-def any_screen(request, browser, server):
-    with opened_page(browser, server, viewport=request.param) as opened:
-        yield opened
-
-
 def answer_of(page: Page) -> str:
     return page.locator("#json").text_content()
 
