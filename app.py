@@ -27,6 +27,7 @@ from email_services.exceptions import EmailServicesError
 from email_services.message import EmailMessage
 from email_services.store import ServiceState, Store
 from endpoints.access import (
+    readable_message,
     visible_domain,
     visible_domains,
     with_pool_key,
@@ -67,8 +68,7 @@ from endpoints.captured import (
     captured_as_dict,
     content_answer,
     file_answer,
-    html_of_others,
-    message_in_log,
+    html_answer,
     source_answer,
 )
 from endpoints.context import Mailpool, mailpool, pool_of
@@ -328,45 +328,45 @@ def message(email_domain: str, message_id: str) -> ResponseReturnValue:
     What became of it: every service in order, what it did and how long it took.
 
     `captured` is the mail itself, where the service that sent it keeps it on this server, as a
-    `maildir` does: its headers, text and files, and where to see it as its reader does. Else it is
-    null.
+    `maildir` does: its headers, text and attachments, and where to see it as its reader does. Else
+    it is null.
 
     It takes the pool key of the domain, or the root key, as `Authorization: Bearer KEY`.
     """
-    domain = with_reading_key(email_domain)
-    found = message_in_log(domain, message_id)
-    return {**message_as_dict(found), "captured": captured_as_dict(domain, found)}
+    found = readable_message(email_domain, message_id)
+    return {**message_as_dict(found), "captured": captured_as_dict(found)}
 
 
 @views.get("/<domain:email_domain>/messages/<message_id>/content")
 @gives_files
-def content(email_domain: str, message_id: str) -> ResponseReturnValue:
+def message_content(email_domain: str, message_id: str) -> ResponseReturnValue:
     """Content of a message.
 
     The HTML of a message that this server keeps (`maildir`), as its reader sees it, or else its
     text. Nothing in it runs, and nothing is fetched.
     """
-    return content_answer(with_reading_key(email_domain), message_id)
+    return content_answer(readable_message(email_domain, message_id))
 
 
 @views.get("/<domain:email_domain>/messages/<message_id>/source")
 @gives_files
-def source(email_domain: str, message_id: str) -> ResponseReturnValue:
+def message_source(email_domain: str, message_id: str) -> ResponseReturnValue:
     """Source of a message.
 
     A message that this server keeps (`maildir`), byte by byte, with all its headers.
     """
-    return source_answer(with_reading_key(email_domain), message_id)
+    return source_answer(readable_message(email_domain, message_id))
 
 
-@views.get("/<domain:email_domain>/messages/<message_id>/files/<int:number>")
+@views.get("/<domain:email_domain>/messages/<message_id>/files/<number>")
 @gives_files
-def file(email_domain: str, message_id: str, number: int) -> ResponseReturnValue:
+def message_file(email_domain: str, message_id: str, number: str) -> ResponseReturnValue:
     """A file in a message.
 
-    One of the `files` of a message that this server keeps (`maildir`), counted from 1.
+    One of the `attachments` of a message that this server keeps (`maildir`), counted from 1; to be
+    saved.
     """
-    return file_answer(with_reading_key(email_domain), message_id, number)
+    return file_answer(readable_message(email_domain, message_id), number)
 
 
 @views.route("/sign-in", methods=["GET", "POST"])
@@ -412,7 +412,7 @@ def preview() -> ResponseReturnValue:
     """
     wanted = checked(Preview)
     refuse_unless(comes_from_here() is True)
-    return html_of_others(wanted.html)
+    return html_answer(wanted.html)
 
 
 @views.get("/openapi.json")

@@ -19,7 +19,7 @@ from werkzeug.wrappers import Response
 
 from browsable_api.conventions import add_links, allow_origins, compress
 from browsable_api.errors import SENTENCES, APIError
-from browsable_api.renderers import JSONRenderer, PageRenderer, as_html, pretty
+from browsable_api.renderers import JSONRenderer, PageRenderer, as_html, here, pretty
 from browsable_api.request import FORMAT, Request, request
 
 access_log = logging.getLogger("access")
@@ -64,12 +64,12 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         the API is described for programs, "" for nowhere. cors_origins: the origins whose pages
         may ask and read the answer.
         """
-        here = Path(__file__).parent
+        folder = Path(__file__).parent
         Flask.__init__(
             self,
             import_name,
-            static_folder=here / "static",
-            template_folder=str(here / "templates"),
+            static_folder=folder / "static",
+            template_folder=str(folder / "templates"),
         )
         self.config["MAX_CONTENT_LENGTH"] = max_body_bytes
         self.config["SECRET_FIELDS"] = ()  # beside passwords, what a page repeats to nobody

@@ -100,6 +100,8 @@ class AbstractEmailService(ABC):
 
     max_batch: ClassVar[int] = 1
     """How many messages it takes in one call."""
+    keeps_messages: ClassVar[bool] = False
+    """Whether what it takes stays on this server, where `kept_message` finds it."""
 
     substitutes: ClassVar[bool] = False
     """Whether a batch gives it the values for each {{name}}, instead of finished texts."""
@@ -150,8 +152,12 @@ class AbstractEmailService(ABC):
         """
         raise NotImplementedError(f"{self.provider} takes one message at a time.")
 
-    def kept(self, service_message_id: str) -> bytes | None:  # noqa: ARG002 - for subclasses
-        """The mail of that id, where this machine keeps it, as it was written (RFC 5322)."""
+    def kept_message(self, message_id: str) -> bytes | None:  # noqa: ARG002 - for subclasses
+        """The message with this id of the provider's, as RFC 5322 describes it, if it is here.
+
+        None where the provider keeps it elsewhere, or it is gone or cannot be read. Any text may
+        be asked for.
+        """
         return None
 
     def secret_texts(self) -> tuple[str, ...]:

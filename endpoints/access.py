@@ -1,17 +1,20 @@
-"""Who may see and do what: every function gives the domain, or raises what the caller is told.
+"""Who may see and do what: each function gives it, or raises what the caller is told.
 
 A request that shows a key is judged by that alone; for one that shows none, a session may do.
 """
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable
 
 from flask import g
 
 from browsable_api import request
 from email_services.config import EmailDomain
-from email_services.exceptions import KeyRefused, UnknownDomain
+from email_services.exceptions import KeyRefused, UnknownDomain, UnknownMessage
+from email_services.store import LoggedMessage
 from endpoints.bodies import KEY_FIELDS
 from endpoints.context import mailpool
 from endpoints.sessions import ROOT, Session, usable_session
@@ -60,6 +63,19 @@ def with_reading_key(name: str) -> EmailDomain:
     """The domain `name`, for someone who may read its messages."""
     needed = "The pool key of this domain or the root key is needed."
     return _opened(name, needed, may_read)
+
+
+def readable_message(name: str, message_id: str) -> LoggedMessage:
+    """The message of the domain `name` with that id, for someone who may read it.
+
+    Raises KeyRefused, UnknownDomain, UnknownMessage or StoreUnavailable.
+    """
+    domain = with_reading_key(name).email_domain
+    is_one = re.fullmatch(r"[0-9a-f]{32}", message_id)
+    found = is_one and mailpool.store.messages(domain, time.time(), message_id=message_id)
+    if not found:
+        raise UnknownMessage(message_id)
+    return found[0]
 
 
 def with_root_key(name: str) -> EmailDomain:

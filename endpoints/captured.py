@@ -1,113 +1,131 @@
-"""Messages that a service keeps on this machine: what they hold, and the answers that give it."""
+"""What is answered for a message that a service keeps on this server: in JSON, and as files.
+
+The files were written by anybody, and are shown at our own address: each has a policy under which
+nothing in it runs; as any answer of ours, the browser takes it for no other type.
+"""
 
 from __future__ import annotations
 
 import re
-import time
 from http import HTTPStatus
 from typing import Any, Final
 
-from markupsafe import escape
+from markupsafe import Markup
 from werkzeug.wrappers import Response
 
 from browsable_api import APIError
-from email_services.captured import CapturedMail
-from email_services.config import EmailDomain
-from email_services.exceptions import UnknownMessage
+from email_services.captured import read_captured
 from email_services.store import LoggedMessage
 from endpoints.answers import address_of
-from endpoints.context import mailpool, pool_of
+from endpoints.context import mailpool
 
-MAIL_POLICY: Final = (
-    "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; "
-    "base-uri 'none'; frame-ancestors 'self'"
+_SANDBOX: Final = "sandbox; default-src 'none'"
+_CONTENT_POLICY: Final = (
+    # Inline styles are what mail is made of; under default-src 'none' they fetch nothing.
+    f"{_SANDBOX}; style-src 'unsafe-inline'; img-src data:; "
+    "frame-ancestors 'self'; form-action 'none'; base-uri 'none'"
 )
-"""For HTML that somebody else wrote: an origin of its own, in which nothing runs, is fetched or is
-sent. Inline styles are what mail is made of, and can do none of that."""
+_TEXT_PAGE: Final = Markup(
+    '<!doctype html><title>The text</title><pre style="white-space: pre-wrap">\n{}</pre>'
+)
 
 
-def message_in_log(domain: EmailDomain, message_id: str) -> LoggedMessage:
-    """The message of the domain's log. Raises UnknownMessage."""
-    is_one = re.fullmatch(r"[0-9a-f]{32}", message_id)
-    name = domain.email_domain
-    found = is_one and mailpool.store.messages(name, time.time(), message_id=message_id)
-    if not found:
-        raise UnknownMessage(message_id)
-    return found[0]
-
-
-def captured_as_dict(domain: EmailDomain, message: LoggedMessage) -> dict[str, Any] | None:
-    """What the mail holds and where to see it; None where this machine does not keep it."""
-    mail = _mail(domain, message)
-    if mail is None:
+def captured_as_dict(message: LoggedMessage) -> dict[str, Any] | None:
+    """The message itself, or None where it is not here."""
+    raw = _kept(message)
+    if raw is None:
         return None
-    at = {"email_domain": domain.email_domain, "message_id": message.message_id}
+    captured = read_captured(raw)
+    names = {"email_domain": message.email_domain, "message_id": message.message_id}
     return {
-        "headers": [{"name": name, "value": value} for name, value in mail.headers],
-        "text": mail.text,
-        "content_url": address_of("content", **at),
-        "source_url": address_of("source", **at),
-        "files": [
+        "headers": [{"name": name, "value": value} for name, value in captured.headers],
+        "text": captured.text,
+        "content_url": address_of("message_content", **names),
+        "source_url": address_of("message_source", **names),
+        "attachments": [
             {
                 "filename": file.filename,
                 "content_type": file.content_type,
                 "bytes": len(file.content),
-                "url": address_of("file", number=str(number), **at),
+                "url": address_of("message_file", **names, number=str(number)),
             }
-            for number, file in enumerate(mail.files, 1)
+            for number, file in enumerate(captured.files, 1)
         ],
     }
 
 
-def content_answer(domain: EmailDomain, message_id: str) -> Response:
-    """The mail's HTML, or its text as HTML, for a frame. Raises UnknownMessage and APIError."""
-    mail = _kept(domain, message_id)
-    return html_of_others(mail.html or f"<pre>{escape(mail.text)}</pre>")
+def content_answer(message: LoggedMessage) -> Response:
+    """The HTML, or the text as HTML where there is none. Raises APIError (404)."""
+    captured = read_captured(_found(message))
+    return html_answer(captured.html or _TEXT_PAGE.format(captured.text))
 
 
-def source_answer(domain: EmailDomain, message_id: str) -> Response:
-    """The mail as it is kept. Raises UnknownMessage and APIError."""
-    return _sandboxed(Response(_kept(domain, message_id).source, mimetype="text/plain"))
+def html_answer(html: str) -> Response:
+    """HTML that anybody wrote, for a frame of our own page."""
+    content = _disconnected(html).encode("utf-8", "replace")
+    return _file(content, "text/html; charset=utf-8", _CONTENT_POLICY)
 
 
-def file_answer(domain: EmailDomain, message_id: str, number: int) -> Response:
-    """A file in the mail, to be saved. Raises UnknownMessage and APIError."""
-    files = _kept(domain, message_id).files
-    if not 1 <= number <= len(files):
+def source_answer(message: LoggedMessage) -> Response:
+    """The message as it is. Raises APIError (404)."""
+    return _file(_found(message), "text/plain; charset=utf-8", _SANDBOX)
+
+
+def file_answer(message: LoggedMessage, number: str) -> Response:
+    """A file of the message, to be saved under its name. Raises APIError (404)."""
+    files = read_captured(_found(message)).files
+    if not re.fullmatch("[1-9][0-9]{0,5}", number) or int(number) > len(files):
         raise APIError(HTTPStatus.NOT_FOUND, "The message has no such file.")
-    # Never its own type: a browser might show it, and what it is was said by whoever sent it.
-    response = Response(files[number - 1].content, mimetype="application/octet-stream")
-    response.headers.set(
-        "Content-Disposition", "attachment", filename=_one_line(files[number - 1].filename)
-    )
-    return _sandboxed(response)
+    file = files[int(number) - 1]
+    answer = _file(file.content, "application/octet-stream", _SANDBOX)
+    answer.headers.set("Content-Disposition", "attachment", filename=file.filename)
+    return answer
 
 
-def html_of_others(html: str) -> Response:
-    """HTML that somebody else wrote, in `MAIL_POLICY`."""
-    return _sandboxed(Response(html.encode("utf-8", "replace"), mimetype="text/html"))
-
-
-def _sandboxed(response: Response) -> Response:
-    response.headers["Content-Security-Policy"] = MAIL_POLICY
-    response.headers["Referrer-Policy"] = "no-referrer"
-    return response
-
-
-def _one_line(filename: str) -> str:
-    return re.sub(r"[\x00-\x1f\x7f/\\]", "_", filename)
-
-
-def _kept(domain: EmailDomain, message_id: str) -> CapturedMail:
-    mail = _mail(domain, message_in_log(domain, message_id))
-    if mail is None:
-        raise APIError(HTTPStatus.NOT_FOUND, "This server does not keep the content of it.")
-    return mail
-
-
-def _mail(domain: EmailDomain, message: LoggedMessage) -> CapturedMail | None:
-    service = pool_of(domain).services.get(message.service_used or "")
+def _kept(message: LoggedMessage) -> bytes | None:
+    service = mailpool.pools[message.email_domain].services.get(message.service_used or "")
     if service is None or message.service_message_id is None:
         return None
-    source = service.kept(message.service_message_id)
-    return None if source is None else CapturedMail.parse(source)
+    return service.kept_message(message.service_message_id)
+
+
+def _found(message: LoggedMessage) -> bytes:
+    raw = _kept(message)
+    if raw is None:
+        raise APIError(HTTPStatus.NOT_FOUND, _why_not(message))
+    return raw
+
+
+def _why_not(message: LoggedMessage) -> str:
+    if message.service_used is None:
+        return "No service has taken this message."
+    service = mailpool.pools[message.email_domain].services.get(message.service_used)
+    if service is None or not service.keeps_messages:
+        return "The provider keeps this message, not this server."
+    return "The message is no longer there: it was moved or deleted."
+
+
+_TAGS_THAT_CONNECT: Final = re.compile(
+    r"<(?=(?:link|iframe|frame|fencedframe|object|embed)[\s/>])", re.IGNORECASE
+)
+
+
+def _disconnected(html: str) -> str:
+    """The HTML without what has a browser connect to elsewhere, though it may fetch nothing there.
+
+    Chromium does so for a frame before it asks the policy; `<link rel="preconnect">` is for that.
+    A tag is renamed wherever it looks like one: a "<" and a name are one to no browser otherwise.
+    """
+    return _TAGS_THAT_CONNECT.sub("<no-", html)
+
+
+def _file(content: bytes, content_type: str, policy: str) -> Response:
+    return Response(
+        content,
+        content_type=content_type,
+        headers={
+            "Content-Security-Policy": policy,
+            "Referrer-Policy": "no-referrer",
+            "X-DNS-Prefetch-Control": "off",
+        },
+    )

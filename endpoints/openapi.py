@@ -153,9 +153,9 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
         shapes.Messages, POOL_OR_ROOT, query=MessageFilter, leads_to="/messages/0/message_id"
     ),
     ("message", "GET"): Operation(shapes.MessageInFull, POOL_OR_ROOT),
-    ("content", "GET"): Operation({HTTPStatus.OK: ("text/html",)}, POOL_OR_ROOT),
-    ("source", "GET"): Operation({HTTPStatus.OK: ("text/plain",)}, POOL_OR_ROOT),
-    ("file", "GET"): Operation(
+    ("message_content", "GET"): Operation({HTTPStatus.OK: ("text/html",)}, POOL_OR_ROOT),
+    ("message_source", "GET"): Operation({HTTPStatus.OK: ("text/plain",)}, POOL_OR_ROOT),
+    ("message_file", "GET"): Operation(
         {HTTPStatus.OK: ("application/octet-stream",)},
         POOL_OR_ROOT,
         headers=("Content-Disposition",),
@@ -273,7 +273,7 @@ _PARAMETERS: Final[Mapping[str, Schema]] = {
         "name": "number",
         "in": "path",
         "required": True,
-        "description": "Which of the `files`, counted from 1.",
+        "description": "Which of the `attachments`, counted from 1.",
         "schema": {"type": "string", "pattern": "^[1-9][0-9]{0,8}$"},
         "example": "1",
     },

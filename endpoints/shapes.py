@@ -266,7 +266,7 @@ class Header(Shape):
     value: str = Field(description="What it says, decoded.")
 
 
-class File(Shape):
+class CapturedFile(Shape):
     """A file in a mail."""
 
     filename: str = Field(description="Its name.")
@@ -282,7 +282,7 @@ class Captured(Shape):
     text: str = Field(description='Its text, or "".')
     content_url: str = Field(description="What its reader sees.")
     source_url: str = Field(description="All of it.")
-    files: list[File] = Field(description="Its files.")
+    attachments: list[CapturedFile] = Field(description="Its files, images too.")
 
 
 class MessageInFull(Message):

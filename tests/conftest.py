@@ -2,18 +2,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
+import shutil
 import tempfile
 
 import pytest
 from contract import PROVIDER_KEY, make_message, make_service  # noqa: F401 - for tests to take
 from messages import PLAIN  # noqa: F401 - likewise
+from playwright.sync_api import sync_playwright
 from sqlalchemy import create_engine, text
 from standins import StandIn, answer
 
 from app import create_app
 from email_services.config import load_config
 from email_services.store import Store
+
+NO_NETWORK = ["--disable-background-networking", "--disable-component-update", "--no-sandbox"]
 
 ROOT_KEY = "root-key-of-this-server"
 POOL_KEY = "pool-key-of-example.com"
@@ -96,6 +101,19 @@ def make_app(tmp_path, monkeypatch):
 @pytest.fixture
 def client(make_app, config):
     return make_app(config).test_client()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = shutil.which("chromium")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail("CI has a browser")
+        pytest.skip("there is no chromium")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=NO_NETWORK)
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="session")

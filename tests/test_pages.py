@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import subprocess
 from collections.abc import Iterator
 
@@ -14,23 +13,8 @@ import pytest
 import requests
 from axe_playwright_python.sync_playwright import Axe
 from conftest import OTHER_POOL_KEY, POOL_KEY, ROOT_KEY, make_config
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from servers import Server
-
-NO_NETWORK = ["--disable-background-networking", "--disable-component-update", "--no-sandbox"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = shutil.which("chromium")
-    if path is None:
-        if os.environ.get("CI"):
-            pytest.fail("CI has a browser")
-        pytest.skip("there is no chromium")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=NO_NETWORK)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

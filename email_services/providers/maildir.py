@@ -7,7 +7,6 @@ import re
 import secrets
 import socket
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from pydantic import Field
@@ -17,9 +16,6 @@ from email_services.capabilities import Capabilities
 from email_services.exceptions import ServiceUnavailable
 from email_services.message import EmailMessage
 from email_services.mime import build_mime
-
-_NAME = re.compile(r"[^./:\0][^/:\0]{0,250}")
-"""A name in a folder, which leads to no other."""
 
 
 class MaildirSettings(ServiceSettings):
@@ -40,6 +36,7 @@ class Maildir(AbstractEmailService):
     provider = "maildir"
     Settings = MaildirSettings
     capabilities = Capabilities(tracking=False, schedule_days=0)
+    keeps_messages = True
     settings: MaildirSettings
 
     def send(self, message: EmailMessage, timeout: float) -> Acceptance:  # noqa: ARG002 - a file does not wait
@@ -59,17 +56,22 @@ class Maildir(AbstractEmailService):
             raise ServiceUnavailable(f"The Maildir cannot be written: {error.strerror}.") from None
         return Acceptance(name)
 
-    def kept(self, service_message_id: str) -> bytes | None:
-        """The file, in new/ or, once a mail program has seen it, in cur/ with its flags."""
-        if not _NAME.fullmatch(service_message_id):
+    def kept_message(self, message_id: str) -> bytes | None:
+        """The file of that name; a mail program moves it to `cur/` and adds flags, as ":2,S"."""
+        if not re.fullmatch(r"[^/:\0]+", message_id) or message_id in {".", ".."}:
             return None
-        with suppress(OSError):
-            return (self.settings.path / "new" / service_message_id).read_bytes()
-        with suppress(OSError):
-            for path in (self.settings.path / "cur").iterdir():
-                if path.name.partition(":")[0] == service_message_id:
-                    return path.read_bytes()
-        return None
+        try:
+            return self._file(message_id).read_bytes()
+        except (OSError, UnicodeEncodeError):  # gone, not ours to read; no name for a file
+            return None
+
+    def _file(self, name: str) -> Path:
+        """Where the file is now; as long as it is in neither folder, where it was put."""
+        new = self.settings.path / "new" / name
+        if new.is_file():
+            return new
+        seen = (self.settings.path / "cur").iterdir()
+        return next((file for file in seen if file.name.partition(":")[0] == name), new)
 
 
 def _private(path: str, flags: int) -> int:
