@@ -153,7 +153,7 @@ def test_the_partial_shows_a_message_without_leaving_the_page(page, make_app, co
     page.set_content(html)
     assert page.locator("iframe").get_attribute("sandbox") == ""
     assert page.locator("pre").text_content() == "\n<b>text</b>"
-    assert page.locator("td").text_content() == "<script>alert(1)</script>"
+    assert page.locator("dd").text_content() == "<script>alert(1)</script>"
     assert page.get_by_role("link", name='"><b>x').get_attribute("href") == "/files/1"
-    assert page.locator("li small").inner_text() == "text/<b>, 2.0 kB"
+    assert page.locator("li .quiet").inner_text() == "text/<b>, 2.0 kB"
     assert page.locator("script, b, [style]").count() == 0
