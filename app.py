@@ -165,7 +165,7 @@ def show_domain(email_domain: str) -> ResponseReturnValue:
 
 
 @views.route("/<domain:email_domain>/send", methods=["GET", "POST"])
-@takes(PoolKey, EmailMessage)
+@takes(PoolKey, EmailMessage, once=True)
 @shown_in("send.html")
 def send(email_domain: str) -> ResponseReturnValue:
     """Send a message.
@@ -221,7 +221,7 @@ def send(email_domain: str) -> ResponseReturnValue:
 
 
 @views.route("/<domain:email_domain>/<service>/send", methods=["GET", "POST"])
-@takes(PoolKey, EmailMessage)
+@takes(PoolKey, EmailMessage, once=True)
 @shown_in("send.html")
 def send_through(email_domain: str, service: str) -> ResponseReturnValue:
     """Send through one service.
@@ -237,7 +237,7 @@ def send_through(email_domain: str, service: str) -> ResponseReturnValue:
 
 
 @views.route("/<domain:email_domain>/<service>/fail", methods=["GET", "POST"])
-@takes(RootKey, Failure, button="Switch")
+@takes(RootKey, Failure, button="")
 @shown_in("fail.html")
 def fail(email_domain: str, service: str) -> ResponseReturnValue:
     """Simulated failure.
@@ -296,7 +296,7 @@ def health(email_domain: str, service: str) -> ResponseReturnValue:
 def messages(email_domain: str) -> ResponseReturnValue:
     """Messages.
 
-    What was sent, newest first. Bodies are not kept.
+    What was sent, newest first. The log keeps no bodies; a `maildir` service keeps the mail itself.
 
     It takes the pool key of the domain, or the root key, as `Authorization: Bearer KEY`.
 

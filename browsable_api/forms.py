@@ -21,7 +21,8 @@ class FormField:
     """One field of a form.
 
     label: for people; `name` is for programs. widget: "text", "password", "textarea", "html" (one
-    with a preview), "addresses", "select", "files", or "button" (one more to send the form with).
+    with a preview), "addresses", "select", "files", or "buttons" (to send the form
+    with, one for each option).
     is_folded: whether few need it. options: values and labels, for a select. problem: what was
     wrong with it the last time, or "".
     """
@@ -37,15 +38,19 @@ class FormField:
     problem: str
 
 
-def takes(*models: type[BaseModel], button: str = "Send") -> Callable[[_View], _View]:
+def takes(
+    *models: type[BaseModel], button: str = "Send", once: bool = False
+) -> Callable[[_View], _View]:
     """Declare what a view's POST takes: the fields of `models`, in that order.
 
-    button: what the page's form is sent with.
+    button: what the page's form is sent with. once: whether the form holds a key that stands for an
+    Idempotency-Key, which the view heeds.
     """
 
     def decorate(view: _View) -> _View:
         view.models = models  # type: ignore[attr-defined]
         view.button = button  # type: ignore[attr-defined]
+        view.once = once  # type: ignore[attr-defined]
         return view
 
     return decorate
@@ -121,7 +126,11 @@ def _fields(
 def _field(name: str, info: FieldInfo, value: Any, problems: Mapping[str, str]) -> FormField:
     extra = _extra(info)
     widget = str(extra.get("widget", "text"))
-    found = [problem for path, problem in problems.items() if path.partition(".")[0] == name]
+    found = [
+        _of_item(path, problem)
+        for path, problem in problems.items()
+        if path.partition(".")[0] == name
+    ]
     return FormField(
         name,
         info.title or name.replace("_", " ").capitalize(),
@@ -132,6 +141,14 @@ def _field(name: str, info: FieldInfo, value: Any, problems: Mapping[str, str]) 
         tuple(extra.get("options", {}).items()),
         "" if widget == "password" else _as_text(value),
         " ".join(found),
+    )
+
+
+def _of_item(path: str, problem: str) -> str:
+    """The problem, with which item of a list has it, as people count."""
+    number = path.split(".")[1:2]
+    return (
+        f"Number {int(number[0]) + 1}: {problem}" if number and number[0].isdecimal() else problem
     )
 
 

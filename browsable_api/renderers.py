@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Collection
+from dataclasses import replace
 from functools import cache
 from http import HTTPStatus
 from typing import Any
@@ -20,7 +22,7 @@ from pydantic_core import to_json
 
 from browsable_api.curl import curl_command
 from browsable_api.forms import FormField, filter_fields, filter_names, form_fields
-from browsable_api.request import JSON_FIELD, request
+from browsable_api.request import JSON_FIELD, ONCE_FIELD, request
 
 
 class JSONRenderer(BaseRenderer):  # type: ignore[misc]
@@ -46,10 +48,10 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
         view = current_app.view_functions[request.endpoint] if request.endpoint else _no_view
         title, lead, more = _documentation(view.__doc__ or "")
         problems = data.get("problems", {}) if isinstance(data, dict) else {}
-        fields = form_fields(view, request.form, problems)
+        fields = [_with_files(field) for field in form_fields(view, request.form, problems)]
         filters = filter_fields(view, request.query, problems)
         takes_post = "POST" in _allowed_methods()
-        shown = {field.name for field in (*fields, *filters)}
+        shown = {JSON_FIELD, *(field.name for field in (*fields, *filters))}
         page = render_template(
             getattr(view, "template", "page.html"),
             title=title,
@@ -69,6 +71,8 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
             fields_of=_fields_of,
             typed_json=_without(_secrets(fields), request.typed_json),
             json_field=JSON_FIELD,
+            once_field=ONCE_FIELD,
+            once_key=secrets.token_hex(16) if getattr(view, "once", False) else "",
             problems={path: (path.partition(".")[0] in shown, p) for path, p in problems.items()},
         )
         return _encode(page)
@@ -80,6 +84,16 @@ def pretty(data: Any) -> str:
         return to_json(data, indent=2).decode()  # ten times as fast as Python's own with an indent
     except ValueError:  # half a surrogate pair
         return json.dumps(data, ensure_ascii=False, indent=2)
+
+
+def _with_files(field: FormField) -> FormField:
+    """No browser fills in a file again: say which have to be chosen anew."""
+    names = ", ".join(request.file_names.get(field.name, ()))
+    return (
+        replace(field, problem=f"{field.problem} Choose again: {names}.".strip())
+        if names
+        else field
+    )
 
 
 def _fields_of(fields: list[FormField], **asked: Any) -> Markup:
@@ -104,12 +118,12 @@ def _secrets(fields: list[FormField]) -> set[str]:
     return passwords | set(current_app.config["SECRET_FIELDS"])
 
 
-def _without(secrets: set[str], typed: str | None) -> str | None:
+def _without(names: set[str], typed: str | None) -> str | None:
     """JSON as it was typed, perhaps with mistakes, but for what no page repeats."""
-    if typed is None or not secrets:
+    if typed is None or not names:
         return typed
-    names = "|".join(map(re.escape, secrets))
-    return re.sub(rf'"({names})"\s*:\s*"(?:[^"\\]|\\.)*"?', r'"\1": ""', typed)
+    any_name = "|".join(map(re.escape, names))
+    return re.sub(rf'"({any_name})"\s*:\s*"(?:[^"\\]|\\.)*"?', r'"\1": ""', typed)
 
 
 def here(url: str) -> str:

@@ -30,6 +30,9 @@ _FORMATS: Final = {"json": "application/json", "html": "text/html"}
 JSON_FIELD: Final = "_json"
 """A field of a form that holds all the others as one JSON object, for who would rather write it."""
 
+ONCE_FIELD: Final = "_once"
+"""A field of a form that stands for an Idempotency-Key: who loads the answer again does no more."""
+
 
 class Negotiation(BaseNegotiation):  # type: ignore[misc]
     """Content negotiation by quality and specificity, which Flask-API's own leaves out."""
@@ -101,6 +104,9 @@ class Request(APIRequest):  # type: ignore[misc]
             return {JSON_FIELD: self.typed_json}
         return {k: value for k, value in self.read_so_far.items() if not _holds_files(value)}
 
+    once_key: str | None = None
+    """What the form's ONCE_FIELD held, if it had one."""
+
     typed_json: str | None = None
     """What the form's JSON_FIELD held, if it had one."""
 
@@ -113,7 +119,11 @@ class Request(APIRequest):  # type: ignore[misc]
             for name, value in fields.items()
             if self.mimetype == "multipart/form-data" and _holds_files(value)
         }
-        if self.mimetype == "application/json" or not isinstance(fields.get(JSON_FIELD), str):
+        if self.mimetype == "application/json":
+            return fields
+        if isinstance(fields.get(ONCE_FIELD), str):
+            self.once_key = fields.pop(ONCE_FIELD)
+        if not isinstance(fields.get(JSON_FIELD), str):
             return fields
         self.typed_json = fields.pop(JSON_FIELD)
         self._fields = fields  # the keys among them, for the page that says what is wrong

@@ -314,9 +314,11 @@ class EmailMessage(BaseModel):
     )
     dry_run: Annotated[bool, Field(strict=False)] = Field(
         default=False,
-        title="Only say what would happen",
         description="Send nothing; say which services would be tried.",
-        json_schema_extra={"widget": "button"},
+        json_schema_extra={
+            "widget": "buttons",
+            "options": {"true": "Only say what would happen"},
+        },
     )
 
     _message_id: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)

@@ -131,15 +131,15 @@ def domain_as_dict(domain: EmailDomain) -> dict[str, Any]:
             service.name: service_as_dict(pool, service, states, with_keys)
             for service in pool.services.values()
         },
-        "last_hour": _last_hour(name),
+        "last_hour": _last_hour(pool),
         **last,
     }
 
 
-def _last_hour(email_domain: str) -> dict[str, Any]:
+def _last_hour(pool: PooledEmailService) -> dict[str, Any]:
     """How many messages of the last hour each service sent, and what became of the others."""
     now = time.time()
-    found = mailpool.store.outcomes(email_domain, now, now - 3600)
+    found = mailpool.store.outcomes(pool.email_domain, now, now - 3600)
     became = Counter(dict.fromkeys((NOT_SENT, UNKNOWN, IN_PROGRESS), 0))
     sent_by: Counter[str] = Counter()
     for service, outcome, number in found:
@@ -148,7 +148,8 @@ def _last_hour(email_domain: str) -> dict[str, Any]:
         else:
             became[outcome] += number
     others = {outcome.replace(" ", "_"): number for outcome, number in became.items()}
-    return {"sent_by": dict(sorted(sent_by.items())), **others}
+    order = [*pool.services, *sorted(set(sent_by) - set(pool.services))]
+    return {"sent_by": {name: sent_by[name] for name in order if sent_by[name]}, **others}
 
 
 def _last_messages(email_domain: str) -> list[dict[str, Any]]:

@@ -112,8 +112,8 @@ class Failure(BaseModel):
         False,
         description="On or off; without it, it is switched over.",
         json_schema_extra={
-            "widget": "select",
-            "options": {"": "switch it over", "true": "on", "false": "off"},
+            "widget": "buttons",
+            "options": {"true": "Start this failure", "false": "End it"},
         },
     )
     kind: DrillKind = Field(
@@ -261,17 +261,25 @@ def checked_batch(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def once(asked: object) -> Once | None:
     """The Idempotency-Key of a request that was checked, which asks for `asked`."""
-    key = request.headers.get("Idempotency-Key")
+    key = _idempotency_key(asked)
     return Once(key, fingerprint(asked)) if key is not None else None
 
 
 def once_each(asked: Mapping[int, object]) -> list[Once] | None:
     """The same for the messages of a batch, each with a key of its own, by its number."""
-    key = request.headers.get("Idempotency-Key")
+    key = _idempotency_key(list(asked.items()))
     if key is None:
         return None
     stem = hashlib.sha256(key.encode()).hexdigest()
     return [Once(f"{stem}.{number}", fingerprint(message)) for number, message in asked.items()]
+
+
+def _idempotency_key(asked: object) -> str | None:
+    """The header's, or one for this form as it was filled in: another message is another one."""
+    if request.once_key is None:
+        header: str | None = request.headers.get("Idempotency-Key")
+        return header
+    return hashlib.sha256(f"{request.once_key} {fingerprint(asked)}".encode()).hexdigest()
 
 
 def _problems_of_the_key() -> dict[str, str]:

@@ -637,6 +637,21 @@ def test_a_listing_counts_the_last_hour_for_all_and_shows_the_last_messages_to_r
     assert domain["last_messages"][0].items() <= in_full.items()
 
 
+def test_a_form_that_comes_twice_sends_once_and_one_filled_in_anew_sends_again(client):
+    form = {**PLAIN, "_once": "0123456789abcdef"}
+    first, again = (client.post("/example.com/send", data=form, headers=POOL) for _ in range(2))
+    assert (again.status_code, again.json) == (200, first.json)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    for changes in ({"subject": "Another"}, {"_once": "another"}):
+        other = client.post("/example.com/send", data={**form, **changes}, headers=POOL)
+        assert other.json["message_id"] != first.json["message_id"]
+    batch = {"_json": json.dumps({"messages": [PLAIN, PLAIN]}), "_once": "x"}
+    first, again = (client.post("/example.com/send", data=batch, headers=POOL) for _ in range(2))
+    assert again.json == first.json
+    told = client.post("/example.com/send", json=form, headers=POOL)
+    assert told.json["problems"].keys() == {"_once"}, "programs have the header"
+
+
 OURS = {"Sec-Fetch-Site": "same-origin"}
 
 

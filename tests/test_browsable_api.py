@@ -316,7 +316,7 @@ def test_what_was_typed_stays_but_for_a_password_and_problems_are_at_their_field
     assert '<option value="l" selected>' in html
     assert "unseen" not in html
     assert '<strong class="problem" id="colour-problem">Not &lt;this&gt; one.</strong>' in html
-    assert '<strong class="problem" id="text-problem">Nor that.</strong>' in html
+    assert '<strong class="problem" id="text-problem">Number 2: Nor that.</strong>' in html
     assert 'aria-describedby="colour-help colour-problem"' in html
 
 
