@@ -652,6 +652,27 @@ def test_a_form_that_comes_twice_sends_once_and_one_filled_in_anew_sends_again(c
     assert told.json["problems"].keys() == {"_once"}, "programs have the header"
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        '{"subject": "Typed", "pool_api_key": "se\\"cret", "x": }',
+        '{"subject": "Typed", "root_api_key" :"secret',
+        '{"subject": "Typed", "pool_api_key":"secret"}',
+    ],
+)
+def test_a_key_typed_into_the_json_of_a_form_is_not_repeated_on_its_page(typed, client):
+    answer = client.post("/example.com/send", data={"_json": typed}, headers={"Accept": BROWSER})
+    assert "Typed" in answer.text
+    assert "cret" not in answer.text
+
+
+def test_what_a_filters_form_leaves_empty_is_no_filter(client):
+    client.post("/example.com/send", json=PLAIN, headers=POOL)
+    query = "recipient=&outcome=&service=&since=&until=&limit="
+    answer = client.get(f"/example.com/messages?{query}", headers=POOL)
+    assert len(answer.json["messages"]) == 1
+
+
 OURS = {"Sec-Fetch-Site": "same-origin"}
 
 
