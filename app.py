@@ -54,6 +54,7 @@ from endpoints.bodies import (
     KEY_FIELDS,
     TOKEN_FIELD,
     AnyKey,
+    Batch,
     Failure,
     MessageFilter,
     Nothing,
@@ -165,7 +166,7 @@ def show_domain(email_domain: str) -> ResponseReturnValue:
 
 
 @views.route("/<domain:email_domain>/send", methods=["GET", "POST"])
-@takes(PoolKey, EmailMessage, once=True)
+@takes(PoolKey, EmailMessage, once=True, also=(Batch,))
 @shown_in("send.html")
 def send(email_domain: str) -> ResponseReturnValue:
     """Send a message.
@@ -221,7 +222,7 @@ def send(email_domain: str) -> ResponseReturnValue:
 
 
 @views.route("/<domain:email_domain>/<service>/send", methods=["GET", "POST"])
-@takes(PoolKey, EmailMessage, once=True)
+@takes(PoolKey, EmailMessage, once=True, also=(Batch,))
 @shown_in("send.html")
 def send_through(email_domain: str, service: str) -> ResponseReturnValue:
     """Send through one service.

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 from flask import current_app
 from werkzeug.wrappers import Response
 
+from browsable_api.forms import filter_names
 from browsable_api.request import FORMAT, request
 
 PREFLIGHT_SECONDS: Final = 600
@@ -91,5 +92,7 @@ def kept_by_clients(body: str, media_type: str) -> Response:
 
 
 def _same_in_json() -> str:
-    query = [pair for pair in request.args.items(multi=True) if pair[0] != FORMAT]
+    view = current_app.view_functions.get(request.endpoint or "")
+    names = filter_names(view) if view else ()  # elsewhere may be a key, by mistake
+    query = [pair for pair in request.args.items(multi=True) if pair[0] in names]
     return f"{quote(request.script_root + request.path)}?{urlencode([*query, (FORMAT, 'json')])}"

@@ -3,46 +3,63 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from browsable_api.request import Request
 
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
 
 def curl_command(
-    request: Request, asked: Collection[str], secrets: Collection[str], key_name: str
+    request: Request, asked: Collection[str], known: Collection[str], key_name: str
 ) -> str:
     """The request as a curl command, whose answer is the page's in JSON.
 
-    asked: what of the query is repeated; there may be a key in it by mistake. secrets: names of
-    fields that are left out. key_name: the variable of the shell that holds the
-    key which the request needs, or "".
+    asked, known: what of the query and of the body is repeated; elsewhere may be a key, by mistake.
+    key_name: the variable of the shell that holds the key which the request needs, or "".
     """
     query = {name: value for name, value in request.args.items() if name in asked}
-    words = ["curl", shlex.quote(request.base_url + (f"?{urlencode(query)}" if query else ""))]
+    words = ["curl", _quoted(request.base_url + (f"?{urlencode(query)}" if query else ""))]
     if request.method == "POST":
         words += ["-X", "POST"]
     if key_name:
         words += ["-H", f'"Authorization: Bearer ${key_name}"']
     if request.method == "POST":
         given = request.read_so_far.items()
-        words += _body(request, {name: value for name, value in given if name not in secrets})
+        fields = {name: value for name, value in given if name in known}
+        files = {name: files for name, files in request.file_names.items() if name in known}
+        words += _body(fields, files)
     return " ".join(words)
 
 
-def _body(request: Request, fields: Mapping[str, Any]) -> list[str]:
-    if not request.file_names:
+def _quoted(text: str) -> str:
+    """As one word of bash, of characters that a terminal takes for nothing but text."""
+    if not _CONTROLS.search(text):
+        return shlex.quote(text)
+    escaped = text.replace("\\", r"\\").replace("'", r"\'")
+    return "$'" + _CONTROLS.sub(_in_hexadecimal, escaped) + "'"
+
+
+def _in_hexadecimal(found: re.Match[str]) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in found[0].encode())
+
+
+def _body(fields: Mapping[str, Any], files: Mapping[str, list[str]]) -> list[str]:
+    if not files:
         body = json.dumps(fields, ensure_ascii=False)
-        json_type = shlex.quote("Content-Type: application/json")
-        return ["-H", json_type, "-d", shlex.quote(body)] if fields else []
+        json_type = _quoted("Content-Type: application/json")
+        return ["-H", json_type, "-d", _quoted(body)] if fields else []
     words = []
     for name, value in fields.items():
         for one in value if isinstance(value, list) else [value]:
-            if name not in request.file_names:
-                words += ["--form-string", shlex.quote(f"{name}={one}")]
-    for name, files in request.file_names.items():
-        for file in files:
-            words += ["-F", shlex.quote(f"{name}=@{json.dumps(file, ensure_ascii=False)}")]
+            if name not in files:
+                words += ["--form-string", _quoted(f"{name}={one}")]
+    for name, names in files.items():
+        for file in names:
+            base = file.replace("\\", "/").rpartition("/")[2]  # a file here, not one somewhere
+            words += ["-F", _quoted(f"{name}=@{json.dumps(base, ensure_ascii=False)}")]
     return words

@@ -39,17 +39,21 @@ class FormField:
 
 
 def takes(
-    *models: type[BaseModel], button: str = "Send", once: bool = False
+    *models: type[BaseModel],
+    button: str = "Send",
+    once: bool = False,
+    also: tuple[type[BaseModel], ...] = (),
 ) -> Callable[[_View], _View]:
     """Declare what a view's POST takes: the fields of `models`, in that order.
 
     button: what the page's form is sent with. once: whether the form holds a key that stands for an
-    Idempotency-Key, which the view heeds.
+    Idempotency-Key, which the view heeds. also: what JSON may hold instead.
     """
 
     def decorate(view: _View) -> _View:
         view.models = models  # type: ignore[attr-defined]
         view.button = button  # type: ignore[attr-defined]
+        view.also = also  # type: ignore[attr-defined]
         view.once = once  # type: ignore[attr-defined]
         return view
 
@@ -99,6 +103,12 @@ def filter_fields(
     """The same for what filters a list."""
     model = getattr(view, "filter_model", None)
     return _fields((model,), typed, problems) if model else []
+
+
+def body_names(view: Callable[..., Any]) -> set[str]:
+    """All that a view's POST takes."""
+    models = (*getattr(view, "models", ()), *getattr(view, "also", ()))
+    return {name for model in models for name in model.model_fields}
 
 
 def filter_names(view: Callable[..., Any]) -> Collection[str]:

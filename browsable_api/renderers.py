@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 from pydantic_core import to_json
 
 from browsable_api.curl import curl_command
-from browsable_api.forms import FormField, filter_fields, filter_names, form_fields
+from browsable_api.forms import FormField, body_names, filter_fields, filter_names, form_fields
 from browsable_api.request import JSON_FIELD, ONCE_FIELD, request
 
 
@@ -63,7 +63,12 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
             data=data,
             is_ok=options["status_code"] < HTTPStatus.BAD_REQUEST,
             json=_linked(pretty(data)),
-            curl=curl_command(request, filter_names(view), _secrets(fields), g.get("key_name", "")),
+            curl=curl_command(
+                request,
+                filter_names(view),
+                body_names(view) - _secrets(fields),
+                g.get("key_name", ""),
+            ),
             fields=fields if takes_post else [],
             filters=filters,
             button=getattr(view, "button", "Send"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import quote
 
 from markupsafe import Markup
 from werkzeug.wrappers import Response
@@ -78,7 +79,10 @@ def file_answer(message: LoggedMessage, number: str) -> Response:
         raise APIError(HTTPStatus.NOT_FOUND, "The message has no such file.")
     file = files[int(number) - 1]
     answer = _file(file.content, "application/octet-stream", _SANDBOX)
-    answer.headers.set("Content-Disposition", "attachment", filename=file.filename)
+    plain = file.filename.encode("ascii", "replace").decode().replace("?", "_")
+    in_full = quote(file.filename, safe="")  # RFC 6266; a header is in Latin-1
+    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{in_full}"
+    answer.headers["Content-Disposition"] = disposition
     return answer
 
 

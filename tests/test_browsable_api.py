@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
 from html import unescape
 from io import BytesIO
 from urllib.parse import quote
@@ -340,6 +341,24 @@ def test_the_command_repeats_the_request_but_for_what_is_secret(client):
         *("-F", 'text=@"a b;c.txt"'),
     ]
     assert command_in(page(client, "/things", method="GET")) == ["curl", "http://localhost/things"]
+
+
+@pytest.mark.parametrize("character", ["\x15", "\x1b", "\n", "\x85", "\u202e", "\x7f"])
+def test_a_terminal_takes_the_command_for_nothing_but_text(character, client):
+    text = f"a'\\{character}touch x #"
+    typed = {"colour": text, "text": (BytesIO(b"x"), "a.txt")}
+    html = page(client, "/wrong", data=typed, content_type="multipart/form-data")
+    command = unescape(re.search(r'<pre [^>]*id="curl"[^>]*>(.*?)</pre>', html).group(1))
+    assert character not in command
+    echoed = f"curl() {{ printf '%s' \"$5\"; }}; {command}"
+    shown = subprocess.run(["bash", "-c", echoed], capture_output=True, check=True).stdout
+    assert shown.decode() == f"colour={text}"
+
+
+def test_the_command_names_no_field_that_is_not_taken_and_no_file_elsewhere(client):
+    files = {"text": (BytesIO(b"x"), "../.ssh/id_rsa"), "other=@/etc/hosts;a": (BytesIO(b"x"), "b")}
+    html = page(client, "/wrong", data={**files, "key": "seen"}, content_type="multipart/form-data")
+    assert command_in(html)[4:] == ["-F", 'text=@"id_rsa"']
 
 
 def test_addresses_of_this_server_are_links_and_others_are_not(client):
