@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-FOR_FORMS: Final = ("widget", "folded", "options")
+FOR_FORMS: Final = ("widget", "folded", "help", "options")
 """What a field of a model may say, in `json_schema_extra`, of how a form asks for it."""
 
 _View = TypeVar("_View", bound=Callable[..., Any])
@@ -144,7 +144,7 @@ def _field(name: str, info: FieldInfo, value: Any, problems: Mapping[str, str]) 
     return FormField(
         name,
         info.title or name.replace("_", " ").capitalize(),
-        info.description or "",
+        str(extra.get("help", info.description or "")),
         info.is_required(),
         widget,
         bool(extra.get("folded")),

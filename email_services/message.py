@@ -184,14 +184,15 @@ _BodyText = Annotated[str, BeforeValidator(_absent_if_none), AfterValidator(body
 
 # Each with how a form asks for it; what few messages need is folded away there.
 _FOLDED: Final[dict[str, Any]] = {"folded": True}
+_LINES: Final = {"widget": "textarea", "help": "One name: value on each line.", **_FOLDED}
 
 
-def _addresses(title: str, description: str) -> Any:
+def _addresses(title: str, description: str, **extra: Any) -> Any:
     return Field(
         default_factory=list,
         title=title,
         description=description,
-        json_schema_extra={"widget": "addresses"},
+        json_schema_extra={"widget": "addresses", **extra},
     )
 
 
@@ -206,7 +207,7 @@ def _pairs(description: str, limit: int) -> Any:
         default_factory=dict,
         description=description,
         max_length=limit,
-        json_schema_extra={"widget": "textarea", **_FOLDED},
+        json_schema_extra=_LINES,
     )
 
 
@@ -247,7 +248,9 @@ class EmailMessage(BaseModel):
         default="", title="From name", description="The sender's display name."
     )
     to_recipients: list[Mailbox] = _addresses(
-        "To", "Who it is for: one address or a list; Ada <ada@example.org> gives a name."
+        "To",
+        "Who it is for: one address or a list; Ada <ada@example.org> gives a name.",
+        help="One address or several, with commas; Ada <ada@example.org> gives a name.",
     )
     to_cc: list[Mailbox] = _addresses("Cc", "Who gets a copy.")
     to_bcc: list[Mailbox] = _addresses("Bcc", "Who gets a copy that nobody else knows of.")
@@ -265,14 +268,15 @@ class EmailMessage(BaseModel):
         "textarea",
         "The plain text. A message has this, html_body, or both; without it, the HTML is read.",
     )
-    html_body: _BodyText = _body("HTML", "html", "The HTML.")
+    html_body: _BodyText = _body("HTML", "html", "The HTML, for those who see it.")
     attachments: Annotated[list[Attachment], BeforeValidator(_empty_if_none)] = _files(
-        "Files: filename, content in base64, content_type."
+        "Files: filename, content in base64, content_type.", help="Files that go with it."
     )
     inline: Annotated[
         list[InlineImage], BeforeValidator(_empty_if_none), AfterValidator(_no_two_content_ids)
     ] = _files(
         "Images that the HTML shows as cid:CONTENT_ID; like attachments, with content_id.",
+        help="Images that the HTML shows as cid:FILENAME.",
         **_FOLDED,
     )
     headers: Annotated[dict[str, str], BeforeValidator(_mapping), AfterValidator(_headers)] = (
@@ -282,7 +286,7 @@ class EmailMessage(BaseModel):
         default_factory=list,
         description="What the provider's statistics call it.",
         max_length=MAX_TAGS,
-        json_schema_extra=_FOLDED,
+        json_schema_extra={"help": "For the provider's statistics, with commas.", **_FOLDED},
     )
     metadata: Annotated[dict[str, str], BeforeValidator(_mapping), AfterValidator(_metadata)] = (
         _pairs("What the provider's events give back.", MAX_METADATA)
@@ -306,7 +310,7 @@ class EmailMessage(BaseModel):
         default=None,
         description="What to put for each {{name}} in the subject and the bodies.",
         max_length=MAX_SUBSTITUTIONS,
-        json_schema_extra={"widget": "textarea", **_FOLDED},
+        json_schema_extra=_LINES,
     )
     on_unknown: Annotated[OnUnknown | None, BeforeValidator(_none_if_empty)] = _choice(
         "After an attempt that may have been accepted: failover or stop.",
