@@ -382,6 +382,17 @@ def test_the_command_shown_gives_the_answer_shown(page, server):
     assert json.loads(done.stdout) == json.loads(answer_of(page))
 
 
+def test_the_command_and_the_json_are_copied(browser, server):
+    with opened_page(browser, server) as page:
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.goto("/healthz")
+        for button, part in (("Copy the command", "#curl"), ("Copy the JSON", "#json")):
+            press(page, button)
+            page.get_by_text("Copied").first.wait_for()
+            copied = page.evaluate("navigator.clipboard.readText()")
+            assert copied == page.locator(part).inner_text()
+
+
 # What every page keeps to
 
 PAGES = (
