@@ -48,7 +48,9 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
         view = current_app.view_functions[request.endpoint] if request.endpoint else _no_view
         title, lead, more = _documentation(view.__doc__ or "")
         problems = data.get("problems", {}) if isinstance(data, dict) else {}
-        fields = [_with_files(field) for field in form_fields(view, request.form, problems)]
+        fields = form_fields(view, request.form, problems)
+        if request.file_names:
+            fields = [_with_files(field) for field in fields]
         filters = filter_fields(view, request.query, problems)
         takes_post = "POST" in _allowed_methods()
         shown = {JSON_FIELD, *(field.name for field in (*fields, *filters))}
