@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -157,10 +158,8 @@ def _field(name: str, info: FieldInfo, value: Any, problems: Mapping[str, str]) 
 
 def _of_item(path: str, problem: str) -> str:
     """The problem, with which item of a list has it, as people count."""
-    number = path.split(".")[1:2]
-    return (
-        f"Number {int(number[0]) + 1}: {problem}" if number and number[0].isdecimal() else problem
-    )
+    item = re.fullmatch(r"[^.]+\.([0-9]{1,6})(\..*)?", path, re.DOTALL)
+    return f"Number {int(item[1]) + 1}: {problem}" if item else problem
 
 
 def _extra(info: FieldInfo) -> dict[str, Any]:
