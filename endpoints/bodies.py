@@ -261,25 +261,26 @@ def checked_batch(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def once(asked: object) -> Once | None:
     """The Idempotency-Key of a request that was checked, which asks for `asked`."""
-    key = _idempotency_key(asked)
-    return Once(key, fingerprint(asked)) if key is not None else None
+    if request.once_key is None and "Idempotency-Key" not in request.headers:
+        return None
+    mark = fingerprint(asked)
+    return Once(_idempotency_key(mark), mark)
 
 
 def once_each(asked: Mapping[int, object]) -> list[Once] | None:
     """The same for the messages of a batch, each with a key of its own, by its number."""
-    key = _idempotency_key(list(asked.items()))
-    if key is None:
+    if request.once_key is None and "Idempotency-Key" not in request.headers:
         return None
-    stem = hashlib.sha256(key.encode()).hexdigest()
-    return [Once(f"{stem}.{number}", fingerprint(message)) for number, message in asked.items()]
+    marks = {number: fingerprint(message) for number, message in asked.items()}
+    stem = hashlib.sha256(_idempotency_key(str(marks)).encode()).hexdigest()
+    return [Once(f"{stem}.{number}", mark) for number, mark in marks.items()]
 
 
-def _idempotency_key(asked: object) -> str | None:
+def _idempotency_key(mark: str) -> str:
     """The header's, or one for this form as it was filled in: another message is another one."""
     if request.once_key is None:
-        header: str | None = request.headers.get("Idempotency-Key")
-        return header
-    return hashlib.sha256(f"{request.once_key} {fingerprint(asked)}".encode()).hexdigest()
+        return str(request.headers["Idempotency-Key"])
+    return hashlib.sha256(f"{request.once_key} {mark}".encode()).hexdigest()
 
 
 def _problems_of_the_key() -> dict[str, str]:

@@ -167,7 +167,7 @@ def page_variables() -> dict[str, Any]:
     """What templates know: who is signed in, and what forms hold against other sites' forms.
 
     signed_in: the session, where it stands for the key that the form on this page asks for.
-    may_switch: whether it stands for the root key. message_url: a function of a message's id.
+    may_switch: whether it stands for the root key.
     """
     try:
         session = current_session()

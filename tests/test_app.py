@@ -6,6 +6,7 @@ import email
 import email.policy
 import json
 import logging
+import re
 import threading
 import time
 from datetime import datetime, timedelta, timezone
@@ -671,6 +672,20 @@ def test_what_a_filters_form_leaves_empty_is_no_filter(client):
     query = "recipient=&outcome=&service=&since=&until=&limit="
     answer = client.get(f"/example.com/messages?{query}", headers=POOL)
     assert len(answer.json["messages"]) == 1
+
+
+def test_both_forms_that_send_hold_a_key_for_once_and_each_page_another(client):
+    pages = [client.get("/example.com/send", headers={"Accept": BROWSER}).text for _ in range(2)]
+    keys = [re.findall('name="_once" value="([0-9a-f]{32})"', page) for page in pages]
+    assert [len(found) for found in keys] == [2, 2]
+    assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize("digits", [1, 5000])
+def test_a_field_that_looks_like_an_item_of_a_list_is_a_problem_and_no_more(digits, client):
+    form = {**PLAIN, "to_recipients." + "9" * digits: "x"}
+    headers = {**POOL, "Accept": BROWSER}
+    assert client.post("/example.com/send", data=form, headers=headers).status_code == 400
 
 
 OURS = {"Sec-Fetch-Site": "same-origin"}
