@@ -25,6 +25,7 @@ from browsable_api import (
 from email_services.config import Config, load_config
 from email_services.exceptions import EmailServicesError
 from email_services.message import EmailMessage
+from email_services.pool import MANY
 from email_services.store import ServiceState, Store
 from endpoints.access import (
     readable_message,
@@ -100,7 +101,10 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     """
     config = config or load_config()
     store = Store(config.state_url, config.message_retention_days * 24 * 3600)
-    pools = {name: domain.pool(store) for name, domain in config.domains.items()}
+    threads = int(os.environ.get("WEB_THREADS", MANY))  # gunicorn.conf.py says so
+    if len(config.domains) > 1:
+        threads = max(1, threads // 2)  # one of them has no more than that (lanes.py)
+    pools = {name: domain.pool(store, threads) for name, domain in config.domains.items()}
     app = BrowsableAPI(
         __name__,
         max_body_bytes(config.max_message_bytes),
@@ -113,6 +117,7 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     app.extensions["mailpool"] = Mailpool(config, store, pools)
     app.register_blueprint(views)
     app.register_error_handler(EmailServicesError, answer_error)
+    app.config["EMAIL_DOMAINS"] = len(pools)  # which share the threads (server.py)
     app.config["SECRET_FIELDS"] = (*KEY_FIELDS, TOKEN_FIELD)
     app.jinja_env.globals["operations"] = partial(operations_as_html, app)
     app.context_processor(page_variables)

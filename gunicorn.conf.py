@@ -5,13 +5,8 @@ import ctypes
 import logging
 import os
 import re
-import socket
-import struct
-import time
-from collections import deque
-from typing import Any
 
-from gunicorn.workers.gthread import ThreadWorker
+from server import ARRIVING, Worker
 
 # What we write holds addresses and subjects: the state, and the mail of maildir services.
 os.umask(0o077)
@@ -30,46 +25,19 @@ def _number(name: str, default: int, most: int) -> int:
     return int(value)
 
 
-request_seconds = _number("WEB_REQUEST_SECONDS", 60, 3600)
-
-
-class Worker(ThreadWorker):
-    """Gives up on a request that does not arrive in time: each holds a thread, or it did for ever.
-
-    It hears no more of the client then, as if that had gone; what has arrived whole, and its
-    answer, do not notice. All of this is in the worker's main thread.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._arriving: deque[tuple[float, socket.socket]] = deque()  # by when, in order
-
-    def enqueue_req(self, conn: Any) -> None:
-        """Gunicorn has a new connection."""
-        self._arriving.append((time.monotonic() + request_seconds, conn.sock))
-        # A client that reads nothing of its answer holds a thread no longer than that either.
-        patience = struct.pack("ll", request_seconds, 0)
-        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
-        super().enqueue_req(conn)
-
-    def notify(self) -> None:
-        """Gunicorn calls this at least once a second."""
-        super().notify()
-        while self._arriving and self._arriving[0][0] <= time.monotonic():
-            _, connection = self._arriving.popleft()
-            with contextlib.suppress(OSError):  # most are closed long since
-                connection.shutdown(socket.SHUT_RD)
-
-
-wsgi_app = "app:create_app()"
 # Where a platform sets $PORT, its router has to reach us; on a laptop nobody else should.
 host = os.environ.get("HOST", "0.0.0.0" if "PORT" in os.environ else "127.0.0.1")  # noqa: S104
 bind = f"{host}:{_number('PORT', 8000, 65535)}"
 
 # Threads, since a send mostly waits for a provider: one that takes 10 s must not hold up others.
+# They cost next to nothing while they wait, and a provider on the internet takes 100 to 300 ms.
 workers = _number("WEB_CONCURRENCY", 2, 1000)
 worker_class = Worker
-threads = _number("WEB_THREADS", 16, 1000)
+threads = _number("WEB_THREADS", 64, 1000)
+Worker.request_seconds = _number("WEB_REQUEST_SECONDS", 60, 3600)
+Worker.max_bytes = _number("WEB_BODY_MEGABYTES", 100, 10_000) * 1024 * 1024
+os.environ["WEB_THREADS"] = str(threads)  # which the application shares out
+wsgi_app = "app:create_app()"
 
 # The configuration is read once, before the fork: an error in it is one line and no worker starts.
 preload_app = True
@@ -78,12 +46,11 @@ preload_app = True
 # progress ends before its worker does.
 timeout = 120
 graceful_timeout = 120
-# A worker takes no more connections than it has threads. By default it takes a thousand, and they
-# wait behind its busy threads, as long as a slow provider takes, while the next worker is idle.
-worker_connections = threads
-
-# Which only works if no connection is kept for later. It also spares callers the one error that
-# leaves them in doubt: a request written into a connection that we are just closing.
+# Connections that wait in the worker's loop (server.py) cost no thread.
+worker_connections = threads + 2 * ARRIVING
+# No connection is kept for later: one that a caller keeps is one of a worker that may be busy while
+# another is idle. It also spares callers the one error that leaves them in doubt: a request written
+# into a connection that we are just closing.
 keepalive = 0
 
 control_socket_disable = True

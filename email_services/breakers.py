@@ -89,6 +89,11 @@ class CircuitBreakers:
         due = min(steps, key=lambda step: self.health_in(step.state, now).rest_until or 0)
         return replace(due, decision="try", reason="No other service is left; it is due first.")
 
+    def seconds_to_rest(self, step: Step) -> float:
+        """How long the service rests from now on."""
+        now = self._now()
+        return max(0.0, (self.health_in(step.state, now).rest_until or now) - now)
+
     # What has happened
 
     def record_success(self, step: Step) -> None:

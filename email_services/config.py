@@ -28,7 +28,7 @@ from email_services.abstract import AbstractEmailService, Key, Seconds
 from email_services.addresses import canonical_domain
 from email_services.exceptions import ConfigError, UnknownDomain, UnusableProvider, describe
 from email_services.message import MAX_MESSAGE_BYTES, MEGABYTE, OnUnknown
-from email_services.pool import DEFAULT_DEADLINE_SECONDS, PooledEmailService
+from email_services.pool import DEFAULT_DEADLINE_SECONDS, MANY, PooledEmailService
 from email_services.providers import find_provider, provider_names
 from email_services.store import DEFAULT_URL, Store
 
@@ -98,14 +98,18 @@ class EmailDomain:
         self.services = services
         self._settings = settings
 
-    def pool(self, store: Store) -> PooledEmailService:
-        """The domain's services as a pool that keeps its state in `store`."""
+    def pool(self, store: Store, threads: int = MANY) -> PooledEmailService:
+        """The domain's services as a pool that keeps its state in `store`.
+
+        threads: how many requests of this domain may be in progress in this process.
+        """
         return PooledEmailService(
             self.email_domain,
             self.services,
             store,
             deadline_seconds=self._settings.deadline_seconds,
             on_unknown=self._settings.on_unknown,
+            threads=threads,
         )
 
 

@@ -11,6 +11,8 @@ from email_services.exceptions import NOT_SENT, SENT, UNKNOWN, MessageRejected, 
 from email_services.message import EmailMessage
 
 SKIPPED: Final = "skipped"
+NO_ROOM_SECONDS: Final = 1.0
+"""After which there may be room again."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Delivery:
     recipients: what became of each, only where some service refused some of them.
     rejected: whether every service refused the message itself or could not carry it.
     follows_cut_off: whether an earlier request with its Idempotency-Key was cut off.
+    found_no_room: whether a service was passed by since too many messages were with it.
+    retry_after: seconds after which it may fare better, where it was not sent and that can be said.
     replayed: whether this is the stored answer to an earlier request.
     """
 
@@ -59,6 +63,8 @@ class Delivery:
     recipients: tuple[Recipient, ...] = ()
     rejected: bool = False
     follows_cut_off: bool = False
+    found_no_room: bool = False
+    retry_after: float | None = None
     replayed: bool = False
 
     @property
@@ -95,6 +101,15 @@ class Delivery:
             return "The message was not sent: no service takes it as it is."
         return "The message was not sent: no service could send it."
 
+    @property
+    def code(self) -> str:
+        """The same as one word for programs."""
+        if self.outcome == UNKNOWN:
+            return "unknown_outcome"
+        if self.rejected:
+            return "message_refused"
+        return "busy" if self.found_no_room else "unavailable"
+
     def as_dict(self) -> dict[str, Any]:
         """The answer of the API."""
         attempts = [asdict(attempt) for attempt in self.attempts]
@@ -102,6 +117,7 @@ class Delivery:
             return {
                 "result": "unknown" if self.outcome == UNKNOWN else "error",
                 "error": self.error,
+                "code": self.code,
                 "services_unsuccessful": self.services_unsuccessful,
                 "attempts": attempts,
             }
@@ -146,6 +162,8 @@ class Run:
     recipients: dict[str, Recipient] = field(default_factory=dict)
     unable: set[str] = field(default_factory=set)
     passed_by: set[str] = field(default_factory=set)
+    found_no_room: bool = False
+    retry_after: float | None = None
     service_used: str | None = None
     service_message_id: str | None = None
     is_over: bool = False
@@ -168,6 +186,11 @@ class Run:
     def pass_by(self, service: str, why: str) -> None:
         """Note that the service was not asked, for a reason that may pass."""
         self.passed_by.add(service)
+        self._skip(service, why)
+
+    def find_no_room(self, service: str, why: str) -> None:
+        """Note that too many messages are with the service already: no use to come back to it."""
+        self.found_no_room, self.retry_after = True, NO_ROOM_SECONDS
         self._skip(service, why)
 
     def come_back_to(self, service: str) -> None:
@@ -194,6 +217,8 @@ class Run:
             self.service_message_id,
             tuple(self.recipients.values()) if outcome == SENT else (),
             rejected=outcome == NOT_SENT and self._is_rejected_by_all(),
+            found_no_room=self.found_no_room,
+            retry_after=self.retry_after if outcome == NOT_SENT else None,
         )
         return delivery.after_cut_off() if self.follows_cut_off else delivery
 

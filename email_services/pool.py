@@ -19,6 +19,7 @@ from email_services.breakers import (
     Step,
     without_the_store,
 )
+from email_services.bulkhead import Bulkhead
 from email_services.delivery import Delivery, Run
 from email_services.exceptions import (
     NOT_SENT,
@@ -42,6 +43,17 @@ AT_ONCE: Final = 16
 """Calls to one service at a time, for messages that came in one request."""
 
 TOO_LATE: Final = "Not tried: the deadline had passed."
+NO_ROOM: Final = "Not tried: too many messages are with it already."
+
+SERVICE_PART: Final = 0.75
+"""What one service may take of the domain's threads, where there are others."""
+
+LAST_RESORTS_AT_ONCE: Final = 2
+"""Requests that wait for a service which rests because no other is left, in one process. They find
+out whether it is back; the others hear at once that nobody is."""
+
+MANY: Final = 1000
+"""Threads, where nobody has counted them."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,7 @@ class PooledEmailService:
     email_domain: in ASCII and lower case.
     deadline_seconds: what all attempts at the messages of one request may take together.
     on_unknown: whether an attempt that may have been accepted is followed by another one.
+    threads: how many requests of this domain may be in progress in this process.
     clock: a monotonic clock in seconds. now: the time in seconds since the epoch.
     """
 
@@ -69,6 +82,7 @@ class PooledEmailService:
         *,
         deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
         on_unknown: OnUnknown = "failover",
+        threads: int = MANY,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -82,6 +96,9 @@ class PooledEmailService:
         self._store = store
         self._clock = clock
         self._now = now
+        places = threads if len(services) == 1 else max(1, int(threads * SERVICE_PART))
+        self._places = {name: Bulkhead(places, clock) for name in self.services}
+        self._last_places = {name: Bulkhead(LAST_RESORTS_AT_ONCE, clock) for name in self.services}
 
     def service(self, name: str) -> AbstractEmailService:
         """The service `name`, whatever its case. Raises UnknownService."""
@@ -231,13 +248,23 @@ class PooledEmailService:
             able = _able(step.service, [run for run in runs if not run.is_over])
             if able and self.breakers.may_try(step):
                 until = self._clock() + _fair_share(deadline - self._clock(), steps[position:])
-                self._round(_Round(step, until, note), able)
+                self._round(_Round(step, until, note, finds_out=step.decision == "probe"), able)
             else:
                 _pass_by(able, step, BEING_PROBED if step.decision == "probe" else step.reason)
         # Nobody else took these: rather than refuse, ask the one that is due first.
         left = [run for run in runs if run.passed_by and not run.is_over]
         for step, waiting in self._last_resorts(left, steps):
-            self._round(_Round(step, deadline, note), waiting)
+            places = self._last_places[step.service.name]
+            if not places.enter(patience=0):
+                for run in waiting:
+                    run.retry_after = self.breakers.seconds_to_rest(step)
+                continue
+            for run in waiting:
+                run.come_back_to(step.service.name)
+            try:
+                self._round(_Round(step, deadline, note, finds_out=True), waiting)
+            finally:
+                places.leave()
 
     def _last_resorts(
         self, runs: Sequence[Run], steps: Sequence[Step]
@@ -246,13 +273,12 @@ class PooledEmailService:
         for run in runs:
             passed_by = [step for step in steps if step.service.name in run.passed_by]
             step = self.breakers.last_resort(passed_by)
-            run.come_back_to(step.service.name)
             found.setdefault(step.service.name, (step, []))[1].append(run)
         return list(found.values())
 
     def _round(self, course: _Round, runs: Sequence[Run]) -> None:
         """Have one service send the messages, in as few calls as it takes and several at once."""
-        if course.step.decision == "probe":  # one message finds out, and the others wait for it
+        if course.finds_out:  # one message does, and the others wait for it
             self._attempt(course, course.step, [runs[0]])
             runs = runs[1:]
             course.is_doubted = True
@@ -272,7 +298,15 @@ class PooledEmailService:
             if step.decision != "try":
                 _pass_by(parcel, step, step.reason)
                 return
-        self._attempt(course, step, parcel)
+        places = self._places[step.service.name]
+        if not places.enter():
+            for run in parcel:
+                run.find_no_room(step.service.name, NO_ROOM)
+            return
+        try:
+            self._attempt(course, step, parcel)
+        finally:
+            places.leave()
 
     def _attempt(
         self,
@@ -356,6 +390,7 @@ class _Round:
     """One service's turn with the messages of one request.
 
     until: the time by which all its calls must have ended. note: takes messages that are over.
+    finds_out: whether it has rested, so that one message goes before the others.
     is_doubted: whether a call has met a fault of the service's, so that those that follow look
     first whether it rests by now.
     """
@@ -363,6 +398,7 @@ class _Round:
     step: Step
     until: float
     note: Callable[[Sequence[Run]], None]
+    finds_out: bool = False
     is_doubted: bool = False
 
 

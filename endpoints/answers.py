@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -294,7 +295,7 @@ def send_answer(
     status = STATUS_OF_OUTCOME[delivery.outcome]
     if delivery.rejected:
         status = STATUS_OF_REJECTED
-    return delivery.as_dict(), status, _replay_headers([delivery])
+    return delivery.as_dict(), status, _headers_of([delivery])
 
 
 def _batch_answer(
@@ -324,7 +325,7 @@ def _batch_answer(
     outcomes = {result["result"] for result in results.values()}
     word = "success" if outcomes <= _GOOD else "error" if outcomes == {"error"} else "mixed"
     answer = {"result": word, "results": [results[number] for number in range(len(batch))]}
-    return answer, STATUS_OF_BATCH[word], _replay_headers(deliveries)
+    return answer, STATUS_OF_BATCH[word], _headers_of(deliveries)
 
 
 _GOOD = {"success", "dry run"}
@@ -348,9 +349,13 @@ def _asked(only: AbstractEmailService | None, fields: Mapping[str, Any]) -> obje
     return [only.name if only else None, fields]
 
 
-def _replay_headers(deliveries: Sequence[Delivery]) -> dict[str, str]:
-    replayed = bool(deliveries) and all(delivery.replayed for delivery in deliveries)
-    return {"Idempotent-Replayed": "true"} if replayed else {}
+def _headers_of(deliveries: Sequence[Delivery]) -> dict[str, str]:
+    headers = {}
+    if deliveries and all(delivery.replayed for delivery in deliveries):
+        headers["Idempotent-Replayed"] = "true"
+    if waits := [d.retry_after for d in deliveries if d.retry_after is not None]:
+        headers["Retry-After"] = str(max(1, math.ceil(min(waits))))
+    return headers
 
 
 def failure_answer(pool: PooledEmailService, service: AbstractEmailService) -> ResponseReturnValue:

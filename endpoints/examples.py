@@ -77,12 +77,14 @@ ANSWERS: Final[Mapping[Any, Any]] = {
     "NotSent": {
         "result": "error",
         "error": "The message was not sent: no service could send it.",
+        "code": "unavailable",
         "services_unsuccessful": {"primary": "HTTP 503."},
         "attempts": _ATTEMPTS[:1],
     },
     ("NotSent", 422): {
         "result": "error",
         "error": "The message was not sent: no service takes it as it is.",
+        "code": "message_refused",
         "services_unsuccessful": {"primary": "It needs an address in to_recipients."},
         "attempts": [
             {
@@ -96,6 +98,7 @@ ANSWERS: Final[Mapping[Any, Any]] = {
     "Unknown": {
         "result": "unknown",
         "error": "The message may have been sent: a service took it and did not answer.",
+        "code": "unknown_outcome",
         "services_unsuccessful": {"primary": "It did not answer within 10 s."},
         "attempts": [
             {

@@ -209,6 +209,9 @@ class NotSent(_Tried):
 
     result: Literal["error"] = Field(description="Not sent.")
     error: str = Field(description="One sentence.")
+    code: Literal["message_refused", "busy", "unavailable"] = Field(
+        description="The same for programs; `busy`: too many are in progress, try again soon."
+    )
 
 
 class Unknown(_Tried):
@@ -216,6 +219,7 @@ class Unknown(_Tried):
 
     result: Literal["unknown"] = Field(description="It may have been sent.")
     error: str = Field(description="One sentence.")
+    code: Literal["unknown_outcome"] = Field(description="The same for programs.")
 
 
 class Step(Shape):

@@ -570,7 +570,7 @@ def test_the_status_says_what_became_of_the_message(
     if status == 200:
         assert sent.json["possible_duplicate"] is ("unknown" in outcomes)
     else:
-        assert list(sent.json) == ["result", "error", "services_unsuccessful", "attempts"]
+        assert list(sent.json) == ["result", "error", "code", "services_unsuccessful", "attempts"]
         assert list(sent.json["services_unsuccessful"]) == ["mailgun0", "mailgun1"]
 
 

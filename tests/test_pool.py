@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import make_message
 
+from email_services import bulkhead
 from email_services.abstract import AbstractEmailService, Acceptance, ServiceSettings
 from email_services.drill import Drill
 from email_services.exceptions import (
@@ -17,7 +20,8 @@ from email_services.exceptions import (
     StoreUnavailable,
     UnknownService,
 )
-from email_services.pool import Once, PooledEmailService
+from email_services.health import FIRST_ACCOUNT_REST_SECONDS
+from email_services.pool import LAST_RESORTS_AT_ONCE, NO_ROOM, Once, PooledEmailService
 from email_services.store import Store
 
 
@@ -114,6 +118,7 @@ def test_an_unknown_outcome_stops_where_the_domain_says_so(make_pool, clock):
     assert answer == {
         "result": "unknown",
         "error": "The message may have been sent: a service took it and did not answer.",
+        "code": "unknown_outcome",
         "services_unsuccessful": {"first": "silence"},
         "attempts": [
             {"service": "first", "outcome": "unknown", "reason": "silence", "milliseconds": 0}
@@ -252,3 +257,81 @@ def test_a_fault_is_logged_as_loud_as_it_is_urgent(fault, level, in_log, make_po
     assert record.levelname == level
     assert (fault.reason in record.message) is in_log
     assert message.message_id in record.message
+
+
+class Held(Scripted):
+    """A service that answers when the test lets it."""
+
+    def __init__(self, name, clock, fault=None, priority=0):
+        super().__init__(name, clock, fault, priority)
+        self.asked = threading.Semaphore(0)
+        self.may_answer = threading.Event()
+
+    def send(self, message, timeout):
+        self.asked.release()
+        assert self.may_answer.wait(20)
+        return super().send(message, timeout)
+
+
+@pytest.fixture
+def senders():
+    with ThreadPoolExecutor(8) as threads:
+        yield threads
+
+
+def test_a_full_service_from_which_nothing_comes_back_is_passed_by(make_pool, clock, senders):
+    first, second = Held("first", clock, priority=2), Scripted("second", clock, priority=1)
+    pool = make_pool(first, second, threads=4)
+    held = [senders.submit(pool.send, make_message()) for _ in range(3)]
+    assert all(first.asked.acquire(timeout=20) for _ in held)
+    clock.now += bulkhead.STUCK_SECONDS
+    delivery = pool.send(make_message())
+    first.may_answer.set()
+    assert delivery.service_used == "second"
+    assert delivery.services_unsuccessful == {"first": NO_ROOM}
+    assert {answer.result(20).service_used for answer in held} == {"first"}
+    assert pool.send(make_message()).service_used == "first", "and nobody was blamed"
+
+
+def test_where_every_service_is_full_the_answer_comes_at_once(make_pool, clock, senders):
+    only = Held("only", clock)
+    pool = make_pool(only, threads=2)
+    held = [senders.submit(pool.send, make_message()) for _ in range(2)]
+    assert all(only.asked.acquire(timeout=20) for _ in held)
+    clock.now += bulkhead.STUCK_SECONDS
+    delivery = pool.send(make_message())
+    only.may_answer.set()
+    assert (delivery.outcome, delivery.code, delivery.retry_after) == ("not sent", "busy", 1)
+    assert {answer.result(20).outcome for answer in held} == {"sent"}
+
+
+def test_a_service_that_rests_is_asked_as_the_last_resort_by_a_few_at_a_time(
+    make_pool, clock, senders
+):
+    only = Held("only", clock, AccountRefused("key"))
+    pool = make_pool(only, now=clock)
+    only.may_answer.set()
+    pool.send(make_message())  # it rests now
+    only.may_answer.clear()
+    assert only.asked.acquire(timeout=20)
+    few = [senders.submit(pool.send, make_message()) for _ in range(LAST_RESORTS_AT_ONCE)]
+    assert all(only.asked.acquire(timeout=20) for _ in few)
+    delivery = pool.send(make_message())
+    only.may_answer.set()
+    assert (delivery.outcome, delivery.code) == ("not sent", "unavailable")
+    assert delivery.services_unsuccessful["only"].startswith("It rests for ")
+    assert delivery.retry_after >= FIRST_ACCOUNT_REST_SECONDS
+    for answer in few:
+        assert [attempt.reason for attempt in answer.result(20).attempts] == ["key"]
+
+
+def test_of_a_batch_one_message_is_the_last_resort_for_all(make_pool, clock):
+    only = Scripted("only", clock, AccountRefused("key"))
+    pool = make_pool(only, now=clock)
+    pool.send(make_message())
+    deliveries = pool.send_all([make_message() for _ in range(20)])
+    assert len(only.timeouts) == 2, "the one that made it rest, and the one that finds out"
+    assert {delivery.outcome for delivery in deliveries} == {"not sent"}
+    only.fault = None
+    deliveries = pool.send_all([make_message() for _ in range(20)])
+    assert {delivery.outcome for delivery in deliveries} == {"sent"}

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -154,6 +155,7 @@ def test_no_send_waits_behind_a_busy_thread_while_another_is_free(serve, stand_i
     stand = stand_in(hang)
     services = {"slow": account("mailgun", stand.url, 1, timeout_seconds=60)}
     config = with_services(tmp_path, services, deadline_seconds=60)
+    del config["email_services"][1]  # with nobody to leave threads to
     server = serve(config, WEB_CONCURRENCY="4", WEB_THREADS="4")
     wait_for(lambda: len(server.workers) == 4)
     with ThreadPoolExecutor(16) as threads:
@@ -161,6 +163,47 @@ def test_no_send_waits_behind_a_busy_thread_while_another_is_free(serve, stand_i
         wait_for(lambda: len(stand.requests) == 16)
         stand.close()
         assert {future.result().status_code for future in waiting} == {504}
+
+
+def test_a_domain_whose_provider_hangs_leaves_threads_to_the_others(serve, stand_in, tmp_path):
+    stand = stand_in(hang)
+    services = {"hanging": account("mailgun", stand.url, 1, timeout_seconds=60)}
+    config = with_services(tmp_path, services, deadline_seconds=60)
+    server = serve(config, WEB_CONCURRENCY="1", WEB_THREADS="8")
+    with ThreadPoolExecutor(20) as threads:
+        held = [threads.submit(post, server, timeout=60) for _ in range(20)]
+        # Four have a thread: half of all. The others hear at once that there is no room.
+        wait_for(lambda: sum(future.done() for future in held) == 16)
+        assert len(stand.requests) == 4
+        refused = [future.result() for future in held if future.done()]
+        other = requests.post(
+            f"{server.url}/example.net/send",
+            json={**PLAIN, "from_email": "me@example.net"},
+            headers={"Authorization": f"Bearer {OTHER_POOL_KEY}"},
+            timeout=20,
+        )
+        pages = [requests.get(f"{server.url}/{p}", timeout=20) for p in ("healthz", "example.com")]
+        stand.close()
+        answered = [future.result() for future in held]
+    assert other.json()["result"] == "success"
+    assert [page.status_code for page in pages] == [200, 200]
+    for refusal in refused:
+        assert (refusal.status_code, refusal.headers["Retry-After"]) == (503, "1")
+        assert refusal.json()["code"] == "busy"
+        assert refusal.json()["attempts"] == []
+    assert Counter(each.status_code for each in answered) == {503: 16, 504: 4}
+
+
+def test_a_client_that_does_not_close_holds_up_nobody(serve, config):
+    server = serve(config, WEB_CONCURRENCY="1", WEB_THREADS="1")
+    host, port = server.url.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            raw = stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
+            raw.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert raw.recv(4096).startswith(b"HTTP/1.1 200")
+        answered_in = requests.get(f"{server.url}/healthz", timeout=20).elapsed.total_seconds()
+    assert answered_in < 10, "of 40 s that gunicorn waits for all of them in its loop"
 
 
 def wait_for(condition, seconds: float = 20) -> None:
