@@ -28,7 +28,8 @@ from pydantic import (
 from email_services.addresses import Address, Mailbox, as_list, unique
 from email_services.attachments import Attachment, InlineImage
 from email_services.exceptions import InvalidInput, MessageTooLarge
-from email_services.texts import body_text, has_encoded_word, header_text, text_of_html
+from email_services.html_text import text_of_html
+from email_services.texts import body_text, has_encoded_word, header_text
 
 MEGABYTE: Final = 1024 * 1024
 MAX_MESSAGE_BYTES: Final = 25 * MEGABYTE

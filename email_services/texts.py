@@ -1,24 +1,15 @@
-"""What text may go into an email: its headers, its bodies, and the text read out of HTML."""
+"""What text may go into an email: its headers and its bodies."""
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Final
-
-from inscriptis import get_text
-from inscriptis.model.config import ParserConfig
 
 MAX_HEADER_TEXT: Final = 998
 """Characters in a subject, a display name or a header: the longest line of RFC 5322, 2.1.1."""
 
-MAX_CACHED: Final = 100_000
-"""Characters of HTML whose text is remembered."""
-
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL_CHARACTER = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-# A link is kept with its address: without it, half of all mail makes no sense as text.
-_AS_TEXT = ParserConfig(display_links=True, display_images=True)
 
 
 def refuse_control_characters(value: str) -> None:
@@ -53,18 +44,3 @@ def body_text(value: str) -> str:
     if _SURROGATE.search(value):
         raise ValueError("It holds half of a surrogate pair, which is no text.")
     return value
-
-
-def text_of_html(html: str) -> str:
-    """What a person reads in `html`, for mail programs that show text; "" where there is none."""
-    return _remembered_text(html) if len(html) <= MAX_CACHED else _text(html)
-
-
-@lru_cache(maxsize=16)  # the messages of a batch often have one HTML
-def _remembered_text(html: str) -> str:
-    return _text(html)
-
-
-def _text(html: str) -> str:
-    text: str = get_text(html, _AS_TEXT)
-    return text.strip()
