@@ -146,8 +146,7 @@ class Delivery:
 class Run:
     """One message on its way through the services.
 
-    template: as it was given. whole: with its substitutions. message: the same for those of its
-    recipients to whom it is still to be sent.
+    template: as it was given, for those of its recipients to whom it is still to be sent.
     stops: whether nobody is asked after an attempt that may have been accepted.
     once_key: its Idempotency-Key, if it has one.
     follows_cut_off: whether an earlier request with that key was cut off, and may have sent it.
@@ -170,8 +169,12 @@ class Run:
     is_noted: bool = False
 
     def __post_init__(self) -> None:
-        self.whole = self.template.rendered()
-        self.message = self.whole
+        self.given = self.template
+
+    @property
+    def message(self) -> EmailMessage:
+        """With its substitutions, made when it is asked for: those of a batch may be large."""
+        return self.template.rendered()
 
     @property
     def is_whole(self) -> bool:
@@ -210,7 +213,7 @@ class Run:
         unsent = UNKNOWN if self._is_doubtful else NOT_SENT
         outcome = SENT if self.service_used else unsent
         delivery = Delivery(
-            self.whole.message_id,
+            self.given.message_id,
             outcome,
             tuple(self.attempts),
             self.service_used,
@@ -239,14 +242,14 @@ class Run:
             self.service_used, self.service_message_id = service, accepted.message_id
         if accepted.refused or self.recipients:
             refused = UNKNOWN if self._is_doubtful else NOT_SENT
-            for address in self.message.recipients:
+            for address in self.template.recipients:
                 why = accepted.refused.get(address.key)
                 outcome = SENT if why is None else refused
                 self.recipients[address.key] = Recipient(address.email, outcome, service, why or "")
         reason = " ".join(f"{key}: {why}" for key, why in accepted.refused.items())
         self.attempts.append(Attempt(service, SENT, reason, milliseconds))
-        self.message = self.message.only_for(accepted.refused)
-        self.is_over = not self.message.recipients
+        self.template = self.template.only_for(accepted.refused)
+        self.is_over = not self.template.recipients
 
     @property
     def _is_doubtful(self) -> bool:

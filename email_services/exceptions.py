@@ -87,12 +87,11 @@ class InvalidInput(EmailServicesError):
 
 
 class MessageTooLarge(InvalidInput):
-    """The message holds more than this server takes. size, limit: bytes."""
+    """The message holds more than this server takes. size, limit: bytes. field: what does."""
 
-    def __init__(self, size: int, limit: int) -> None:
-        super().__init__(
-            {"attachments": f"The message has {size:,} bytes, and {limit:,} are allowed."}
-        )
+    def __init__(self, size: int, limit: int, field: str = "attachments") -> None:
+        what = "The message has" if field == "attachments" else f"In all, {field} have"
+        super().__init__({field: f"{what} {size:,} bytes, and {limit:,} are allowed."})
 
 
 class UnknownDomain(EmailServicesError):

@@ -181,14 +181,14 @@ class PooledEmailService:
 
     def _logged(self, run: Run, now: float) -> LoggedMessage:
         """How the message log shows it, which began `now`."""
-        message = run.whole
+        message = run.given
         return LoggedMessage(
             message.message_id,
             now,
             self.email_domain,
             message.from_email.email,
             [address.key for address in message.recipients],
-            message.subject,
+            message.filled(message.subject),
             deadline=now + self.deadline_seconds + GRACE_SECONDS,
         )
 
@@ -366,7 +366,7 @@ class PooledEmailService:
         """
         faults: dict[int, tuple[ProviderError, list[str]]] = {}
         for run, result in zip(parcel, results, strict=True):
-            message_id = run.whole.message_id
+            message_id = run.given.message_id
             if isinstance(result, ProviderError):  # a fault of the whole call is the same object
                 faults.setdefault(id(result), (result, []))[1].append(message_id)
             else:
@@ -439,7 +439,7 @@ def _parcels(service: AbstractEmailService, runs: Sequence[Run]) -> list[Sequenc
             groups["alone", id(run)] = [run]
             continue
         # Providers know the messages of a call by their recipients: each is in it once.
-        names = [(key, address.key) for address in run.message.recipients]
+        names = [(key, address.key) for address in run.template.recipients]
         seen.update(names)
         groups.setdefault((key, max(seen[name] for name in names)), []).append(run)
     most = service.max_batch

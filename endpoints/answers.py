@@ -46,6 +46,7 @@ from endpoints.bodies import (
     given_fields,
     once,
     once_each,
+    refuse_large_batch,
 )
 from endpoints.context import mailpool, pool_of
 from endpoints.sessions import (
@@ -316,6 +317,7 @@ def _batch_answer(
             results[number] = _plan_as_dict(pool, message, only)
         else:
             messages[number] = message
+    refuse_large_batch(messages.values(), mailpool.config.max_message_bytes)
     keys = once_each({number: _asked(only, batch[number]) for number in messages})
     for fields in batch:
         _forget_files(fields)

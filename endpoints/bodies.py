@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
@@ -20,7 +20,7 @@ from pydantic import (
 
 from browsable_api import request
 from email_services.drill import KINDS, Drill, DrillKind
-from email_services.exceptions import InvalidInput
+from email_services.exceptions import InvalidInput, MessageTooLarge
 from email_services.message import EmailMessage
 from email_services.pool import Once
 
@@ -189,6 +189,8 @@ class MessageFilter(BaseModel):
 
 
 MAX_BATCH = 1000
+SUBSTITUTED_MESSAGES = 4
+"""What the substitutions of a batch may add: as much as so many of the largest messages."""
 
 
 class Batch(BaseModel):
@@ -257,6 +259,14 @@ def checked_batch(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     if problems:
         raise InvalidInput(problems)
     return batch.messages
+
+
+def refuse_large_batch(messages: Iterable[EmailMessage], max_message_bytes: int) -> None:
+    """Raise MessageTooLarge where substitutions blow the messages up beyond what a batch may be."""
+    size = sum(message.substituted_bytes() for message in messages)
+    limit = SUBSTITUTED_MESSAGES * max_message_bytes
+    if size > limit:
+        raise MessageTooLarge(size, limit, "substitutions")
 
 
 def once(asked: object) -> Once | None:

@@ -914,6 +914,14 @@ def test_a_batch_that_is_none_is_named_and_sends_nothing(body, problems, client,
     assert not (tmp_path / "primary").exists()
 
 
+def test_substitutions_that_blow_up_a_batch_are_refused_before_anything_is_made(client, tmp_path):
+    message = {**PLAIN, "raw_text_body": "{{a}}" * 2450, "substitutions": {"a": "x" * 10_000}}
+    answer = client.post("/example.com/send", json={"messages": [message] * 5}, headers=POOL)
+    assert answer.status_code == 413
+    assert list(answer.json["problems"]) == ["substitutions"]
+    assert not list(tmp_path.glob("*/new/*"))
+
+
 def test_a_batch_goes_through_one_service_alone(client, tmp_path):
     body = {"messages": [PLAIN, {**PLAIN, "to_recipients": "b@example.org"}]}
     answer = client.post("/example.com/backup/send", json=body, headers=POOL)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import weakref
+from collections import deque
 
 import pytest
 from conftest import make_message
@@ -361,6 +363,25 @@ def test_substitutions_are_finished_for_those_who_take_finished_texts(substitute
         make_message(raw_text_body="Dear {{name}}", substitutions={"name": "Ada"})
     )
     assert service.messages[-1].raw_text_body == "Dear Ada"
+
+
+def test_what_the_messages_of_a_batch_become_is_not_kept_for_all_at_once(make_pool):
+    made, most = [], []
+
+    def judge(message):
+        made.append(weakref.ref(message))
+        most.append(sum(reference() is not None for reference in list(made)))
+        return Acceptance("id")
+
+    given = [
+        make_message(raw_text_body="{{a}}" * 100, substitutions={"a": f"{number}"})
+        for number in range(100)
+    ]
+    service = Scripted("first", judge)
+    service.messages = deque(maxlen=0)
+    deliveries = make_pool(service).send_all(given)
+    assert outcomes(deliveries) == [("sent", "first")] * 100
+    assert max(most) <= 2 * AT_ONCE
 
 
 def test_a_drill_meets_a_batch_as_it_meets_a_message(make_pool):
