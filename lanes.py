@@ -87,6 +87,11 @@ class Lanes(Generic[Item]):
         """Whether any request waits."""
         return bool(self._waiting)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no message gets a thread."""
+        return self.free <= self._reserve
+
     def add(self, ticket: Ticket, item: Item) -> None:
         """A request has arrived."""
         queue = (ticket.group, ticket.is_large)

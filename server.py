@@ -44,11 +44,15 @@ LINGER_SECONDS: Final = 2.0
 """How long a client may take to read an answer's end, and close."""
 
 YIELD_SECONDS: Final = 0.002
-"""How long a worker in which requests wait leaves new connections to the other workers."""
+"""How long a worker leaves new connections to others that may have more threads free."""
+
+FULL_YIELD_SECONDS: Final = 0.1
+"""The same for one that has no thread for messages, and takes one at a time to see what it is."""
 
 CHUNK: Final = 64 * 1024
 MAX_CHUNK_LINE: Final = 256
-ACCEPTED_AT_ONCE: Final = 16
+ACCEPTED_AT_ONCE: Final = 4
+"""New connections that a worker takes after it has left them to the others."""
 
 _REQUEST_LINE: Final = re.compile(rb"([A-Z]{1,20}) (\S+) HTTP/1\.[01]\r\n")
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
@@ -173,9 +177,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         super().set_accept_enabled(enabled and may_serve)
 
     def accept(self, listener: socket.socket) -> None:
-        """There is a new connection. Where it may have to wait, the other workers are first."""
-        if self._lanes.are_waiting or len(self._arriving) >= self._lanes.free:
-            self._accept_at = time.monotonic() + YIELD_SECONDS
+        """There is a new connection. While this worker has much to do, the others are first."""
+        free = self._lanes.free - len(self._arriving)
+        if self._lanes.are_waiting or free < self.cfg.threads // 2:
+            wait = FULL_YIELD_SECONDS if self._lanes.is_full else YIELD_SECONDS
+            self._accept_at = time.monotonic() + wait
             self.set_accept_enabled(False)
         else:
             self._accept(listener)
@@ -317,8 +323,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _keep_time(self, now: float) -> None:
         if self._accept_at is not None and self._accept_at <= now:
             self._accept_at = None
-            room = min(self._lanes.free, ACCEPTED_AT_ONCE) if self.alive else 0
-            for listener in self.sockets:
+            free = self._lanes.free - len(self._arriving)
+            room = 1 if self._lanes.is_full else max(1, min(free, ACCEPTED_AT_ONCE))
+            for listener in self.sockets if self.alive and self._lanes.free else ():
                 for _ in range(room):
                     self._accept(listener)
         while self._deadlines and next(iter(self._deadlines.values())) <= now:

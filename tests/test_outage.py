@@ -92,6 +92,11 @@ class Provider:
         return account("mailgun", self._stand.url, priority, **settings)
 
 
+def alone(config: dict) -> dict:
+    """The same with the first domain only, which has nearly all threads then."""
+    return {**config, "email_services": config["email_services"][:1]}
+
+
 def subject_of(exchange) -> str:
     request = exchange.request
     if len(request.body) < int(request.headers["content-length"]):
@@ -298,12 +303,13 @@ def test_while_one_message_probes_a_service_all_workers_pass_it_by(
 def test_a_stop_in_the_middle_of_100_sends_answers_all_of_them(serve, first, tmp_path):
     released = threading.Event()
     first.accept_when(released)
-    # With 32 threads each, 100 sends keep all 4 workers busy: none is just starting.
+    # Threads enough for all, however the workers share them; none is just starting.
     server = serve(
-        with_services(tmp_path, {"first": first.account(1)}),
+        alone(with_services(tmp_path, {"first": first.account(1)})),
         WEB_CONCURRENCY="4",
-        WEB_THREADS="32",
+        WEB_THREADS="64",
     )
+    wait_for(lambda: server.log.count("Booting worker") == 4)
     with ThreadPoolExecutor(100) as clients:
         sends = [clients.submit(send, server, f"message-{number}") for number in range(100)]
         wait_for(lambda: first.requests == 100)
@@ -319,9 +325,9 @@ def test_what_a_killed_worker_had_in_progress_is_in_the_log_as_unknown(serve, fi
     released = threading.Event()
     first.accept_when(released)
     server = serve(
-        with_services(tmp_path, {"first": first.account(1)}, deadline_seconds=5),
+        alone(with_services(tmp_path, {"first": first.account(1)}, deadline_seconds=5)),
         WEB_CONCURRENCY="4",
-        WEB_THREADS="32",
+        WEB_THREADS="64",
     )
     subjects = {f"message-{number}" for number in range(100)}
     answered, cut_off = set(), set()
@@ -333,6 +339,7 @@ def test_what_a_killed_worker_had_in_progress_is_in_the_log_as_unknown(serve, fi
         except requests.ConnectionError:
             cut_off.add(subject)
 
+    wait_for(lambda: server.log.count("Booting worker") == 4)
     with ThreadPoolExecutor(100) as clients:
         sends = [clients.submit(send_and_note, subject) for subject in subjects]
         wait_for(lambda: first.requests == 100)
@@ -341,7 +348,7 @@ def test_what_a_killed_worker_had_in_progress_is_in_the_log_as_unknown(serve, fi
         released.set()
         for future in sends:
             future.result()
-    assert 4 <= len(cut_off) <= 32, "the others' threads cannot hold more than 96 of the 100"
+    assert 1 <= len(cut_off) <= 56, "which it had threads for"
 
     during = {message["subject"]: message["outcome"] for message in log_of(server)}
     assert during == dict.fromkeys(answered, "sent") | dict.fromkeys(cut_off, "in progress")
