@@ -87,7 +87,8 @@ class AmazonSES(HTTPEmailService):
       ("Daily message quota exceeded") and too fast a sender ("Maximum sending rate exceeded")
       have one code: the text tells them apart (developer guide, sending quotas). No Retry-After.
     - A sender that is not verified is MessageRejected, as bad content is; in the sandbox a
-      recipient is too (developer guide, errors). The text goes on to list the addresses.
+      recipient is too (developer guide, errors). The text goes on to list the addresses. So is
+      every message of an account whose sending is paused (as public threads quote it).
     - A suppressed recipient is accepted, and bounces later (not confirmed).
     - Message-ID is always SES's own (developer guide, header fields): ours does not go along.
     - It has no SMTPUTF8: ASCII left of the @ (AWS's description). A name beyond ASCII is to be
@@ -114,7 +115,8 @@ class AmazonSES(HTTPEmailService):
         (400, "daily message quota", AccountRefused),
         (400, "^(Throttling|TooManyRequests)|maximum sending rate", RateLimited),
         (400, "not verified|^MailFromDomainNotVerified", AccountRefused),
-        (400, "^(AccountSuspended|SendingPaused|LimitExceeded)", AccountRefused),
+        (400, "sending (paused|suspended) for this", AccountRefused),
+        (400, "^(AccountSuspended|(Account)?SendingPaused|LimitExceeded)", AccountRefused),
         (400, "^(AccessDenied|NotAuthorized|IncompleteSignature|RequestExpired)", AccountRefused),
     )
     settings: AmazonSESSettings
