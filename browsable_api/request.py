@@ -240,13 +240,19 @@ def _files(files: MultiDict[str, FileStorage]) -> dict[str, list[dict[str, Any]]
             {
                 "filename": file.filename,
                 "content": file.stream.read(),
-                "content_type": file.mimetype,
+                "content_type": _type_of(file),
             }
             for file in found
         ]
         for name, found in given.items()
         if found
     }
+
+
+def _type_of(file: FileStorage) -> str:
+    """Its media type with the charset, but without the names that some programs write there."""
+    charset = file.mimetype_params.get("charset")
+    return f"{file.mimetype}; charset={charset}" if charset else file.mimetype
 
 
 def _fields(form: MultiDict[str, str]) -> dict[str, Any]:

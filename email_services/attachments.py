@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import re
 from mimetypes import MimeTypes
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 from pydantic import (
     BaseModel,
@@ -29,10 +30,16 @@ MAX_CONTENT_ID: Final = 78
 OCTET_STREAM: Final = "application/octet-stream"
 """The type that says nothing."""
 
+CHUNK: Final = 65_536
+"""Bytes that are decoded at a time, so that a large text is not in memory as characters too."""
+
 # The tables of Python itself: what this machine's own files add would differ from node to node.
 _TYPES = MimeTypes(filenames=())
 _FILENAME = re.compile(r"[^/\\;\"]*[^/\\;\".\s]\.[A-Za-z0-9]{1,16}")
-_CONTENT_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,62}")
+_CONTENT_TYPE = re.compile(
+    r"([a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,62})"
+    r'(?: *; *charset=("?)([a-z0-9][a-z0-9._+-]{0,39})\2)?'
+)
 _SPACE = re.compile(r"\s")
 _CONTENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@-]*")
 # Programs disagree on what these are called; either name is right for either file.
@@ -76,13 +83,48 @@ def _filename(value: object) -> str:
     return name
 
 
-def _content_type(value: object, info: ValidationInfo) -> str:
-    given = _string(value).lower() or OCTET_STREAM
-    if not _CONTENT_TYPE.fullmatch(given):
-        raise ValueError('It should be a media type like "application/pdf", without parameters.')
-    if given.startswith("multipart/"):
+class MediaType(str):
+    """A media type without its parameters, which knows the charset that goes with it, or None."""
+
+    __slots__ = ("charset",)
+    charset: str | None
+
+
+def _content_type(value: object, info: ValidationInfo) -> MediaType:
+    given = _CONTENT_TYPE.fullmatch(_string(value).lower() or OCTET_STREAM)
+    if not given:
+        raise ValueError(
+            'It should be a media type like "application/pdf" or "text/plain; charset=utf-8",'
+            " without other parameters."
+        )
+    if given[1].startswith("multipart/"):
         raise ValueError("An attachment cannot be a multipart.")
-    return _agreed_type(info.data.get("filename", ""), given)
+    media_type = MediaType(_agreed_type(info.data.get("filename", ""), given[1]))
+    media_type.charset = _charset(media_type, given[3], info.data.get("content", b""))
+    return media_type
+
+
+def _charset(media_type: str, given: str | None, content: bytes) -> str | None:
+    """The one that was given, or what a text beyond ASCII turns out to be, if it is known.
+
+    ASCII needs none (RFC 2046, 4.1.2), and what looks like it may be ISO-2022-JP.
+    """
+    if media_type == OCTET_STREAM:
+        return None
+    if given or not media_type.startswith("text/") or content.isascii():
+        return given
+    return "utf-8" if _is_utf8(content) else None
+
+
+def _is_utf8(content: bytes) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for start in range(0, len(content), CHUNK):
+            decoder.decode(content[start : start + CHUNK])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _content_id(value: object, info: ValidationInfo) -> str:
@@ -119,7 +161,7 @@ _TEXT: Final[dict[str, Any]] = {"type": "string"}
 class Attachment(BaseModel):
     """A file.
 
-    content: the bytes themselves. content_type: media type, in lower case.
+    content: the bytes themselves. content_type: media type, in lower case, without parameters.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -130,11 +172,26 @@ class Attachment(BaseModel):
     content: Annotated[bytes, PlainValidator(_decoded), WithJsonSchema(_BASE64)] = Field(
         description="The file in base64.", repr=False
     )
-    content_type: Annotated[str, PlainValidator(_content_type), WithJsonSchema(_TEXT)] = Field(
-        default="",
-        validate_default=True,
-        description="Its media type; without it, the one of the extension.",
+    content_type: Annotated[MediaType, PlainValidator(_content_type), WithJsonSchema(_TEXT)] = (
+        Field(
+            default=cast("MediaType", ""),  # which validation makes one
+            validate_default=True,
+            description=(
+                "Its media type; without it, the one of the extension. Of a text, with its charset:"
+                " text/plain; charset=utf-8. Without that, it is utf-8 if it can be."
+            ),
+        )
     )
+
+    @property
+    def charset(self) -> str | None:
+        """In which a text is written, in lower case; None where nobody knows, or none is needed."""
+        return self.content_type.charset
+
+    @property
+    def full_type(self) -> str:
+        """The media type with its charset, as a Content-Type says it."""
+        return f"{self.content_type}; charset={self.charset}" if self.charset else self.content_type
 
     @property
     def base64(self) -> str:

@@ -10,7 +10,7 @@ from email.header import Header
 from email.message import EmailMessage as MIMEMessage
 from email.message import MIMEPart
 from email.utils import format_datetime
-from typing import Final
+from typing import Any, Final
 
 from email_services.addresses import Address
 from email_services.attachments import Attachment
@@ -111,21 +111,20 @@ def _add_bodies(mime: MIMEMessage, message: EmailMessage) -> None:
         mime.set_content(message.html_body, subtype="html")
         html = mime
     for image in message.inline:
-        main, _, sub = image.content_type.partition("/")
-        html.add_related(
-            image.content,
-            main,
-            sub,
-            filename=image.filename,
-            disposition="inline",
-        )
+        html.add_related(image.content, **_described(image), disposition="inline")
         part: MIMEPart = html.get_payload()[-1]  # type: ignore[assignment, index]
         part["Content-ID"] = _Header("Content-ID", [f" <{image.content_id}>"])
 
 
 def _add_file(mime: MIMEMessage, file: Attachment) -> None:
-    main, _, sub = file.content_type.partition("/")
-    mime.add_attachment(file.content, main, sub, filename=file.filename)
+    mime.add_attachment(file.content, **_described(file))
+
+
+def _described(file: Attachment) -> dict[str, Any]:
+    """What `email` wants to know of a file's content."""
+    maintype, _, subtype = file.content_type.partition("/")
+    params = {"charset": file.charset} if file.charset else {}
+    return {"maintype": maintype, "subtype": subtype, "params": params, "filename": file.filename}
 
 
 def _address_words(header: str, addresses: list[Address], *, raw: bool) -> list[str]:

@@ -45,6 +45,10 @@ def refusal(status, code, text):
 
 QUOTA = "Daily message quota exceeded."
 RATE = "Maximum sending rate exceeded."
+PAUSED = (
+    "Sending paused for this account. For more information, please check the inbox of the email "
+    "address associated with your AWS account."
+)
 UNVERIFIED = (
     "Email address is not verified. The following identities failed the check in region "
     "EU-WEST-1: me@example.com, Ada <ada@example.org>"
@@ -73,6 +77,15 @@ CONTRACT = Contract(
         ),
         "suspended": (refusal(400, "AccountSuspendedException", "Suspended."), AccountRefused),
         "paused": (refusal(400, "SendingPausedException", "Paused."), AccountRefused),
+        "paused, in words": (refusal(400, "MessageRejected", PAUSED), AccountRefused),
+        "paused, in v1's words": (
+            refusal(400, "AccountSendingPausedException", "Email sending is disabled."),
+            AccountRefused,
+        ),
+        "paused, as an address": (
+            refusal(400, "BadRequestException", "Illegal address sending.paused@example.org"),
+            MessageRejected,
+        ),
         "limit": (refusal(400, "LimitExceededException", "Too many."), AccountRefused),
         "not allowed": (refusal(400, "AccessDeniedException", "No."), AccountRefused),
         "a wrong clock": (refusal(400, "RequestExpired", "Too old."), AccountRefused),

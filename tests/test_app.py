@@ -828,6 +828,16 @@ def test_a_form_with_files_sends_them(client, tmp_path):
     assert (found["X-One"], found["X-Two"]) == ("1", "2")
 
 
+def test_a_forms_text_keeps_the_charset_it_came_with(client, tmp_path):
+    text = (BytesIO(b"na\xefve"), "a.txt", 'text/plain; charset=iso-8859-1; name="a.txt"')
+    form = {**PLAIN, "pool_api_key": POOL_KEY, "attachments": text}
+    answer = client.post("/example.com/send", data=form, content_type="multipart/form-data")
+    assert answer.status_code == 200, answer.text
+    (found,) = stored_in(tmp_path / "primary")
+    (attached,) = found.iter_attachments()
+    assert attached.get_content() == "naïve"
+
+
 def test_a_form_whose_files_are_left_empty_sends_none(client, tmp_path):
     form = {**PLAIN, "pool_api_key": POOL_KEY, "attachments": (BytesIO(), "")}
     answer = client.post("/example.com/send", data=form, content_type="multipart/form-data")

@@ -46,6 +46,49 @@ def test_a_files_type_is_the_given_one_where_it_agrees(filename, given, expected
     assert make_message(attachments=[file]).attachments[0].content_type == expected
 
 
+NAIVE = "naïve"
+CHARSETS = [
+    ("a.txt", "", NAIVE.encode(), "text/plain; charset=utf-8"),
+    ("a.csv", None, NAIVE.encode(), "text/csv; charset=utf-8"),
+    ("a.txt", "text/plain; charset=utf-8", NAIVE.encode(), "text/plain; charset=utf-8"),
+    ("a.txt", 'Text/Plain;charset="UTF-8"', b"", "text/plain; charset=utf-8"),
+    ("a.txt", "text/plain; charset=iso-8859-1", b"na\xefve", "text/plain; charset=iso-8859-1"),
+    ("a.txt", "text/plain; charset=utf-16", NAIVE.encode("utf-16"), "text/plain; charset=utf-16"),
+    ("a.txt", "", b"na\xefve", "text/plain"),
+    ("a.txt", "", NAIVE.encode()[:3], "text/plain"),
+    ("a.txt", "", b"x" * 65_535 + "ï".encode(), "text/plain; charset=utf-8"),
+    ("a.txt", "", "変更".encode("iso-2022-jp"), "text/plain"),
+    ("a.txt", "", b"", "text/plain"),
+    ("a.json", "", NAIVE.encode(), "application/json"),
+    ("a.xml", "application/xml; charset=utf-8", b"", "application/xml; charset=utf-8"),
+    ("a.qqq", "application/octet-stream; charset=utf-8", b"", "application/octet-stream"),
+    ("a.pdf", "", NAIVE.encode(), "application/pdf"),
+]
+
+
+@pytest.mark.parametrize(("filename", "given", "content", "expected"), CHARSETS)
+def test_a_text_says_its_charset_where_it_is_known(filename, given, content, expected):
+    given = {"filename": filename, "content": in_base64(content), "content_type": given}
+    (file,) = make_message(attachments=[given]).attachments
+    media_type, _, charset = expected.partition("; charset=")
+    assert (file.full_type, file.content_type) == (expected, media_type)
+    assert file.charset == (charset or None)
+
+
+def test_texts_of_another_charset_are_other_content():
+    said = {
+        make_message(
+            attachments=[{"filename": "a.txt", "content": "YQ==", "content_type": content_type}]
+        ).content_key()
+        for content_type in ("text/plain", "text/plain; charset=utf-16")
+    }
+    assert len(said) == 2
+
+
+NO_TYPE = (
+    'It should be a media type like "application/pdf" or "text/plain; charset=utf-8",'
+    " without other parameters."
+)
 PROBLEMS = {
     "no base64": ({"content": "%%%"}, "content", "It is not base64."),
     "base64 with an end missing": ({"content": "YQ"}, "content", "It is not base64."),
@@ -53,12 +96,18 @@ PROBLEMS = {
     "a type that is none": (
         {"content_type": "text"},
         "content_type",
-        'It should be a media type like "application/pdf", without parameters.',
+        NO_TYPE,
     ),
     "a type with a line break": (
         {"content_type": "application/pdf\r\nX: y"},
         "content_type",
-        'It should be a media type like "application/pdf", without parameters.',
+        NO_TYPE,
+    ),
+    "another parameter": ({"content_type": "text/plain; x=y"}, "content_type", NO_TYPE),
+    "a charset that is none": (
+        {"content_type": 'text/plain; charset="utf-8'},
+        "content_type",
+        NO_TYPE,
     ),
     "a multipart": (
         {"content_type": "multipart/mixed"},

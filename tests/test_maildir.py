@@ -3,7 +3,10 @@ from __future__ import annotations
 import email
 import email.policy
 import mailbox
+import os
+import resource
 import threading
+import time
 
 import pytest
 from conftest import make_message
@@ -142,6 +145,55 @@ def test_a_folder_that_cannot_be_written_is_not_sent(tmp_path):
     settings = MaildirSettings(priority_value=1, path=tmp_path / "file")
     with pytest.raises(ServiceUnavailable, match="cannot be written"):
         Maildir("maildir", "example.com", settings).send(make_message(), 5)
+
+
+@pytest.fixture
+def little_room():
+    """No file of this process grows beyond 64 KiB, as on a disk that is nearly full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_does_not_fit_leaves_its_room_to_others(service, folder, little_room):
+    with pytest.raises(ServiceUnavailable, match="cannot be written"):
+        service.send(make_message(raw_text_body="x\n" * 100_000), 5)
+    assert not list((folder / "tmp").iterdir())
+    service.send(make_message(), 5)
+    assert len(stored(folder)) == 1
+
+
+HOUR = 3600
+
+
+def left_behind(folder, name, hours, accessed=None) -> None:
+    now = time.time()
+    (folder / "tmp").mkdir(parents=True, exist_ok=True)
+    (folder / "tmp" / name).write_text("half a mess")
+    times = (now - (hours if accessed is None else accessed) * HOUR, now - hours * HOUR)
+    os.utime(folder / "tmp" / name, times)
+
+
+def test_what_a_kill_left_goes_after_36_hours(service, folder):
+    left_behind(folder, "old", hours=37)
+    left_behind(folder, "young", hours=35)
+    left_behind(folder, "old but being copied", hours=1000, accessed=1)
+    (folder / "tmp" / "a folder").mkdir()
+    os.utime(folder / "tmp" / "a folder", (0, 0))
+    service.send(make_message(), 5)
+    names = {file.name for file in (folder / "tmp").iterdir()}
+    assert names == {"young", "old but being copied", "a folder"}
+
+
+def test_old_files_are_not_looked_for_with_each_message(service, folder, monkeypatch):
+    service.send(make_message(), 5)
+    left_behind(folder, "old", hours=37)
+    service.send(make_message(), 5)
+    assert (folder / "tmp" / "old").exists()
+    monkeypatch.setattr(service, "_next_clearing", time.monotonic())
+    service.send(make_message(), 5)
+    assert not (folder / "tmp" / "old").exists()
 
 
 def test_many_threads_write_without_losing_one(service, folder):

@@ -112,6 +112,11 @@ def test_what_was_put_in_comes_out(message):
     assert found.get_all("X-Tag", []) == message.tags
 
 
+def full_type_of(part) -> str:
+    charset = part.get_content_charset()
+    return part.get_content_type() + (f"; charset={charset}" if charset else "")
+
+
 @every_message
 def test_bodies_and_files_come_out(message):
     found = read(on_the_wire(message))
@@ -121,15 +126,15 @@ def test_bodies_and_files_come_out(message):
     related = [part for part in found.walk() if part["Content-ID"]]
     if message.html_body:
         assert [
-            (p["Content-ID"], p.get_filename(), p.get_content_type(), p.get_payload(decode=True))
+            (p["Content-ID"], p.get_filename(), full_type_of(p), p.get_payload(decode=True))
             for p in related
-        ] == [(f"<{i.content_id}>", i.filename, i.content_type, i.content) for i in message.inline]
+        ] == [(f"<{i.content_id}>", i.filename, i.full_type, i.content) for i in message.inline]
         assert all(part.get_content_disposition() == "inline" for part in related)
     beside = message.attachments if message.html_body else message.files
     assert {
-        (part.get_filename(), part.get_content_type(), part.get_payload(decode=True))
+        (part.get_filename(), full_type_of(part), part.get_payload(decode=True))
         for part in found.iter_attachments()
-    } == {(file.filename, file.content_type, file.content) for file in beside}
+    } == {(file.filename, file.full_type, file.content) for file in beside}
 
 
 @every_message
@@ -158,6 +163,15 @@ def test_a_parser_finds_nothing_wrong(message):
         if "local-part contains non-ASCII" not in str(defect)
     ]
     assert defects == []
+
+
+@pytest.mark.parametrize("text", ["naïve", "Änderung 変更"])
+def test_a_text_in_utf_8_is_read_as_what_it_is(text):
+    file = {"filename": "a.txt", "content": in_base64(text.encode())}
+    wire = on_the_wire(make_message(attachments=[file]))
+    (attached,) = read(wire).iter_attachments()
+    assert attached["Content-Type"] == 'text/plain; charset="utf-8"'
+    assert attached.get_content() == text
 
 
 def test_what_nobody_decodes_is_not_encoded():

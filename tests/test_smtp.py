@@ -100,17 +100,17 @@ def test_the_id_is_what_the_server_says_it_is_queued_as(said, smtp_server):
     assert outcome_of(service_at(smtp_server({".": say(reply)}))) == message_id
 
 
-# What each code means where the message is the matter: at MAIL, at RCPT for all, at the dot.
+# What each code means where the message is the matter: at MAIL, at RCPT for all, at the dot. What
+# differs from stage to stage is in test_smtp_replies.py.
 CODES = {
     "421 4.3.2 Service not available": ServiceUnavailable,
     "421 4.7.0 Try again later": RateLimited,
-    "450 4.7.1 Greylisted": RateLimited,
-    "450 4.7.1 Try again": RateLimited,
+    "450 4.7.1 Greylisted": MessageRejected,
     "451 Sending quota exceeded": AccountRefused,
-    "450 4.2.1 The mailbox is over its quota": ServiceUnavailable,
+    "450 4.2.1 The mailbox is over its quota": MessageRejected,
     "451 4.3.0 Local error": ServiceUnavailable,
     "451 Authentication failed: Maximum credits exceeded": AccountRefused,
-    "452 4.5.3 Too many recipients": RateLimited,
+    "452 4.5.3 Too many recipients": MessageRejected,
     "452 4.3.1 Insufficient system storage": ServiceUnavailable,
     "454 Throttling failure: Maximum sending rate exceeded.": RateLimited,
     "454 Throttling failure: Daily message quota exceeded.": AccountRefused,
@@ -237,8 +237,9 @@ def test_some_recipients_may_be_refused(pipelining, smtp_server):
     ("first", "second", "expected"),
     [
         (REFUSED, REFUSED, MessageRejected),
-        (REFUSED, "451 Not now", ServiceUnavailable),
-        ("450 4.7.1 Greylisted", REFUSED, RateLimited),
+        (REFUSED, "451 4.3.0 Not now", ServiceUnavailable),
+        ("450 4.7.1 Greylisted", REFUSED, MessageRejected),
+        (REFUSED, "450 4.7.1 Error: too much mail from 192.0.2.1", RateLimited),
         (REFUSED, "554 Relay access denied", AccountRefused),
     ],
 )

@@ -87,7 +87,8 @@ class AmazonSES(HTTPEmailService):
       ("Daily message quota exceeded") and too fast a sender ("Maximum sending rate exceeded")
       have one code: the text tells them apart (developer guide, sending quotas). No Retry-After.
     - A sender that is not verified is MessageRejected, as bad content is; in the sandbox a
-      recipient is too (developer guide, errors). The text goes on to list the addresses.
+      recipient is too (developer guide, errors). The text goes on to list the addresses. So is
+      every message of an account whose sending is paused (as public threads quote it).
     - A suppressed recipient is accepted, and bounces later (not confirmed).
     - Message-ID is always SES's own (developer guide, header fields): ours does not go along.
     - It has no SMTPUTF8: ASCII left of the @ (AWS's description). A name beyond ASCII is to be
@@ -96,8 +97,9 @@ class AmazonSES(HTTPEmailService):
       a name may come twice is not confirmed. A tag of ours is called "tag"; metadata, by their key.
     - Tracking is set in ConfigurationOverrides, which is new: an older boto3 refuses it.
     - Text is 7-bit ASCII unless a Charset is given, and a file is 7-bit unless an encoding is
-      (developer guide, attachments). Some extensions, .exe for one, are refused (same page);
-      how SES encodes names of files beyond ASCII is not confirmed.
+      (developer guide, attachments). Some extensions, .exe for one, are refused (same page); how
+      SES encodes names of files beyond ASCII, and that a ContentType may have a charset, is not
+      confirmed.
     - A message with bcc alone is fine (API reference of v1; for v2 not confirmed).
     - Bulk calls (SendBulkEmail) take templates only, so that each message has its own call.
     """
@@ -113,7 +115,8 @@ class AmazonSES(HTTPEmailService):
         (400, "daily message quota", AccountRefused),
         (400, "^(Throttling|TooManyRequests)|maximum sending rate", RateLimited),
         (400, "not verified|^MailFromDomainNotVerified", AccountRefused),
-        (400, "^(AccountSuspended|SendingPaused|LimitExceeded)", AccountRefused),
+        (400, "sending (paused|suspended) for this", AccountRefused),
+        (400, "^(AccountSuspended|(Account)?SendingPaused|LimitExceeded)", AccountRefused),
         (400, "^(AccessDenied|NotAuthorized|IncompleteSignature|RequestExpired)", AccountRefused),
     )
     settings: AmazonSESSettings
@@ -140,7 +143,7 @@ class AmazonSES(HTTPEmailService):
             yield f'It carries no tag beside metadata called "{TAG}".'
         if any(len(file.filename.encode()) > MAX_FILENAME_BYTES for file in message.files):
             yield f"It carries files' names of at most {MAX_FILENAME_BYTES} bytes."
-        if any(len(file.content_type) > MAX_CONTENT_TYPE for file in message.files):
+        if any(len(file.full_type) > MAX_CONTENT_TYPE for file in message.files):
             yield f"It carries media types of at most {MAX_CONTENT_TYPE} characters."
 
     def build_request(self, message: EmailMessage) -> requests.Request:
@@ -225,7 +228,7 @@ def _mailbox(address: Address) -> str:
 def _attachment(file: Attachment) -> dict[str, Any]:
     attachment = {
         "FileName": file.filename,
-        "ContentType": file.content_type,
+        "ContentType": file.full_type,
         "ContentDisposition": "ATTACHMENT",
         "ContentTransferEncoding": "BASE64",
         "RawContent": file.content,

@@ -7,7 +7,9 @@ import re
 import secrets
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from pydantic import Field
 
@@ -16,6 +18,12 @@ from email_services.capabilities import Capabilities
 from email_services.exceptions import ServiceUnavailable
 from email_services.message import EmailMessage
 from email_services.mime import build_mime
+
+STALE_SECONDS: Final = 36 * 3600
+"""After which nobody writes a file in `tmp/` any more (cr.yp.to/proto/maildir.html)."""
+
+CLEARING_SECONDS: Final = 3600
+"""How often such files are looked for."""
 
 
 class MaildirSettings(ServiceSettings):
@@ -31,6 +39,9 @@ class Maildir(AbstractEmailService):
     that no reader ever sees half of it (cr.yp.to/proto/maildir.html). Recipients of a bcc are kept
     in the file, as mail programs keep them in a folder of sent mail. Tags and metadata, which only
     a provider's events would give back, are headers: X-Tag and X-Metadata-KEY.
+
+    What could not be written whole leaves `tmp/` again, so that a large message takes no room that
+    smaller ones need. What a kill leaves there goes after 36 hours, as the format says.
     """
 
     provider = "maildir"
@@ -38,23 +49,42 @@ class Maildir(AbstractEmailService):
     capabilities = Capabilities(tracking=False, schedule_days=0)
     keeps_messages = True
     settings: MaildirSettings
+    _next_clearing = 0.0
+    """Seconds of `time.monotonic`."""
 
     def send(self, message: EmailMessage, timeout: float) -> Acceptance:  # noqa: ARG002 - a file does not wait
         """The id is the file's name. Raises ServiceUnavailable where it cannot be written."""
         name = _unique_name()
-        folder = self.settings.path
+        content = bytes(build_mime(message, with_bcc=True))
         try:
             for part in ("tmp", "new", "cur"):
-                (folder / part).mkdir(parents=True, exist_ok=True)
-            temporary = folder / "tmp" / name
-            with open(temporary, "xb", opener=_private) as file:
-                file.write(bytes(build_mime(message, with_bcc=True)))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(folder / "new" / name)
+                (self.settings.path / part).mkdir(parents=True, exist_ok=True)
+            self._clear_sometimes()
+            self._write(name, content)
         except OSError as error:
             raise ServiceUnavailable(f"The Maildir cannot be written: {error.strerror}.") from None
         return Acceptance(name)
+
+    def _write(self, name: str, content: bytes) -> None:
+        temporary = self.settings.path / "tmp" / name
+        try:
+            with open(temporary, "xb", opener=_private) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(self.settings.path / "new" / name)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def _clear_sometimes(self) -> None:
+        """Remove what nobody writes any more; once an hour, as a listing takes time."""
+        if (now := time.monotonic()) < self._next_clearing:
+            return
+        self._next_clearing = now + CLEARING_SECONDS
+        with suppress(OSError), os.scandir(self.settings.path / "tmp") as files:
+            for file in files:
+                _remove_if_stale(file, time.time())
 
     def kept_message(self, message_id: str) -> bytes | None:
         """The file of that name; a mail program moves it to `cur/` and adds flags, as ":2,S"."""
@@ -72,6 +102,15 @@ class Maildir(AbstractEmailService):
             return new
         seen = (self.settings.path / "cur").iterdir()
         return next((file for file in seen if file.name.partition(":")[0] == name), new)
+
+
+def _remove_if_stale(file: os.DirEntry[str], now: float) -> None:
+    """now: seconds since the epoch. A file that cannot be removed stops no message."""
+    with suppress(OSError):
+        said = file.stat(follow_symlinks=False)
+        # Either alone may be old in a file that a mail program is copying.
+        if max(said.st_atime, said.st_mtime) < now - STALE_SECONDS:
+            Path(file).unlink()
 
 
 def _private(path: str, flags: int) -> int:

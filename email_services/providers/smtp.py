@@ -34,11 +34,11 @@ from email_services.exceptions import (
     MessageRejected,
     OutcomeUnknown,
     ProviderError,
-    RateLimited,
     ServiceUnavailable,
 )
 from email_services.message import EmailMessage
 from email_services.mime import build_mime
+from email_services.smtp_replies import Stage, meaning_of, names_in
 from email_services.texts import refuse_control_characters
 from email_services.transport import Exchange, is_loopback, why, within
 
@@ -56,7 +56,6 @@ GO_ON: Final = 3
 """The first digit of the codes that are no refusal."""
 
 _CLOSING: Final = 421
-_FLAGS: Final = re.IGNORECASE | re.DOTALL
 _QUEUED_AS = re.compile(
     r"queued (?:mail for delivery )?as <?([^\s<>]+?)>?[.;,]?(?:\s|$)", re.IGNORECASE
 )
@@ -126,8 +125,8 @@ class SMTP(AbstractEmailService):
       3.3). Those of a bcc are in the envelope alone.
     - The id is what follows "queued as" where the message is accepted, as Postfix and others say
       it; there is no rule for that text, so it is None for the rest.
-    - A code says little: 454 is a rate or a quota at SES, 451 no credits at SendGrid, 550 5.4.5 a
-      daily limit at Gmail (the last is not confirmed), so the text is read too.
+    - A code says little: 454 is a rate or a quota at SES, 451 no credits at SendGrid, 550 the end
+      of a mailbox or of our rights. `smtp_replies` tells whose fault it is.
     - AUTH is PLAIN, else LOGIN, which need encryption or this machine; nothing else is spoken.
     - An address beyond ASCII needs the server's SMTPUTF8, a large message has its SIZE to fit.
     """
@@ -136,18 +135,6 @@ class SMTP(AbstractEmailService):
     Settings = SMTPSettings
     capabilities = Capabilities(tracking=False, schedule_days=0)
     settings: SMTPSettings
-
-    # Codes, a pattern searched in the text, and what the two mean together; the first that fits.
-    rules = (
-        (r"530|534|535|538", "", AccountRefused),
-        # Not the quota of a recipient's mailbox (RFC 3463: X.2.X).
-        (r"[45]..", r"^(?!.*([45]\.2\.\d|mailbox)).*(quota|credits|daily|5\.4\.5)", AccountRefused),
-        (r"5..", r"sender.*(not|reject|denied)|not (verified|owned)|relay|authent", AccountRefused),
-        (r"421|450|451", r"\b4\.7\.\d", RateLimited),
-        (r"4..", r"\brate\b|throttl|too many|greylist|4\.5\.3", RateLimited),
-        (r"4..", "", ServiceUnavailable),
-        (r"500|502|503|504", "", ServiceUnavailable),  # it does not know the command
-    )
 
     def unencrypted(self) -> str:
         """See AbstractEmailService."""
@@ -191,14 +178,14 @@ class SMTP(AbstractEmailService):
         mime = build_mime(message)
         data = mime.as_bytes(policy=mime.policy.clone(linesep="\r\n"))
         options = _options(client, message, data)
-        self._expect(OK, client.mail(message.from_email.email, options), message)
+        self._expect(OK, client.mail(message.from_email.email, options), Stage.MAIL, message)
         refused = self._name_recipients(client, message)
-        self._expect(GO_ON, client.docmd("DATA"), message)
+        self._expect(GO_ON, client.docmd("DATA"), Stage.DATA, message)
         # A line that is a dot alone ends the message (RFC 5321, 4.5.2).
         client.send(re.sub(rb"(?m)^\.", b"..", data) + b".\r\n")
         exchange.written = True
         reply = client.getreply()
-        self._expect(OK, reply, message)
+        self._expect(OK, reply, Stage.END, message)
         queued = _QUEUED_AS.search(reply[1].decode("utf-8", "replace"))
         return Acceptance(storable(queued and queued[1]), refused)
 
@@ -207,7 +194,7 @@ class SMTP(AbstractEmailService):
         faults: dict[str, ProviderError] = {}
         replies = _ask_for(client, message.recipients)
         for address, reply in zip(message.recipients, replies, strict=True):
-            fault = self._fault(OK, reply, message)
+            fault = self._fault(OK, reply, Stage.RCPT, message, [message.from_email, address])
             if fault and reply[0] == _CLOSING:
                 raise fault
             if fault:
@@ -218,17 +205,11 @@ class SMTP(AbstractEmailService):
         return {key: fault.reason for key, fault in faults.items()}
 
     def _expect(
-        self,
-        digit: int,
-        reply: Reply,
-        message: EmailMessage | None = None,
-        otherwise: type[ProviderError] = MessageRejected,
+        self, digit: int, reply: Reply, stage: Stage, message: EmailMessage | None = None
     ) -> None:
-        """Raise what `reply` means, unless it begins with `digit`.
-
-        otherwise: what a refusal for good means, where its text says nothing special.
-        """
-        fault = self._fault(digit, reply, message, otherwise)
+        """Raise what `reply` means, unless it begins with `digit`."""
+        addresses = [message.from_email, *message.recipients] if message else []
+        fault = self._fault(digit, reply, stage, message, addresses)
         if fault:
             raise fault
 
@@ -236,26 +217,20 @@ class SMTP(AbstractEmailService):
         self,
         digit: int,
         reply: Reply,
+        stage: Stage,
         message: EmailMessage | None,
-        otherwise: type[ProviderError] = MessageRejected,
+        addresses: list[Address],
     ) -> ProviderError | None:
+        """What `reply` means, if it does not begin with `digit`. addresses: whom it is about."""
         code, text = reply[0], reply[1].decode("utf-8", "replace")[:MAX_TEXT]
         if code // 100 == digit:
             return None
         if code // 100 not in (4, 5):
             raise smtplib.SMTPResponseException(*reply)
-        fault = next(
-            (
-                fault
-                for codes, pattern, fault in self.rules
-                if re.fullmatch(codes, str(code)) and re.search(pattern, text, _FLAGS)
-            ),
-            otherwise,
-        )
         words = self.redacted(text, [message] if message else [])
         reason = f"SMTP {code}: {words}" if words else f"SMTP {code}."
         # What a server says may quote the message, so that it is in no log and no listing.
-        return fault(reason, summary=f"SMTP {code}.")
+        return meaning_of(code, text, stage, names_in(addresses))(reason, summary=f"SMTP {code}.")
 
     def _reused(self, exchange: Exchange) -> smtplib.SMTP | None:
         """The connection used last, if it still works; RSET ends whatever was left unfinished."""
@@ -298,18 +273,18 @@ class SMTP(AbstractEmailService):
         client.sock = plain = transport.connect(addresses, exchange, no_delay)
         if self.settings.security == "tls":
             client.sock = self._encrypted(plain, exchange)
-        self._expect(OK, client.getreply(), otherwise=ServiceUnavailable)
-        self._expect(OK, client.ehlo(), otherwise=ServiceUnavailable)
+        self._expect(OK, client.getreply(), Stage.CONNECT)
+        self._expect(OK, client.ehlo(), Stage.CONNECT)
         if self.settings.security == "starttls":
             if not client.has_extn("starttls"):
                 raise ServiceUnavailable("The server offers no STARTTLS.")
-            self._expect(OK, client.docmd("STARTTLS"), otherwise=ServiceUnavailable)
+            self._expect(OK, client.docmd("STARTTLS"), Stage.CONNECT)
             client.sock = self._encrypted(plain, exchange)
             client.file = None  # with whatever was sent ahead of the encryption
             # What was offered unencrypted counts no more either (RFC 3207, 4.2).
-            self._expect(OK, client.ehlo(), otherwise=ServiceUnavailable)
+            self._expect(OK, client.ehlo(), Stage.CONNECT)
         if self.settings.username:
-            self._expect(OK, self._log_in(client), otherwise=AccountRefused)
+            self._expect(OK, self._log_in(client), Stage.AUTH)
 
     def _encrypted(self, plain: socket.socket, exchange: Exchange) -> socket.socket:
         plain.settimeout(exchange.remaining())
