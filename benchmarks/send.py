@@ -94,6 +94,7 @@ def main() -> None:
     """Measure every scenario and print the table."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))  # what we started ends with us
     options = parse_arguments()
+    sys.path.insert(0, str(ROOT))  # as gunicorn does
     settings = runpy.run_path(str(GUNICORN_CONF))
     print(
         f"Python {platform.python_version()}, {os.cpu_count()} CPUs; gunicorn with"
