@@ -621,6 +621,25 @@ def test_how_to_send_tells_a_program_what_it_needs(client):
     assert client.get("/example.com/backup/send").json["services"] == ["backup"]
 
 
+def test_a_page_names_a_few_of_a_thousand_recipients_and_weighs_little(client):
+    everybody = [f"recipient.number.{n}@customers.example.org" for n in range(1000)]
+    batch = {"messages": [{**PLAIN, "to_recipients": everybody} for _ in range(20)]}
+    assert client.post("/example.com/send", json=batch, headers=POOL).status_code == 200
+    in_short = f"<td>{everybody[0]}, {everybody[1]} and 998 more</td>"
+    for path in ("/example.com/messages", "/example.com", "/"):
+        as_json = client.get(path, headers=POOL)
+        page = client.get(path, headers={**POOL, "Accept": BROWSER}).text
+        assert page.count(in_short) == min(page.count("<td><a href="), 20) > 0
+        assert len(page) < 250_000, "of which 100,000 are the JSON, before it is escaped"
+        assert everybody[999] in as_json.text, "programs get them all"
+    message = client.get("/example.com/messages", headers=POOL).json["messages"][0]
+    page = client.get(message["url"], headers={**POOL, "Accept": BROWSER}).text
+    before, _, rest = page.partition("<summary>and 980 more</summary>")
+    assert f"{everybody[19]}\n" in before
+    assert everybody[20] not in before
+    assert ", ".join(everybody[20:]) in rest
+
+
 def test_a_listing_counts_the_last_hour_for_all_and_shows_the_last_messages_to_readers(client):
     for number in range(7):
         message = {**PLAIN, "subject": str(number)}
