@@ -34,7 +34,7 @@ def add_links(response: Response) -> Response:
     if description := current_app.config["API_DESCRIPTION"]:
         links.append(f'<{quote(request.script_root)}{description}>; rel="describedby"')
     if response.mimetype == "text/html" and request.method in {"GET", "HEAD"}:
-        links.append(f'<{_same_in_json()}>; rel="alternate"; type="application/json"')
+        links.append(f'<{same_in_json()}>; rel="alternate"; type="application/json"')
     if links:
         response.headers.add("Link", ", ".join(links))
     return response
@@ -91,7 +91,8 @@ def kept_by_clients(body: str, media_type: str) -> Response:
     return response.make_conditional(request)
 
 
-def _same_in_json() -> str:
+def same_in_json() -> str:
+    """The address of what this one answers to GET, as JSON."""
     view = current_app.view_functions.get(request.endpoint or "")
     names = filter_names(view) if view else ()  # elsewhere may be a key, by mistake
     query = [pair for pair in request.args.items(multi=True) if pair[0] in names]

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from functools import cache
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import markdown
@@ -20,9 +20,13 @@ from markdown.extensions.toc import TocExtension
 from markupsafe import Markup, escape
 from pydantic_core import to_json
 
+from browsable_api.conventions import same_in_json
 from browsable_api.curl import curl_command
 from browsable_api.forms import FormField, body_names, filter_fields, filter_names, form_fields
 from browsable_api.request import JSON_FIELD, ONCE_FIELD, request
+
+MAX_SHOWN: Final = 100_000
+"""Characters of its JSON that a page shows; the same address gives programs all of it."""
 
 
 class JSONRenderer(BaseRenderer):  # type: ignore[misc]
@@ -54,6 +58,8 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
         filters = filter_fields(view, request.query, problems)
         takes_post = "POST" in _allowed_methods()
         shown = {JSON_FIELD, *(field.name for field in (*fields, *filters))}
+        text = pretty(data)
+        beginning = _beginning(text)
         page = render_template(
             getattr(view, "template", "page.html"),
             title=title,
@@ -64,7 +70,9 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
             headers=[f"{name}: {value}" for name, value in options["headers"]],
             data=data,
             is_ok=options["status_code"] < HTTPStatus.BAD_REQUEST,
-            json=_linked(pretty(data)),
+            json=_linked(beginning),
+            json_left=len(text) - len(beginning),
+            json_url=same_in_json() if request.method in {"GET", "HEAD"} else "",
             curl=curl_command(
                 request,
                 filter_names(view),
@@ -180,15 +188,20 @@ def _allowed_methods() -> Collection[str]:
     return set(adapter.allowed_methods()) if adapter else set()
 
 
+def _beginning(text: str) -> str:
+    """As much of it as a page shows: whole lines, unless one is very long."""
+    if len(text) <= MAX_SHOWN:
+        return text
+    end = text.rfind("\n", MAX_SHOWN // 2, MAX_SHOWN)
+    return text[: end if end > 0 else MAX_SHOWN]
+
+
 def _linked(text: str) -> Markup:
     """JSON, escaped, in which the addresses of this server are links."""
     if request_ctx.url_adapter is None:
         return escape(text)
     own = re.compile('"(' + re.escape(f"{request.scheme}://{request.host}/") + r'[^"\\\s]*)"')
-    result = Markup()
-    end = 0
-    for match in own.finditer(text):
-        result += escape(text[end : match.start()])
-        result += Markup('"<a href="{0}">{0}</a>"').format(match.group(1))
-        end = match.end()
-    return result + escape(text[end:])
+    link = Markup('"<a href="{0}">{0}</a>"')
+    # Every other piece is an address.
+    pieces = enumerate(own.split(text))
+    return Markup("").join(link.format(p) if number % 2 else escape(p) for number, p in pieces)

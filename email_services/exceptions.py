@@ -87,11 +87,23 @@ class InvalidInput(EmailServicesError):
 
 
 class MessageTooLarge(InvalidInput):
-    """The message holds more than this server takes. size, limit: bytes. field: what does."""
+    """A message, or a batch, holds more than this server takes.
 
-    def __init__(self, size: int, limit: int, field: str = "attachments") -> None:
-        what = "The message has" if field == "attachments" else f"In all, {field} have"
-        super().__init__({field: f"{what} {size:,} bytes, and {limit:,} are allowed."})
+    size, limit: bytes. field: what it is mostly, "attachments" or "substitutions". subject: whose
+    size it is.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        limit: int,
+        field: str = "attachments",
+        subject: str = "The message has",
+    ) -> None:
+        filled_in = " with its substitutions" if field == "substitutions" else ""
+        super().__init__(
+            {field: f"{subject} {size:,} bytes{filled_in}, and {limit:,} are allowed."}
+        )
 
 
 class UnknownDomain(EmailServicesError):

@@ -350,10 +350,13 @@ class EmailMessage(BaseModel):
         problems |= _problems_between_fields(message)
         if problems:
             raise InvalidInput(problems)
-        size = message.size + message.substituted_bytes()
+        if message.size > max_bytes:
+            raise MessageTooLarge(message.size, max_bytes)
+        normal = message.normalised()
+        size = message.size + normal.substituted_bytes()
         if size > max_bytes:
-            raise MessageTooLarge(size, max_bytes)
-        return message.normalised()
+            raise MessageTooLarge(size, max_bytes, "substitutions")
+        return normal
 
     @property
     def message_id(self) -> str:
@@ -379,6 +382,11 @@ class EmailMessage(BaseModel):
     def size(self) -> int:
         """Bytes of the bodies and of the files as they are."""
         return self._body_bytes + sum(len(file.content) for file in self.files)
+
+    @property
+    def rendered_size(self) -> int:
+        """The same at most with its substitutions, none of which is made for this."""
+        return self.size + self.substituted_bytes()
 
     @property
     def encoded_size(self) -> int:

@@ -305,6 +305,7 @@ def _batch_answer(
     """Send the messages, each on its own: one that is wrong stops no other."""
     results: dict[int, dict[str, Any]] = {}
     messages: dict[int, EmailMessage] = {}
+    size = 0
     for number, fields in enumerate(batch):
         try:
             message = EmailMessage.parse(
@@ -317,7 +318,8 @@ def _batch_answer(
             results[number] = _plan_as_dict(pool, message, only)
         else:
             messages[number] = message
-    refuse_large_batch(messages.values(), mailpool.config.max_message_bytes)
+            size += message.rendered_size
+            refuse_large_batch(size, mailpool.config.max_message_bytes)
     keys = once_each({number: _asked(only, batch[number]) for number in messages})
     for fields in batch:
         _forget_files(fields)

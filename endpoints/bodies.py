@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
@@ -189,8 +189,8 @@ class MessageFilter(BaseModel):
 
 
 MAX_BATCH = 1000
-SUBSTITUTED_MESSAGES = 4
-"""What the substitutions of a batch may add: as much as so many of the largest messages."""
+LARGEST_IN_A_BATCH = 4
+"""What the messages of a batch may become in all: as much as so many of the largest."""
 
 
 class Batch(BaseModel):
@@ -261,12 +261,15 @@ def checked_batch(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     return batch.messages
 
 
-def refuse_large_batch(messages: Iterable[EmailMessage], max_message_bytes: int) -> None:
-    """Raise MessageTooLarge where substitutions blow the messages up beyond what a batch may be."""
-    size = sum(message.substituted_bytes() for message in messages)
-    limit = SUBSTITUTED_MESSAGES * max_message_bytes
+def refuse_large_batch(size: int, max_message_bytes: int) -> None:
+    """Raise MessageTooLarge where the first messages of a batch become `size` bytes, and too many.
+
+    A request of a few megabytes may ask for gigabytes, by substitutions and by HTML whose text is
+    longer: nothing of the rest is made then.
+    """
+    limit = LARGEST_IN_A_BATCH * max_message_bytes
     if size > limit:
-        raise MessageTooLarge(size, limit, "substitutions")
+        raise MessageTooLarge(size, limit, "substitutions", "The batch has at least")
 
 
 def once(asked: object) -> Once | None:

@@ -621,6 +621,25 @@ def test_how_to_send_tells_a_program_what_it_needs(client):
     assert client.get("/example.com/backup/send").json["services"] == ["backup"]
 
 
+def test_a_page_names_a_few_of_a_thousand_recipients_and_weighs_little(client):
+    everybody = [f"recipient.number.{n}@customers.example.org" for n in range(1000)]
+    batch = {"messages": [{**PLAIN, "to_recipients": everybody} for _ in range(20)]}
+    assert client.post("/example.com/send", json=batch, headers=POOL).status_code == 200
+    in_short = f"<td>{everybody[0]}, {everybody[1]} and 998 more</td>"
+    for path in ("/example.com/messages", "/example.com", "/"):
+        as_json = client.get(path, headers=POOL)
+        page = client.get(path, headers={**POOL, "Accept": BROWSER}).text
+        assert page.count(in_short) == min(page.count("<td><a href="), 20) > 0
+        assert len(page) < 250_000, "of which 100,000 are the JSON, before it is escaped"
+        assert everybody[999] in as_json.text, "programs get them all"
+    message = client.get("/example.com/messages", headers=POOL).json["messages"][0]
+    page = client.get(message["url"], headers={**POOL, "Accept": BROWSER}).text
+    before, _, rest = page.partition("<summary>and 980 more</summary>")
+    assert f"{everybody[19]}\n" in before
+    assert everybody[20] not in before
+    assert ", ".join(everybody[20:]) in rest
+
+
 def test_a_listing_counts_the_last_hour_for_all_and_shows_the_last_messages_to_readers(client):
     for number in range(7):
         message = {**PLAIN, "subject": str(number)}
@@ -924,12 +943,30 @@ def test_a_batch_that_is_none_is_named_and_sends_nothing(body, problems, client,
     assert not (tmp_path / "primary").exists()
 
 
-def test_substitutions_that_blow_up_a_batch_are_refused_before_anything_is_made(client, tmp_path):
-    message = {**PLAIN, "raw_text_body": "{{a}}" * 2450, "substitutions": {"a": "x" * 10_000}}
-    answer = client.post("/example.com/send", json={"messages": [message] * 5}, headers=POOL)
+WIDE = "<table><tr><td>" + "w" * 4_000 + "</td></tr>" + "<tr><td>a" * 100 + "</table>"
+
+
+@pytest.mark.parametrize(
+    ("fields", "number"),
+    [
+        ({"raw_text_body": "{{a}}" * 90, "substitutions": {"a": "x" * 10_000}}, 5),
+        ({"html_body": "{{a}}" * 90, "substitutions": {"a": "&" * 2_000}}, 5),
+        ({"raw_text_body": "", "html_body": WIDE}, 12),
+    ],
+    ids=["substitutions", "substitutions that are escaped", "HTML whose text is longer"],
+)
+def test_what_blows_up_a_batch_is_refused_before_all_of_it_is_made(
+    fields, number, make_app, config, tmp_path
+):
+    client = make_app({**config, "max_message_megabytes": 1}).test_client()
+    message = {**PLAIN, **fields}
+    assert client.post("/example.com/send", json=message, headers=POOL).status_code == 200
+    batch = {"messages": [message] * number}
+    answer = client.post("/example.com/send", json=batch, headers=POOL)
     assert answer.status_code == 413
     assert list(answer.json["problems"]) == ["substitutions"]
-    assert not list(tmp_path.glob("*/new/*"))
+    assert "and 4,194,304 are allowed" in answer.json["problems"]["substitutions"]
+    assert len(list(tmp_path.glob("*/new/*"))) == 1, "the one before the batch"
 
 
 def test_a_batch_goes_through_one_service_alone(client, tmp_path):

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 
 from browsable_api import APIError, BrowsableAPI, request, takes
 from browsable_api.app import MAX_BODY_BYTES
+from browsable_api.renderers import MAX_SHOWN, pretty
 
 
 class Thing(BaseModel):
@@ -49,6 +50,16 @@ def client():
         """Always wrong."""
         assert request.data is not None
         raise APIError(400, "No.", {"colour": "Not <this> one.", "text.1": "Nor that."})
+
+    @app.route("/long", methods=["GET", "POST"])
+    def long():
+        """Lists thousands."""
+        return {"see": [f"http://localhost/things?of=<{n}>" for n in range(20_000)]}
+
+    @app.get("/long/line")
+    def long_line():
+        """Says one thing at length."""
+        return {"text": "x" * 1_000_000}
 
     @app.get("/silent")
     def silent():
@@ -410,3 +421,25 @@ def test_a_page_that_takes_no_body_does_not_read_one(client):
     headers = {"Accept": "text/html"}
     answer = client.get("/silent", data=b"\xff", content_type="text/plain", headers=headers)
     assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/long", "/long/line"])
+def test_a_page_shows_the_beginning_of_a_long_answer_and_leads_to_the_whole(path, client):
+    page = client.get(path, headers={"Accept": "text/html"}).text
+    assert len(page) < 4 * MAX_SHOWN
+    code = re.search('<code id="json">(.*?)</code>', page, re.DOTALL)[1]
+    shown = unescape(re.sub("<[^>]*>", "", code))
+    in_full = pretty(client.get(path).json)
+    assert in_full.startswith(shown)
+    assert MAX_SHOWN / 2 < len(shown) <= MAX_SHOWN
+    assert f"And {len(in_full) - len(shown):,} characters more" in page
+    assert client.get(re.search('id="json-left".*?href="([^"]*)"', page)[1]).json
+    assert 'data-copy="json"' not in page, "half of it is no JSON"
+
+
+def test_where_no_link_gives_the_whole_the_command_does(client):
+    page = client.post("/long", headers={"Accept": "text/html"}).text
+    assert "the command gives all of it" in page[page.index('id="json-left"') :]
+    short = client.post("/things", headers={"Accept": "text/html"}).text
+    assert "json-left" not in short
+    assert 'data-copy="json"' in short

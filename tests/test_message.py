@@ -416,11 +416,21 @@ def test_what_would_take_ages_or_all_memory_is_refused_at_once(name):
     assert time.monotonic() - started < 2
 
 
-def test_what_substitutions_add_counts_as_part_of_the_message():
-    fields = {**PLAIN, "raw_text_body": "{{a}}" * 10, "substitutions": {"a": "x" * 1000}}
-    with pytest.raises(MessageTooLarge):
-        EmailMessage.parse(fields, "example.com", max_bytes=9_000)
-    assert EmailMessage.parse(fields, "example.com", max_bytes=11_000)
+@pytest.mark.parametrize(
+    ("body", "grown"),
+    [("raw_text_body", 10_000), ("html_body", 20_000)],
+    ids=["in a text", "in HTML and in the text that is read out of it"],
+)
+def test_what_substitutions_add_counts_as_part_of_the_message(body, grown):
+    fields = {**PLAIN, "raw_text_body": "", "substitutions": {"a": "x" * 1000}}
+    fields[body] = "{{a}}" * 10
+    with pytest.raises(MessageTooLarge) as caught:
+        EmailMessage.parse(fields, "example.com", max_bytes=grown + 49)
+    assert caught.value.problems == {
+        "substitutions": f"The message has {grown + 50:,} bytes with its substitutions, "
+        f"and {grown + 49:,} are allowed."
+    }
+    assert EmailMessage.parse(fields, "example.com", max_bytes=grown + 50)
 
 
 def test_an_encoded_word_is_refused_in_a_tag():
