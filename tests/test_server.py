@@ -247,6 +247,31 @@ def test_clients_that_never_finish_their_request_do_not_hold_the_threads(sent, s
     assert "Traceback" not in server.log
 
 
+@pytest.mark.parametrize("sent", HALF_SENT)
+def test_half_requests_hold_no_thread(sent, serve, config):
+    server = serve(config, WEB_CONCURRENCY="1", WEB_THREADS="1")
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(half_send(server, sent))
+        assert requests.get(f"{server.url}/healthz", timeout=20).status_code == 200
+        assert post(server, timeout=20).json()["result"] == "success"
+
+
+def test_who_asks_before_sending_the_body_is_told_to_go_on_once(serve, config):
+    server = serve(config, WEB_CONCURRENCY="1")
+    host, port = server.url.removeprefix("http://").split(":")
+    head = (
+        "POST /example.com/send HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Authorization: {POOL['Authorization']}\r\n"
+        "Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    )
+    with socket.create_connection((host, int(port)), timeout=20) as raw:
+        raw.sendall(head.encode())
+        assert raw.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        raw.sendall(b"{}")
+        assert raw.recv(4096).startswith(b"HTTP/1.1 400 ")
+
+
 def test_a_client_that_drips_its_request_is_given_up_on(serve, config):
     server = serve(config, WEB_CONCURRENCY="1", WEB_THREADS="1", WEB_REQUEST_SECONDS="1")
     with half_send(server, "a body") as raw:
