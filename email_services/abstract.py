@@ -307,8 +307,6 @@ class HTTPEmailService(AbstractEmailService):
         """Raise the ProviderError that `answer` means, unless it is a success."""
         if 200 <= answer.status < 300:  # noqa: PLR2004 - the meaning of 2xx
             return
-        if answer.status < 200:  # noqa: PLR2004 - interim: the real answer was still to come
-            raise not_the_providers(answer)
         raise self.fault(answer, self.error_text(answer), messages)
 
     def fault(self, answer: Answer, text: str, messages: Sequence[EmailMessage]) -> ProviderError:

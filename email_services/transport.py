@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
+from http import HTTPStatus
 from ipaddress import ip_address
 from json import JSONDecodeError, loads
 from typing import Any, ClassVar, Final
@@ -167,11 +168,26 @@ def within(timeout: float) -> Iterator[Exchange]:
         _current.reset(token)
 
 
+class _NoTime(Exchange):
+    """Nobody waits for anything."""
+
+    def remaining(self) -> float:
+        """None, which is no error here: sockets do not block then."""
+        return 0.0
+
+
+_NO_TIME: Final = _NoTime(0.0)
+
+
 class _Timed:
     """A socket whose every wait is bounded by what is left of the exchange.
 
     Python bounds a sendall as a whole, and a TLS handshake too; a read only until the next byte.
+
+    is_spoiled: whether more came on it than the answers asked for.
     """
+
+    is_spoiled = False
 
     def recv_into(self: Any, *args: Any, **kwargs: Any) -> int:
         self.settimeout(_current.get().remaining())
@@ -190,9 +206,49 @@ class _TimedTLSSocket(_Timed, ssl.SSLSocket):
     pass
 
 
+class _Response(http.client.HTTPResponse):
+    """The final answer to a request; whatever comes after it spoils the connection.
+
+    http.client takes each 1xx but 100 for the final answer, and its buffer, with what else came
+    in the same segment, is gone with the answer. In both cases the next message would get what
+    belongs to this one.
+    """
+
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self._socket = sock
+
+    def begin(self) -> None:
+        """Read up to the end of the final answer's headers; any number of 1xx may precede it."""
+        super().begin()
+        while self.status < HTTPStatus.OK:
+            self.headers = self.msg = None  # type: ignore[assignment] # as before it has begun
+            super().begin()
+
+    def _close_conn(self) -> None:
+        """http.client's, for an answer that is read: the connection goes back to the pool next."""
+        self._socket.is_spoiled = self._is_followed()
+        super()._close_conn()  # type: ignore[misc] # it is not in typeshed
+
+    def _is_followed(self) -> bool:
+        """Whether anything has come after it, in whichever buffer it is; waits for nothing."""
+        if not isinstance(self._socket, _Timed):
+            return True  # TLS within a proxy's TLS, into which nobody can look
+        token = _current.set(_NO_TIME)
+        try:
+            return bool(self.fp.peek(1))
+        except ssl.SSLWantReadError:
+            return False
+        except OSError:
+            return True
+        finally:
+            _current.reset(token)
+
+
 class _Connection:
     """What our plain and TLS connections have in common."""
 
+    response_class: ClassVar[Any] = _Response
     _last_used = 0.0
 
     def _new_conn(self: Any) -> socket.socket:
@@ -221,7 +277,8 @@ class _Connection:
     @property
     def is_connected(self: Any) -> bool:
         fresh = time.monotonic() - self._last_used < MAX_IDLE_SECONDS
-        return fresh and bool(super().is_connected)  # type: ignore[misc]
+        clean = self.sock is not None and not self.sock.is_spoiled
+        return fresh and clean and bool(super().is_connected)  # type: ignore[misc]
 
 
 class _TimedHTTPConnection(_Connection, HTTPConnection):

@@ -1,0 +1,176 @@
+"""The way to a provider, over real connections: whose answer it is, and which are used again."""
+
+from __future__ import annotations
+
+import itertools
+import ssl
+
+import pytest
+import trustme
+from contract import make_service, outcome_of
+from standins import Exchange, answer, response
+
+from email_services.exceptions import OutcomeUnknown, ServiceUnavailable
+
+# Mailgun goes through `requests`, SendGrid through its SDK.
+every_way = pytest.mark.parametrize("provider", ["mailgun", "sendgrid"])
+
+
+def accepted(number: int) -> bytes:
+    """The acceptance of either provider, with an id that nobody else has."""
+    headers = {"Content-Type": "application/json", "X-Message-Id": f"id {number}"}
+    return response(200, headers, b'{"id": "<id %d>", "message": "Queued."}' % number)
+
+
+class Numbered:
+    """Answers the requests with their numbers: `before` and `after` each answer comes more.
+
+    segments: whether that comes in segments of its own.
+    """
+
+    def __init__(self, before: bytes = b"", after: bytes = b"", *, segments: bool = False) -> None:
+        self.before, self.after, self.segments = before, after, segments
+        self.numbers = itertools.count(1)
+        self.last: Exchange | None = None
+
+    def __call__(self, exchange: Exchange) -> None:
+        self.last = exchange
+        parts = [self.before, accepted(next(self.numbers)), self.after]
+        for part in parts if self.segments else [b"".join(parts)]:
+            exchange.connection.sendall(part)
+            exchange.stopping.wait(0.01 if self.segments else 0)
+
+    def send_later(self, data: bytes) -> None:
+        """Send it on the connection used last; on loopback it has arrived then."""
+        self.last.connection.sendall(data)
+
+
+def interim(status: int, *headers: bytes) -> bytes:
+    return b"\r\n".join([b"HTTP/1.1 %d Words" % status, *headers, b"", b""])
+
+
+INTERIM = {
+    "100": interim(100),
+    "101": interim(101),
+    "102": interim(102),
+    "103 with headers": interim(103, b"Link: </a.css>; rel=preload", b"Server: a"),
+    "103 that would close": interim(103, b"Connection: close", b"Content-Length: 7"),
+    "103 in chunks": interim(103, b"Transfer-Encoding: chunked"),
+    "199": interim(199),
+    "several": interim(100) + interim(103, b"Link: </a>") + interim(100) + interim(102),
+}
+
+
+@every_way
+@pytest.mark.parametrize("segments", [False, True])
+@pytest.mark.parametrize("name", INTERIM)
+def test_the_answer_after_interim_ones_is_the_messages_own(provider, name, segments, stand_in):
+    server = stand_in(Numbered(before=INTERIM[name], segments=segments))
+    service = make_service(provider, server.url)
+    assert [outcome_of(service).strip("<>") for _ in range(3)] == ["id 1", "id 2", "id 3"]
+    assert server.connections == 1
+
+
+@every_way
+def test_a_refusal_after_an_interim_answer_is_the_messages_own(provider, stand_in):
+    server = stand_in(lambda e: e.connection.sendall(interim(103) + response(500)))
+    service = make_service(provider, server.url)
+    assert [type(outcome_of(service)) for _ in range(2)] == [ServiceUnavailable] * 2
+
+
+@every_way
+def test_interim_answers_without_end_are_read_within_the_deadline(provider, stand_in):
+    def behave(exchange: Exchange) -> None:
+        while not exchange.stopping.wait(0.01):
+            exchange.connection.sendall(interim(102))
+
+    server = stand_in(behave)
+    assert type(outcome_of(make_service(provider, server.url), timeout=0.3)) is OutcomeUnknown
+
+
+LEFT_OVER = {
+    "an interim answer": interim(103, b"Link: </a.css>"),
+    "another answer": response(200, {"X-Message-Id": "id 9"}, b'{"id": "<id 9>", "message": "."}'),
+    "half of another": response(200, {"X-Message-Id": "id 9"}, b'{"id": "<id 9>"')[:-9],
+    "a refusal": response(400, {"Content-Type": "application/json"}, b'{"message": "to"}'),
+    "a byte": b"\n",
+}
+
+
+@every_way
+@pytest.mark.parametrize("name", LEFT_OVER)
+def test_what_comes_with_an_answer_closes_the_connection(provider, name, stand_in):
+    server = stand_in(Numbered(after=LEFT_OVER[name]))
+    service = make_service(provider, server.url)
+    for number in (1, 2, 3):
+        assert outcome_of(service).strip("<>") == f"id {number}"
+        assert server.connections == number
+
+
+@every_way
+@pytest.mark.parametrize("name", LEFT_OVER)
+def test_what_comes_later_than_an_answer_closes_the_connection(provider, name, stand_in):
+    behaviour = Numbered()
+    server = stand_in(behaviour)
+    service = make_service(provider, server.url)
+    for number in (1, 2, 3):
+        assert outcome_of(service).strip("<>") == f"id {number}"
+        assert server.connections == number
+        behaviour.send_later(LEFT_OVER[name])
+
+
+@every_way
+def test_the_body_of_an_answer_that_has_none_is_not_the_next_answer(provider, stand_in):
+    body = response(400, {"Content-Type": "application/json"}, b'{"message": "to"}')
+    server = stand_in(answer(204, {}, body))
+    service = make_service(provider, server.url)
+    assert [type(outcome_of(service)) for _ in range(2)] == [OutcomeUnknown] * 2
+    assert server.connections == 2
+
+
+@every_way
+@pytest.mark.parametrize("after", [b"", LEFT_OVER["another answer"]])
+def test_an_answer_in_chunks_leaves_the_connection_as_clean_as_it_is(provider, after, stand_in):
+    def chunked(exchange: Exchange) -> None:
+        head = b"HTTP/1.1 200 OK\r\nX-Message-Id: id 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        body = b'20\r\n{"id": "<id 1>", "message": "."}\r\n0\r\n\r\n'
+        exchange.connection.sendall(head + body + after)
+
+    server = stand_in(chunked)
+    service = make_service(provider, server.url)
+    assert [outcome_of(service).strip("<>") for _ in range(2)] == ["id 1", "id 1"]
+    assert server.connections == (2 if after else 1)
+
+
+@pytest.fixture
+def tls(tmp_path, monkeypatch) -> ssl.SSLContext:
+    """What a server on this machine needs to be trusted."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+# One record of TLS holds up to 16 KiB, and a read buffer half of that.
+FILLERS = [0, 7_000, 8_000, 8_150, 9_000, 15_000]
+
+
+@every_way
+@pytest.mark.parametrize("filler", FILLERS)
+def test_what_tls_has_read_ahead_closes_the_connection(provider, filler, stand_in, tls):
+    before = interim(103, b"Link: " + b"a" * filler)
+    server = stand_in(Numbered(before, after=LEFT_OVER["another answer"]), tls=tls)
+    service = make_service(provider, server.url)
+    for number in (1, 2, 3):
+        assert outcome_of(service).strip("<>") == f"id {number}"
+        assert server.connections == number
+
+
+@every_way
+def test_a_connection_with_tls_is_used_again(provider, stand_in, tls):
+    server = stand_in(Numbered(), tls=tls)
+    service = make_service(provider, server.url)
+    assert [outcome_of(service).strip("<>") for _ in range(3)] == ["id 1", "id 2", "id 3"]
+    assert server.connections == 1
