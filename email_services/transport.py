@@ -5,6 +5,14 @@ answer, it raises one of two errors, and which one depends on a single fact: had
 been handed to the operating system? If not, the provider cannot have accepted the message
 (`ServiceUnavailable`); if so, it may have (`OutcomeUnknown`).
 
+A connection that was kept may be closed by the provider at any time. Right before it is written to,
+it is looked at: what is closed, or holds anything to read, is not used. Where the provider's end of
+it was under way at that moment, the request meets a closed connection. If it was not written whole
+then, or the provider ended the connection before its system had confirmed one byte of it, nobody
+can have read it, and it goes out again on another connection. What remains `unknown`: the
+provider's system had taken the request and its server ended the connection without reading it. On
+the wire that looks as if the server had read it, accepted it and died; HTTP/1.1 has no word for it.
+
 `requests` bounds each wait on a socket, not their sum, so that a server which sends one byte a
 second holds it for ever. Here each wait gets only what is left of the whole: the sockets ask the
 exchange in progress, which a context variable names, before each call to the operating system.
@@ -13,10 +21,14 @@ exchange in progress, which a context variable names, before each call to the op
 from __future__ import annotations
 
 import http.client
+import math
 import os
+import re
 import smtplib
 import socket
 import ssl
+import struct
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -48,9 +60,10 @@ MAX_ANSWER_BYTES: Final = 1024 * 1024
 """More of an answer than this is not read: the longest, Postmark's for a batch of 500, has 2 KB for
 each message."""
 
-MAX_IDLE_SECONDS: Final = 30.0
-"""A connection unused for longer is not used again. Providers and load balancers close idle ones
-after 60 s or more, and a request written into a connection that is being closed is `unknown`."""
+MAX_IDLE_SECONDS: Final = 4.0
+"""A connection unused for longer is not used again, and for half as long as the provider keeps it,
+where it says so (`Keep-Alive: timeout=5`). The shortest defaults of servers are 5 s (Node.js'
+keepAliveTimeout, Apache's KeepAliveTimeout); load balancers wait for 60 s and more."""
 
 KEPT_CONNECTIONS: Final = 100
 """Idle connections kept for each service in each worker; more than a worker has threads."""
@@ -118,16 +131,26 @@ class Transport:
         """
         prepared = request.prepare()
         _forget_content(request)
-        with within(timeout) as progress:
+        with within(timeout) as exchange:
             try:
-                response = self._adapter.send(
-                    prepared, stream=True, timeout=timeout, proxies=self._proxies
-                )
+                response = self._send(prepared, exchange, timeout)
                 body, complete = _read(response)
             except FAULTS as error:
-                fault = OutcomeUnknown if progress.written else ServiceUnavailable
-                raise fault(why(error, timeout, written=progress.written)) from None
+                fault = OutcomeUnknown if exchange.written else ServiceUnavailable
+                raise fault(why(error, timeout, written=exchange.written)) from None
         return Answer(response.status_code, response.headers, body, complete)
+
+    def _send(
+        self, prepared: requests.PreparedRequest, exchange: Exchange, timeout: float
+    ) -> requests.Response:
+        """Send it, again for each kept connection that turns out to have ended before."""
+        exchange.begin()
+        try:
+            return self._adapter.send(prepared, stream=True, timeout=timeout, proxies=self._proxies)
+        except FAULTS:
+            if not exchange.met_an_end:
+                raise
+        return self._send(prepared, exchange, timeout)
 
 
 def _forget_content(request: requests.Request) -> None:
@@ -138,13 +161,22 @@ def _forget_content(request: requests.Request) -> None:
 
 
 class Exchange:
-    """One request and its answer."""
+    """One request and its answer.
 
-    __slots__ = ("_deadline", "written")
+    written: whether the whole request is with the operating system.
+    """
 
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
+        self.begin()
+
+    def begin(self) -> None:
+        """Note that nothing is written, or counts as written any more."""
         self.written = False
+        self._kept = False
+        self._confirmed: int | None = None
+        self._heard = False
+        self._unread = False
 
     def remaining(self) -> float:
         """Seconds left; raises TimeoutError where none are."""
@@ -152,6 +184,38 @@ class Exchange:
         if left <= 0:
             raise TimeoutError("timed out")
         return left
+
+    def write_to(self, connection: socket.socket, *, kept: bool) -> None:
+        """Note that the request is written next. kept: whether others have used the connection."""
+        self._kept = kept
+        self._confirmed = _bytes_confirmed(connection) if kept else None
+
+    def read_from(self, connection: socket.socket, count: int) -> None:
+        """Note that `count` bytes came; with 0 the other side has ended the connection."""
+        self._heard = self._heard or count > 0
+        if count == 0 and self._confirmed is not None:
+            # What ends a connection says how much had come by then; what comes later is not read.
+            self._unread = _bytes_confirmed(connection) == self._confirmed
+
+    @property
+    def met_an_end(self) -> bool:
+        """Whether a kept connection had ended before anybody could read the request whole."""
+        in_time = time.monotonic() < self._deadline
+        untaken = self._unread or not self.written
+        return self._kept and in_time and untaken and not self._heard
+
+
+_BYTES_CONFIRMED: Final = struct.Struct("120xQ")
+"""tcpi_bytes_acked in Linux' struct tcp_info (linux/tcp.h)."""
+
+
+def _bytes_confirmed(connection: socket.socket) -> int | None:
+    """How many bytes the system at the other end has confirmed so far, where ours can tell."""
+    if not sys.platform.startswith("linux"):
+        return None
+    size = _BYTES_CONFIRMED.size
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, size)
+    return int(_BYTES_CONFIRMED.unpack(info)[0]) if len(info) == size else None
 
 
 _current: ContextVar[Exchange] = ContextVar("exchange in progress")
@@ -190,8 +254,11 @@ class _Timed:
     is_spoiled = False
 
     def recv_into(self: Any, *args: Any, **kwargs: Any) -> int:
-        self.settimeout(_current.get().remaining())
-        return int(super().recv_into(*args, **kwargs))  # type: ignore[misc]
+        exchange = _current.get()
+        self.settimeout(exchange.remaining())
+        count = int(super().recv_into(*args, **kwargs))  # type: ignore[misc]
+        exchange.read_from(self, count)
+        return count
 
     def sendall(self: Any, *args: Any, **kwargs: Any) -> None:
         self.settimeout(_current.get().remaining())
@@ -245,15 +312,20 @@ class _Response(http.client.HTTPResponse):
             _current.reset(token)
 
 
+_KEPT_FOR: Final = re.compile(r"(?:^|,)\s*timeout=(\d{1,6})\b", re.IGNORECASE)
+
+
 class _Connection:
     """What our plain and TLS connections have in common."""
 
     response_class: ClassVar[Any] = _Response
-    _last_used = 0.0
+    _last_used: float | None = None
+    _idle_seconds = math.inf
 
     def _new_conn(self: Any) -> socket.socket:
         """Resolve and connect within the exchange's time, with the errors urllib3 documents."""
         exchange = _current.get()
+        self._last_used = None
         try:
             addresses = resolve(self._dns_host, self.port, exchange.remaining())
             return connect(addresses, exchange, self.socket_options)
@@ -270,15 +342,29 @@ class _Connection:
         urllib3 swallows the error of a write that was cut, to read an answer that may have
         come early; the note tells that case from a request that arrived.
         """
+        exchange = _current.get()
+        if self.sock is None:
+            self.connect()
+        exchange.write_to(self.sock, kept=self._last_used is not None)
         super().request(*args, **kwargs)  # type: ignore[misc]
-        _current.get().written = True
+        exchange.written = True
+
+    def getresponse(self: Any) -> Any:
+        """Read the answer's head, and when the connection has to be used again at the latest."""
+        response = super().getresponse()  # type: ignore[misc]
         self._last_used = time.monotonic()
+        kept = _KEPT_FOR.search(response.headers.get("Keep-Alive", ""))
+        self._idle_seconds = int(kept[1]) / 2 if kept else math.inf
+        return response
 
     @property
     def is_connected(self: Any) -> bool:
-        fresh = time.monotonic() - self._last_used < MAX_IDLE_SECONDS
-        clean = self.sock is not None and not self.sock.is_spoiled
-        return fresh and clean and bool(super().is_connected)  # type: ignore[misc]
+        """Whether it can be used again: urllib3 asks right before it writes the next request."""
+        if self.sock is None or self.sock.is_spoiled or self._last_used is None:
+            return False
+        idle = time.monotonic() - self._last_used
+        fresh = idle < min(MAX_IDLE_SECONDS, self._idle_seconds)
+        return fresh and bool(super().is_connected)  # type: ignore[misc]
 
 
 class _TimedHTTPConnection(_Connection, HTTPConnection):

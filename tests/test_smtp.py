@@ -24,6 +24,7 @@ from email_services.exceptions import (
     RateLimited,
     ServiceUnavailable,
 )
+from email_services.providers import smtp
 from email_services.providers.smtp import SMTP, SMTPSettings
 
 PASSWORD = "pass wörd"
@@ -329,7 +330,7 @@ def test_a_reused_connection_that_dies_later_is_not_replaced_in_silence(smtp_ser
 def test_a_connection_that_idled_long_is_not_used_again(smtp_server, monkeypatch):
     server = smtp_server()
     service = service_at(server)
-    monkeypatch.setattr(transport, "MAX_IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(smtp, "MAX_IDLE_SECONDS", 0.0)
     assert [outcome_of(service), outcome_of(service)] == [ID, ID]
     assert server.connections == 2
     assert "RSET" not in server.commands

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import ssl
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import requests
 import trustme
 from contract import make_service, outcome_of
-from standins import Exchange, answer, response
+from standins import Exchange, answer, reset, response, send_and_close
 
 from email_services.exceptions import OutcomeUnknown, ServiceUnavailable
+from email_services.transport import Transport
 
 # Mailgun goes through `requests`, SendGrid through its SDK.
 every_way = pytest.mark.parametrize("provider", ["mailgun", "sendgrid"])
@@ -174,3 +180,125 @@ def test_a_connection_with_tls_is_used_again(provider, stand_in, tls):
     service = make_service(provider, server.url)
     assert [outcome_of(service).strip("<>") for _ in range(3)] == ["id 1", "id 2", "id 3"]
     assert server.connections == 1
+
+
+# Connections that the provider ends while nobody uses them
+
+PLAIN_OR_TLS = pytest.mark.parametrize("secure", [False, True])
+
+
+@pytest.fixture
+def ends_arrive_late(monkeypatch):
+    """As if each end of a connection were still under way when one looks for it."""
+    monkeypatch.setattr("urllib3.connection.wait_for_read", lambda *_, **__: False)
+
+
+@every_way
+@PLAIN_OR_TLS
+def test_a_connection_that_ended_meanwhile_is_not_used(provider, secure, stand_in, tls):
+    server = stand_in(send_and_close(accepted(1)), tls=tls if secure else None)
+    service = make_service(provider, server.url)
+    for number in (1, 2, 3):
+        assert outcome_of(service).strip("<>") == "id 1"
+        server.wait_until_closed()
+        assert server.connections == number
+
+
+@every_way
+@PLAIN_OR_TLS
+def test_a_request_that_meets_the_end_of_its_connection_goes_out_again(
+    provider, secure, stand_in, tls, ends_arrive_late
+):
+    server = stand_in(send_and_close(accepted(1)), tls=tls if secure else None)
+    service = make_service(provider, server.url)
+    for number in (1, 2, 3):
+        assert outcome_of(service).strip("<>") == "id 1"
+        server.wait_until_closed()
+        assert server.connections == number
+
+
+@every_way
+def test_a_request_outlives_all_connections_that_ended(provider, stand_in, ends_arrive_late):
+    all_are_open, may_end = threading.Barrier(5), threading.Event()
+
+    def behave(exchange: Exchange) -> None:
+        if len(server.requests) <= 5:
+            all_are_open.wait(10)
+        exchange.connection.sendall(accepted(1))
+        may_end.wait(10)
+        exchange.keep_alive = False
+
+    server = stand_in(behave)
+    service = make_service(provider, server.url)
+    with ThreadPoolExecutor(5) as senders:
+        ids = list(senders.map(lambda _: outcome_of(service).strip("<>"), range(5)))
+    may_end.set()
+    server.wait_until_closed()
+    assert [*ids, outcome_of(service).strip("<>")] == ["id 1"] * 6
+    assert server.connections == 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what was confirmed")
+@PLAIN_OR_TLS
+def test_a_request_that_was_written_whole_too_late_goes_out_again(
+    secure, stand_in, tls, ends_arrive_late
+):
+    # Without a body it is written at once, before the answer to its first byte can come.
+    server = stand_in(send_and_close(accepted(1)), tls=tls if secure else None)
+    transport = Transport(server.url)
+    for number in (1, 2, 3):
+        assert transport.exchange(requests.Request("GET", server.url), 5).status == 200
+        server.wait_until_closed()
+        assert server.connections == number
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_request_that_cannot_go_out_again_is_not_sent(method, stand_in, ends_arrive_late):
+    server = stand_in(send_and_close(accepted(1)))
+    transport = Transport(server.url)
+    body = b"body" if method == "POST" else None
+    assert transport.exchange(requests.Request(method, server.url, data=body), 5).status == 200
+    server.close()
+    with pytest.raises(ServiceUnavailable, match="The connection was refused"):
+        transport.exchange(requests.Request(method, server.url, data=body), 5)
+
+
+TAKEN = {
+    "ended": lambda exchange: setattr(exchange, "keep_alive", False),
+    "reset": reset,
+    "ended for writing": lambda exchange: exchange.connection.shutdown(socket.SHUT_WR),
+}
+
+
+@every_way
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_request_that_was_taken_is_never_sent_again(provider, name, stand_in):
+    server = stand_in(Numbered())
+    service = make_service(provider, server.url)
+    assert outcome_of(service).strip("<>") == "id 1"
+    server.behaviour = TAKEN[name]
+    assert type(outcome_of(service)) is OutcomeUnknown
+    assert (len(server.requests), server.connections) == (2, 1)
+
+
+@every_way
+def test_a_request_whose_first_bytes_were_answered_is_never_sent_again(provider, stand_in):
+    server = stand_in(Numbered())
+    service = make_service(provider, server.url)
+    assert outcome_of(service).strip("<>") == "id 1"
+    server.behaviour = send_and_close(b"HTTP/1.1 2")
+    assert type(outcome_of(service)) is OutcomeUnknown
+    assert (len(server.requests), server.connections) == (2, 1)
+
+
+@every_way
+@pytest.mark.parametrize(
+    ("says", "connections"),
+    [("timeout=0", 2), ("max=9, timeout=0", 2), ("timeout=5, max=9", 1), ("max=9", 1), ("?", 1)],
+)
+def test_a_provider_may_say_how_long_it_keeps_a_connection(provider, says, connections, stand_in):
+    answered = accepted(1).replace(b"\r\n", b"\r\nKeep-Alive: %s\r\n" % says.encode(), 1)
+    server = stand_in(lambda exchange: exchange.connection.sendall(answered))
+    service = make_service(provider, server.url)
+    assert [outcome_of(service).strip("<>") for _ in range(2)] == ["id 1", "id 1"]
+    assert server.connections == connections

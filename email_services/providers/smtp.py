@@ -47,6 +47,10 @@ PORTS: Final = {"starttls": 587, "tls": 465, "none": 25}
 Reply = tuple[int, bytes]
 """A code and its text, as smtplib gives them."""
 
+MAX_IDLE_SECONDS: Final = 30.0
+"""A connection unused for longer is not used again. Servers wait for 5 minutes (RFC 5321,
+4.5.3.2.7), and RSET finds out whether one has ended before anything of a message is said."""
+
 MAX_REPLY_LINES: Final = 200
 MAX_REPLY_LINE: Final = 8192
 """Bytes. A reply that is longer, either way, is not read to its end."""
@@ -241,7 +245,7 @@ class SMTP(AbstractEmailService):
         try:
             # A server that hangs here must leave time for a new connection.
             with within(exchange.remaining() / 4):
-                fresh = time.monotonic() - since < transport.MAX_IDLE_SECONDS
+                fresh = time.monotonic() - since < MAX_IDLE_SECONDS
                 if fresh and client.rset()[0] // 100 == OK:
                     return client
         except OSError:
