@@ -42,6 +42,9 @@ DEFAULT_DEADLINE_SECONDS: Final = 25
 AT_ONCE: Final = 16
 """Calls to one service at a time, for messages that came in one request."""
 
+ENOUGH: Final = 0.9
+"""The part of its regular time that a service must have had to be blamed for taking longer."""
+
 TOO_LATE: Final = "Not tried: the deadline had passed."
 NO_ROOM: Final = "Not tried: too many messages are with it already."
 
@@ -320,9 +323,11 @@ class PooledEmailService:
         refusal: what it said of a larger call that they were part of.
         """
         started = self._clock()
-        timeout = min(step.service.settings.timeout_seconds, course.until - started)
+        wanted = step.service.seconds_for([run.template for run in parcel])
+        timeout = min(wanted, course.until - started)
         if timeout > 0:
             results = self._call(step, parcel, timeout)
+            self._excuse(step.service, results)
         elif refusal:  # there is no time to find out which of them was to blame
             results = [refusal] * len(parcel)
         else:  # which is no fault of the service's
@@ -341,6 +346,21 @@ class PooledEmailService:
         blamed = self._record(step, parcel, results)
         course.is_doubted = course.is_doubted or blamed
         course.note([run for run in parcel if run.is_over])
+
+    def _regular_seconds(self, service: AbstractEmailService) -> float:
+        """What an attempt has for the service itself, if those before it took no more than that."""
+        share = self.deadline_seconds / len(self.services)
+        return min(service.settings.timeout_seconds, share)
+
+    def _excuse(
+        self, service: AbstractEmailService, results: Sequence[Acceptance | ProviderError]
+    ) -> None:
+        """Blame nobody for what our own deadline cut short, or a slow line of ours."""
+        enough = ENOUGH * self._regular_seconds(service)
+        faults = [result for result in results if isinstance(result, ProviderError)]
+        for fault in faults:
+            if fault.waited is not None and fault.waited < enough:
+                fault.blames_service = False
 
     def _call(
         self, step: Step, parcel: Sequence[Run], timeout: float

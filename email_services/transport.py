@@ -16,6 +16,11 @@ the wire that looks as if the server had read it, accepted it and died; HTTP/1.1
 `requests` bounds each wait on a socket, not their sum, so that a server which sends one byte a
 second holds it for ever. Here each wait gets only what is left of the whole: the sockets ask the
 exchange in progress, which a context variable names, before each call to the operating system.
+
+The seconds in which a request's bytes move are our line's; all others are the provider's: those in
+which it does not take the connection, takes nothing more of the request, or does not answer. It has
+its own timeout for these. An error that ends a wait says how long the provider was waited for, so
+that nobody is blamed for a slow line.
 """
 
 from __future__ import annotations
@@ -54,7 +59,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 from urllib3.util.connection import create_connection
 from urllib3.util.ssl_ import create_urllib3_context
 
-from email_services.exceptions import OutcomeUnknown, ServiceUnavailable
+from email_services.exceptions import OutcomeUnknown, ProviderError, ServiceUnavailable
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 """More of an answer than this is not read: the longest, Postmark's for a batch of 500, has 2 KB for
@@ -64,6 +69,15 @@ MAX_IDLE_SECONDS: Final = 4.0
 """A connection unused for longer is not used again, and for half as long as the provider keeps it,
 where it says so (`Keep-Alive: timeout=5`). The shortest defaults of servers are 5 s (Node.js'
 keepAliveTimeout, Apache's KeepAliveTimeout); load balancers wait for 60 s and more."""
+
+MIN_UPLOAD_RATE: Final = 250_000
+"""Bytes a second: what an upload has time for, 2 Mbit/s, where the deadline leaves as much."""
+
+SMALL_BYTES: Final = 64 * 1024
+"""What is smaller needs no time of its own to upload."""
+
+PIECE_BYTES: Final = 64 * 1024
+"""As much of a request is handed to the operating system at once, to see whether it moves."""
 
 KEPT_CONNECTIONS: Final = 100
 """Idle connections kept for each service in each worker; more than a worker has threads."""
@@ -117,9 +131,11 @@ class Transport:
     base_url decides which proxy of the environment (HTTPS_PROXY, NO_PROXY) is used, if any. TLS
     is verified against certifi's authorities, or the file that REQUESTS_CA_BUNDLE names.
     Neither cookies nor .netrc nor redirects are followed.
+    patience: seconds that the provider may take, those apart in which a request moves.
     """
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, patience: float) -> None:
+        self._patience = patience
         self._adapter = _Adapter(pool_maxsize=KEPT_CONNECTIONS)
         self._proxies = requests.utils.get_environ_proxies(base_url)
 
@@ -131,13 +147,12 @@ class Transport:
         """
         prepared = request.prepare()
         _forget_content(request)
-        with within(timeout) as exchange:
+        with within(timeout, self._patience) as exchange:
             try:
                 response = self._send(prepared, exchange, timeout)
                 body, complete = _read(response)
             except FAULTS as error:
-                fault = OutcomeUnknown if exchange.written else ServiceUnavailable
-                raise fault(why(error, timeout, written=exchange.written)) from None
+                raise exchange.fault(error) from None
         return Answer(response.status_code, response.headers, body, complete)
 
     def _send(
@@ -161,18 +176,25 @@ def _forget_content(request: requests.Request) -> None:
 
 
 class Exchange:
-    """One request and its answer.
+    """One request and its answer: how far they are, and whose time has passed.
 
+    timeout: seconds for all of it. patience: for what is the provider's part.
+    connected: whether there is a connection, encrypted and all.
     written: whether the whole request is with the operating system.
     """
 
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
+    def __init__(self, timeout: float, patience: float) -> None:
+        self._began = time.monotonic()
+        self._timeout = timeout
+        self._patience = patience
+        self._moving = 0.0
         self.begin()
 
     def begin(self) -> None:
         """Note that nothing is written, or counts as written any more."""
+        self.connected = False
         self.written = False
+        self._moved_at: float | None = None
         self._kept = False
         self._confirmed: int | None = None
         self._heard = False
@@ -180,13 +202,60 @@ class Exchange:
 
     def remaining(self) -> float:
         """Seconds left; raises TimeoutError where none are."""
-        left = self._deadline - time.monotonic()
+        left = self._limit - self._elapsed
         if left <= 0:
             raise TimeoutError("timed out")
         return left
 
+    @property
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._began
+
+    @property
+    def _limit(self) -> float:
+        return min(self._timeout, self._patience + self._moving)
+
+    def start_upload(self) -> None:
+        """Note that what comes next is the content."""
+        self.connected = True
+        self._moved_at = time.monotonic()
+
+    def move(self) -> None:
+        """Note that a piece has gone: the time since the last one was our line's."""
+        if self._moved_at is not None:
+            now = time.monotonic()
+            self._moving += now - self._moved_at
+            self._moved_at = now
+
+    def fault(self, error: BaseException) -> ProviderError:
+        """What an error on the way means."""
+        words = self._why(error)
+        fault = (OutcomeUnknown if self.written else ServiceUnavailable)(words)
+        if words == self._out_of_time:
+            fault.waited = self._elapsed - self._moving
+        return fault
+
+    @property
+    def _out_of_time(self) -> str:
+        if not self.connected:
+            return f"No connection within {self._limit:.3g} s."
+        if self._moved_at is not None and not self.written:
+            return f"The upload was not finished within {self._limit:.3g} s."
+        return f"No answer within {self._limit:.3g} s."
+
+    def _why(self, error: BaseException) -> str:
+        """Name the deepest cause that we know, in words that hold nothing of the request."""
+        known = ((TimeoutError, self._out_of_time), *_REASONS)
+        words = "The connection failed."
+        cause: BaseException | None = error
+        while cause:
+            words = next((told for kind, told in known if isinstance(cause, kind)), words)
+            cause = cause.__cause__ or cause.__context__
+        return words
+
     def write_to(self, connection: socket.socket, *, kept: bool) -> None:
         """Note that the request is written next. kept: whether others have used the connection."""
+        self.start_upload()
         self._kept = kept
         self._confirmed = _bytes_confirmed(connection) if kept else None
 
@@ -200,7 +269,7 @@ class Exchange:
     @property
     def met_an_end(self) -> bool:
         """Whether a kept connection had ended before anybody could read the request whole."""
-        in_time = time.monotonic() < self._deadline
+        in_time = self._elapsed < self._limit
         untaken = self._unread or not self.written
         return self._kept and in_time and untaken and not self._heard
 
@@ -222,9 +291,12 @@ _current: ContextVar[Exchange] = ContextVar("exchange in progress")
 
 
 @contextmanager
-def within(timeout: float) -> Iterator[Exchange]:
-    """Bound everything that our sockets do meanwhile to `timeout` seconds all together."""
-    exchange = Exchange(time.monotonic() + timeout)
+def within(timeout: float, patience: float = math.inf) -> Iterator[Exchange]:
+    """Bound everything that our sockets do meanwhile to `timeout` seconds all together.
+
+    patience: what is the provider's part of it.
+    """
+    exchange = Exchange(timeout, patience)
     token = _current.set(exchange)
     try:
         yield exchange
@@ -240,13 +312,13 @@ class _NoTime(Exchange):
         return 0.0
 
 
-_NO_TIME: Final = _NoTime(0.0)
+_NO_TIME: Final = _NoTime(0.0, 0.0)
 
 
 class _Timed:
     """A socket whose every wait is bounded by what is left of the exchange.
 
-    Python bounds a sendall as a whole, and a TLS handshake too; a read only until the next byte.
+    Python bounds a TLS handshake as a whole; a read only until the next byte.
 
     is_spoiled: whether more came on it than the answers asked for.
     """
@@ -260,9 +332,15 @@ class _Timed:
         exchange.read_from(self, count)
         return count
 
-    def sendall(self: Any, *args: Any, **kwargs: Any) -> None:
-        self.settimeout(_current.get().remaining())
-        super().sendall(*args, **kwargs)  # type: ignore[misc]
+    def sendall(self: Any, data: Any, *args: Any, **kwargs: Any) -> None:
+        """Send it a piece at a time, to know until when it moved."""
+        exchange = _current.get()
+        with memoryview(data) as whole, whole.cast("B") as content:
+            sent = 0
+            while sent < len(content):
+                self.settimeout(exchange.remaining())
+                sent += self.send(content[sent : sent + PIECE_BYTES], *args, **kwargs)
+                exchange.move()
 
 
 class _TimedSocket(_Timed, socket.socket):
@@ -401,6 +479,11 @@ class _Adapter(HTTPAdapter):
         """Nothing to do: the context verifies, and has read its authorities once."""
 
 
+def upload_seconds(size: int) -> float:
+    """Seconds that a slow line needs for `size` bytes."""
+    return max(0, size - SMALL_BYTES) / MIN_UPLOAD_RATE
+
+
 def tls_context() -> ssl.SSLContext:
     """One that verifies, with sockets that hold the deadline."""
     context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
@@ -448,6 +531,9 @@ def connect(
 
 def _timed(plain: socket.socket, exchange: Exchange) -> _TimedSocket:
     """The same connection as a socket that holds the deadline, from the TLS handshake on."""
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # not everywhere
+        # The system would take megabytes that the line has not: little of ours may wait there.
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 2 * PIECE_BYTES)
     timed = _TimedSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
     try:
         timed.settimeout(exchange.remaining())
@@ -477,18 +563,6 @@ def _read(response: requests.Response) -> tuple[bytes, bool]:
     except FAULTS:
         return bytes(body), False
     return bytes(body), True
-
-
-def why(error: BaseException, timeout: float, *, written: bool) -> str:
-    """Name the deepest cause that we know, in words that hold nothing of the request."""
-    awaited = "answer" if written else "connection"
-    known = ((TimeoutError, f"No {awaited} within {timeout:.3g} s."), *_REASONS)
-    words = "The connection failed."
-    cause: BaseException | None = error
-    while cause:
-        words = next((told for kind, told in known if isinstance(cause, kind)), words)
-        cause = cause.__cause__ or cause.__context__
-    return words
 
 
 _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (

@@ -239,6 +239,52 @@ def test_a_service_for_which_no_time_is_left_is_named(make_pool, clock):
     assert (delivery.outcome, second.timeouts) == ("not sent", [])
 
 
+class Overlong(Scripted):
+    """Takes its `seconds`, whatever it is given."""
+
+    def send(self, message, timeout):  # noqa: ARG002
+        self.clock.now += self.seconds
+        raise self.fault
+
+
+class Silent(Scripted):
+    """Takes all the time it is given, and has not answered then."""
+
+    def send(self, message, timeout):
+        self.fault = OutcomeUnknown("silence")
+        self.fault.waited = self.seconds = timeout
+        return super().send(message, timeout)
+
+
+# deadline, how many services, the seconds that the first took of it, and who is blamed
+SILENT = {
+    "all had their own timeout": (25, 2, 10, {"s0", "s1"}),
+    "all had their share": (25, 3, 25 / 3, {"s0", "s1", "s2"}),
+    "the deadline is short for all": (2, 2, 1, {"s0", "s1"}),
+    "the second had nearly all of its time": (25, 2, 15.5, {"s0", "s1"}),
+    "the second had what the first left": (25, 2, 20, {"s0"}),
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_nobody_is_blamed_for_what_our_deadline_cut_short(name, make_pool, clock, store):
+    deadline, count, taken, blamed = SILENT[name]
+    first = Overlong("s0", clock, OutcomeUnknown("late"), 1, taken)
+    others = [Silent(f"s{n}", clock, priority=-n) for n in range(1, count)]
+    delivery = make_pool(first, *others, deadline_seconds=deadline).send(make_message())
+    assert {attempt.outcome for attempt in delivery.attempts} == {"unknown"}
+    states = store.service_states("example.com")
+    assert {name for name, state in states.items() if state.last_errors} == blamed
+
+
+def test_what_is_no_lack_of_time_is_the_services_in_the_shortest_attempt(make_pool, clock, store):
+    first = Overlong("first", clock, OutcomeUnknown("late"), 1, 20)
+    second = Scripted("second", clock, OutcomeUnknown("The connection was cut."))
+    make_pool(first, second).send(make_message())
+    assert second.timeouts == [pytest.approx(5)]
+    assert set(store.service_states("example.com")) == {"first", "second"}
+
+
 LEVELS = [
     (MessageRejected("it quotes the message"), "WARNING", False),
     (AccountRefused("quota"), "ERROR", True),

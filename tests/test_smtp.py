@@ -214,7 +214,7 @@ def test_a_reader_that_stops_in_the_middle_is_not_sent(smtp_server):
     message = make_message(attachments=[{**PDF, "content": in_base64(b"x" * 9_000_000)}])
     error = outcome_of(service_at(server), message, timeout=1)
     assert type(error) is ServiceUnavailable
-    assert error.reason == "No answer within 1 s."
+    assert error.reason == "The upload was not finished within 1 s."
 
 
 REFUSED = "550 5.1.1 No such user"

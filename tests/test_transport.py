@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 import trustme
-from contract import make_service, outcome_of
-from standins import Exchange, answer, reset, response, send_and_close
+from contract import make_message, make_service, outcome_of
+from standins import Exchange, answer, hang, reset, response, send_and_close
 
 from email_services.exceptions import OutcomeUnknown, ServiceUnavailable
-from email_services.transport import Transport
+from email_services.pool import PooledEmailService
+from email_services.transport import MIN_UPLOAD_RATE, Transport
 
 # Mailgun goes through `requests`, SendGrid through its SDK.
 every_way = pytest.mark.parametrize("provider", ["mailgun", "sendgrid"])
@@ -245,7 +246,7 @@ def test_a_request_that_was_written_whole_too_late_goes_out_again(
 ):
     # Without a body it is written at once, before the answer to its first byte can come.
     server = stand_in(send_and_close(accepted(1)), tls=tls if secure else None)
-    transport = Transport(server.url)
+    transport = Transport(server.url, 5)
     for number in (1, 2, 3):
         assert transport.exchange(requests.Request("GET", server.url), 5).status == 200
         server.wait_until_closed()
@@ -255,7 +256,7 @@ def test_a_request_that_was_written_whole_too_late_goes_out_again(
 @pytest.mark.parametrize("method", ["POST", "GET"])
 def test_a_request_that_cannot_go_out_again_is_not_sent(method, stand_in, ends_arrive_late):
     server = stand_in(send_and_close(accepted(1)))
-    transport = Transport(server.url)
+    transport = Transport(server.url, 5)
     body = b"body" if method == "POST" else None
     assert transport.exchange(requests.Request(method, server.url, data=body), 5).status == 200
     server.close()
@@ -302,3 +303,85 @@ def test_a_provider_may_say_how_long_it_keeps_a_connection(provider, says, conne
     service = make_service(provider, server.url)
     assert [outcome_of(service).strip("<>") for _ in range(2)] == ["id 1", "id 1"]
     assert server.connections == connections
+
+
+# Whose time it is
+
+both_ways = pytest.mark.parametrize(
+    ("provider", "secure"), [("mailgun", False), ("sendgrid", True)]
+)
+LARGE = {"raw_text_body": "x" * 3_000_000}
+SLOWLY = {"receive_buffer": 64 * 1024, "seconds_per_piece": 0.03}
+
+
+@pytest.fixture
+def send(store):
+    """Send through one service of a domain; returns the delivery and what is held against it."""
+
+    def send_through(service, deadline: float, **fields):
+        pool = PooledEmailService("example.com", [service], store, deadline_seconds=deadline)
+        delivery = pool.send(make_message(**fields))
+        state = store.service_states("example.com").get(service.name)
+        return delivery, [error["reason"] for error in state.last_errors] if state else []
+
+    return send_through
+
+
+@both_ways
+def test_an_upload_that_moves_has_time_beyond_the_services_own(
+    provider, secure, stand_in, tls, send
+):
+    server = stand_in(Numbered(), tls=tls if secure else None, **SLOWLY)
+    # All in all it takes 1.3 s at the least.
+    delivery, blame = send(make_service(provider, server.url, 1), 60, **LARGE)
+    assert (delivery.outcome, blame) == ("sent", [])
+
+
+@both_ways
+def test_nobody_is_blamed_for_a_line_that_is_too_slow(provider, secure, stand_in, tls, send):
+    server = stand_in(Numbered(), tls=tls if secure else None, **SLOWLY)
+    delivery, blame = send(make_service(provider, server.url), 0.6, **LARGE)
+    reason = delivery.services_unsuccessful[provider]
+    assert reason.startswith("The upload was not finished within 0.")
+    assert (delivery.outcome, blame) == ("not sent", [])
+
+
+@every_way
+@pytest.mark.parametrize(
+    ("size", "reads", "outcome"),
+    [
+        (3_000_000, False, "not sent"),
+        (3_000_000, True, "unknown"),
+        (10, False, "unknown"),
+        (10, True, "unknown"),
+    ],
+)
+def test_a_provider_that_does_nothing_is_blamed_however_much_there_is_to_upload(
+    size, reads, outcome, provider, stand_in, send
+):
+    server = stand_in(hang, read_body=reads, receive_buffer=64 * 1024)
+    service = make_service(provider, server.url, 0.3)
+    delivery, blame = send(service, 60, raw_text_body="x" * size)
+    assert (delivery.outcome, len(blame)) == (outcome, 1)
+
+
+@every_way
+@pytest.mark.parametrize(
+    ("fields", "more"),
+    [
+        ({}, 0),
+        ({"raw_text_body": "x" * 60_000}, 0),
+        ({"raw_text_body": "x" * (MIN_UPLOAD_RATE * 10)}, 10),
+        ({"raw_text_body": "x" * (MIN_UPLOAD_RATE * 80)}, 80),
+    ],
+)
+def test_a_timeout_grows_with_what_is_to_be_uploaded(provider, fields, more):
+    service = make_service(provider, "http://127.0.0.1:1", 10)
+    assert service.seconds_for([make_message(**fields)]) == pytest.approx(10 + more, abs=0.3)
+
+
+def test_messages_of_one_content_are_uploaded_once():
+    message = make_message(raw_text_body="x" * (MIN_UPLOAD_RATE + 64 * 1024))
+    for provider, seconds in {"sendgrid": 11, "mailgun": 11, "resend": 12.3}.items():
+        service = make_service(provider, "http://127.0.0.1:1", 10)
+        assert service.seconds_for([message] * 2) == pytest.approx(seconds, abs=0.05)

@@ -32,7 +32,6 @@ from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
     MessageRejected,
-    OutcomeUnknown,
     ProviderError,
     ServiceUnavailable,
 )
@@ -40,7 +39,7 @@ from email_services.message import EmailMessage
 from email_services.mime import build_mime
 from email_services.smtp_replies import Stage, meaning_of, names_in
 from email_services.texts import refuse_control_characters
-from email_services.transport import Exchange, is_loopback, why, within
+from email_services.transport import Exchange, is_loopback, within
 
 PORTS: Final = {"starttls": 587, "tls": 465, "none": 25}
 
@@ -159,11 +158,12 @@ class SMTP(AbstractEmailService):
 
     def send(self, message: EmailMessage, timeout: float) -> Acceptance:
         """See AbstractEmailService."""
-        with within(timeout) as exchange:
+        with within(timeout, self.settings.timeout_seconds) as exchange:
             try:
                 client = self._reused(exchange) or self._connected(exchange)
             except OSError as error:
-                raise ServiceUnavailable(why(error, timeout, written=False)) from None
+                raise exchange.fault(error) from None
+            exchange.connected = True
             try:
                 acceptance = self._transact(client, message, exchange)
             except ProviderError:  # its word: the connection is in order
@@ -171,8 +171,7 @@ class SMTP(AbstractEmailService):
                 raise
             except OSError as error:  # all of smtplib's are
                 client.close()
-                fault = OutcomeUnknown if exchange.written else ServiceUnavailable
-                raise fault(why(error, timeout, written=True)) from None
+                raise exchange.fault(error) from None
             self._keep(client)
             return acceptance
 
@@ -186,6 +185,7 @@ class SMTP(AbstractEmailService):
         refused = self._name_recipients(client, message)
         self._expect(GO_ON, client.docmd("DATA"), Stage.DATA, message)
         # A line that is a dot alone ends the message (RFC 5321, 4.5.2).
+        exchange.start_upload()
         client.send(re.sub(rb"(?m)^\.", b"..", data) + b".\r\n")
         exchange.written = True
         reply = client.getreply()
