@@ -235,7 +235,10 @@ def test_a_service_for_which_no_time_is_left_is_named(make_pool, clock):
 
     second = Scripted("second", clock)
     delivery = make_pool(Late("first", clock, priority=2), second).send(make_message())
-    assert delivery.services_unsuccessful["second"] == "Not tried: the deadline had passed."
+    assert (
+        delivery.services_unsuccessful["second"]
+        == "Not tried: too little of the deadline was left."
+    )
     assert (delivery.outcome, second.timeouts) == ("not sent", [])
 
 
@@ -245,6 +248,32 @@ class Overlong(Scripted):
     def send(self, message, timeout):  # noqa: ARG002
         self.clock.now += self.seconds
         raise self.fault
+
+
+# deadline, services, seconds that the first one took of it, and what the second one is given
+LAST_SECONDS = [
+    (25, 2, 23.5, [1.5]),
+    (25, 2, 24.2, []),
+    (25, 2, 24.9, []),
+    (25, 5, 24.2, []),
+    (1.2, 2, 0.8, [0.4]),  # which is enough where all is short
+    (1.2, 2, 1.0, []),
+]
+
+
+@pytest.mark.parametrize(("deadline", "count", "taken", "given"), LAST_SECONDS)
+def test_no_attempt_begins_without_time_enough_for_it(
+    deadline, count, taken, given, make_pool, clock
+):
+    first = Overlong("first", clock, ServiceUnavailable("late"), 1, taken)
+    services = [Scripted(f"s{n}", clock, priority=-n) for n in range(1, count)]
+    pool = make_pool(first, *services, deadline_seconds=deadline)
+    delivery = pool.send(make_message())
+    assert services[0].timeouts == [pytest.approx(seconds) for seconds in given]
+    if not given:
+        reason = "Not tried: too little of the deadline was left."
+        assert delivery.services_unsuccessful["s1"] == reason
+        assert delivery.outcome == "not sent"
 
 
 class Silent(Scripted):
