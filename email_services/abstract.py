@@ -24,7 +24,7 @@ from email_services.exceptions import (
     ServiceUnavailable,
 )
 from email_services.message import EmailMessage
-from email_services.transport import Answer, Transport, is_loopback
+from email_services.transport import Answer, Transport, is_loopback, upload_seconds
 
 USER_AGENT: Final = "mailpool/0.1"
 MAX_TIMEOUT_SECONDS: Final = 110
@@ -64,7 +64,7 @@ class ServiceSettings(BaseModel):
         allow_inf_nan=False, description="A higher value is tried first; equals share the load."
     )
     timeout_seconds: Seconds = Field(
-        10, description="Seconds this service may take for one message, all together."
+        10, description="Seconds this service may take for one message, without its upload."
     )
 
 
@@ -135,6 +135,12 @@ class AbstractEmailService(ABC):
     def batch_key(self, message: EmailMessage) -> Hashable | None:  # noqa: ARG002 - for subclasses
         """Messages with equal keys can share a call; None for one that must have its own."""
         return None
+
+    def seconds_for(self, messages: Sequence[EmailMessage]) -> float:
+        """Seconds that one call with `messages` may take: the more, the more is to be uploaded."""
+        uploaded = messages[:1] if self.substitutes else messages  # which share one content
+        size = sum(message.encoded_size for message in uploaded)
+        return self.settings.timeout_seconds + upload_seconds(size)
 
     @abstractmethod
     def send(self, message: EmailMessage, timeout: float) -> Acceptance:
@@ -236,7 +242,7 @@ class HTTPEmailService(AbstractEmailService):
         super().__init__(name, email_domain, settings)
         default = self.default_base_url.format(settings=settings)
         self.base_url = str(settings.base_url or default).rstrip("/")
-        self.transport = Transport(self.base_url)
+        self.transport = Transport(self.base_url, settings.timeout_seconds)
 
     def unencrypted(self) -> str:
         """See AbstractEmailService."""
@@ -307,8 +313,6 @@ class HTTPEmailService(AbstractEmailService):
         """Raise the ProviderError that `answer` means, unless it is a success."""
         if 200 <= answer.status < 300:  # noqa: PLR2004 - the meaning of 2xx
             return
-        if answer.status < 200:  # noqa: PLR2004 - interim: the real answer was still to come
-            raise not_the_providers(answer)
         raise self.fault(answer, self.error_text(answer), messages)
 
     def fault(self, answer: Answer, text: str, messages: Sequence[EmailMessage]) -> ProviderError:

@@ -74,4 +74,5 @@ class Drill:
         }
         fault = faults[self.kind]
         fault.simulated = True
+        fault.waited = timeout if self.kind == "timeout" else None
         return fault

@@ -152,7 +152,7 @@ class ProviderError(Exception):
     """
 
     outcome: ClassVar[str] = NOT_SENT
-    blames_service: ClassVar[bool] = True
+    blames_service: bool = True
     """Whether the fault counts against the service's health."""
 
     def __init__(
@@ -162,6 +162,9 @@ class ProviderError(Exception):
         self.reason = reason
         self.summary = reason if summary is None else summary
         self.retry_after = retry_after
+        self.waited: float | None = None
+        """Seconds that the service was waited for, where our time was over before it had done
+        anything. Neither our line's time nor anybody else's is in it."""
         self.simulated = False
         """Whether a drill raised it."""
 

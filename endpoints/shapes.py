@@ -83,7 +83,7 @@ class Service(Failure, Health):
 
     service: str = Field(description="The provider.")
     priority_value: float = Field(description="The highest is tried first.")
-    timeout_seconds: float = Field(description="What one attempt may take.")
+    timeout_seconds: float = Field(description="What one attempt may take, without its upload.")
     send_url: str = Field(description="Sends through this service alone.")
     fail_url: str = Field(description="Switches its simulated failure.")
     health_url: str = Field(description="Its health.")

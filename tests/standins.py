@@ -117,6 +117,7 @@ class StandIn:
     behaviour: Behaviour
     tls: ssl.SSLContext | None = None
     read_body: bool = True  # else it acts as soon as it has seen the headers
+    seconds_per_piece: float = 0.0  # it reads the body in pieces of 64 KiB, one in so many
     receive_buffer: int | None = None  # bytes that the system takes before they are read
     silent: bool = False  # accepts connections and says nothing, not even a TLS handshake
     requests: list[Received] = field(default_factory=list)
@@ -192,25 +193,32 @@ class StandIn:
 
     def _exchanges(self, connection: socket.socket) -> None:
         with connection.makefile("rb") as stream:
-            while request := _read_request(stream, read_body=self.read_body):
+            while request := self._read_request(stream):
                 self.requests.append(request)
                 exchange = Exchange(connection, self._stopping, request=request)
                 self.behaviour(exchange)
                 if not exchange.keep_alive:
                     return
 
+    def _read_request(self, stream) -> Received | None:
+        line = stream.readline()
+        if not line:
+            return None
+        method, path, _ = line.decode("latin-1").split(" ", 2)
+        headers = {}
+        while (line := stream.readline()).strip():
+            name, _, value = line.decode("latin-1").partition(":")
+            headers[name.lower()] = value.strip()
+        length = int(headers.get("content-length", 0)) if self.read_body else 0
+        return Received(method, path, headers, self._read_body(stream, length))
 
-def _read_request(stream, *, read_body: bool) -> Received | None:
-    line = stream.readline()
-    if not line:
-        return None
-    method, path, _ = line.decode("latin-1").split(" ", 2)
-    headers = {}
-    while (line := stream.readline()).strip():
-        name, _, value = line.decode("latin-1").partition(":")
-        headers[name.lower()] = value.strip()
-    body = stream.read(int(headers.get("content-length", 0))) if read_body else b""
-    return Received(method, path, headers, body)
+    def _read_body(self, stream, length: int) -> bytes:
+        if not self.seconds_per_piece:
+            return stream.read(length)
+        body = bytearray()
+        while len(body) < length and not self._stopping.wait(self.seconds_per_piece):
+            body += stream.read(min(64 * 1024, length - len(body)))
+        return bytes(body)
 
 
 def _shut(connection: socket.socket) -> None:

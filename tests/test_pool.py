@@ -235,8 +235,83 @@ def test_a_service_for_which_no_time_is_left_is_named(make_pool, clock):
 
     second = Scripted("second", clock)
     delivery = make_pool(Late("first", clock, priority=2), second).send(make_message())
-    assert delivery.services_unsuccessful["second"] == "Not tried: the deadline had passed."
+    assert (
+        delivery.services_unsuccessful["second"]
+        == "Not tried: too little of the deadline was left."
+    )
     assert (delivery.outcome, second.timeouts) == ("not sent", [])
+
+
+class Overlong(Scripted):
+    """Takes its `seconds`, whatever it is given."""
+
+    def send(self, message, timeout):  # noqa: ARG002
+        self.clock.now += self.seconds
+        raise self.fault
+
+
+# deadline, services, seconds that the first one took of it, and what the second one is given
+LAST_SECONDS = [
+    (25, 2, 23.5, [1.5]),
+    (25, 2, 24.2, []),
+    (25, 2, 24.9, []),
+    (25, 5, 24.2, []),
+    (1.2, 2, 0.8, [0.4]),  # which is enough where all is short
+    (1.2, 2, 1.0, []),
+]
+
+
+@pytest.mark.parametrize(("deadline", "count", "taken", "given"), LAST_SECONDS)
+def test_no_attempt_begins_without_time_enough_for_it(
+    deadline, count, taken, given, make_pool, clock
+):
+    first = Overlong("first", clock, ServiceUnavailable("late"), 1, taken)
+    services = [Scripted(f"s{n}", clock, priority=-n) for n in range(1, count)]
+    pool = make_pool(first, *services, deadline_seconds=deadline)
+    delivery = pool.send(make_message())
+    assert services[0].timeouts == [pytest.approx(seconds) for seconds in given]
+    if not given:
+        reason = "Not tried: too little of the deadline was left."
+        assert delivery.services_unsuccessful["s1"] == reason
+        assert delivery.outcome == "not sent"
+
+
+class Silent(Scripted):
+    """Takes all the time it is given, and has not answered then."""
+
+    def send(self, message, timeout):
+        self.fault = OutcomeUnknown("silence")
+        self.fault.waited = self.seconds = timeout
+        return super().send(message, timeout)
+
+
+# deadline, how many services, the seconds that the first took of it, and who is blamed
+SILENT = {
+    "all had their own timeout": (25, 2, 10, {"s0", "s1"}),
+    "all had their share": (25, 3, 25 / 3, {"s0", "s1", "s2"}),
+    "the deadline is short for all": (2, 2, 1, {"s0", "s1"}),
+    "the second had nearly all of its time": (25, 2, 15.5, {"s0", "s1"}),
+    "the second had what the first left": (25, 2, 20, {"s0"}),
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_nobody_is_blamed_for_what_our_deadline_cut_short(name, make_pool, clock, store):
+    deadline, count, taken, blamed = SILENT[name]
+    first = Overlong("s0", clock, OutcomeUnknown("late"), 1, taken)
+    others = [Silent(f"s{n}", clock, priority=-n) for n in range(1, count)]
+    delivery = make_pool(first, *others, deadline_seconds=deadline).send(make_message())
+    assert {attempt.outcome for attempt in delivery.attempts} == {"unknown"}
+    states = store.service_states("example.com")
+    assert {name for name, state in states.items() if state.last_errors} == blamed
+
+
+def test_what_is_no_lack_of_time_is_the_services_in_the_shortest_attempt(make_pool, clock, store):
+    first = Overlong("first", clock, OutcomeUnknown("late"), 1, 20)
+    second = Scripted("second", clock, OutcomeUnknown("The connection was cut."))
+    make_pool(first, second).send(make_message())
+    assert second.timeouts == [pytest.approx(5)]
+    assert set(store.service_states("example.com")) == {"first", "second"}
 
 
 LEVELS = [

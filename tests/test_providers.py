@@ -242,7 +242,7 @@ UNKNOWN = {
     "a header that makes no sense": send_and_close(
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc"
     ),
-    "an interim answer": answer(103, {"Link": "</style.css>"}),
+    "an interim answer alone": send_and_close(response(103, {"Link": "</style.css>"})),
     "a proxy's page": answer(200, HTML, PAGE),
     "a proxy's page, 202": answer(202, HTML, PAGE),
     "a list": answer_json(200, ["id"]),

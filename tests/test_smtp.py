@@ -24,6 +24,7 @@ from email_services.exceptions import (
     RateLimited,
     ServiceUnavailable,
 )
+from email_services.providers import smtp
 from email_services.providers.smtp import SMTP, SMTPSettings
 
 PASSWORD = "pass wörd"
@@ -213,7 +214,7 @@ def test_a_reader_that_stops_in_the_middle_is_not_sent(smtp_server):
     message = make_message(attachments=[{**PDF, "content": in_base64(b"x" * 9_000_000)}])
     error = outcome_of(service_at(server), message, timeout=1)
     assert type(error) is ServiceUnavailable
-    assert error.reason == "No answer within 1 s."
+    assert error.reason == "The upload was not finished within 1 s."
 
 
 REFUSED = "550 5.1.1 No such user"
@@ -329,7 +330,7 @@ def test_a_reused_connection_that_dies_later_is_not_replaced_in_silence(smtp_ser
 def test_a_connection_that_idled_long_is_not_used_again(smtp_server, monkeypatch):
     server = smtp_server()
     service = service_at(server)
-    monkeypatch.setattr(transport, "MAX_IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(smtp, "MAX_IDLE_SECONDS", 0.0)
     assert [outcome_of(service), outcome_of(service)] == [ID, ID]
     assert server.connections == 2
     assert "RSET" not in server.commands

@@ -32,7 +32,6 @@ from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
     MessageRejected,
-    OutcomeUnknown,
     ProviderError,
     ServiceUnavailable,
 )
@@ -40,12 +39,16 @@ from email_services.message import EmailMessage
 from email_services.mime import build_mime
 from email_services.smtp_replies import Stage, meaning_of, names_in
 from email_services.texts import refuse_control_characters
-from email_services.transport import Exchange, is_loopback, why, within
+from email_services.transport import Exchange, is_loopback, within
 
 PORTS: Final = {"starttls": 587, "tls": 465, "none": 25}
 
 Reply = tuple[int, bytes]
 """A code and its text, as smtplib gives them."""
+
+MAX_IDLE_SECONDS: Final = 30.0
+"""A connection unused for longer is not used again. Servers wait for 5 minutes (RFC 5321,
+4.5.3.2.7), and RSET finds out whether one has ended before anything of a message is said."""
 
 MAX_REPLY_LINES: Final = 200
 MAX_REPLY_LINE: Final = 8192
@@ -155,11 +158,12 @@ class SMTP(AbstractEmailService):
 
     def send(self, message: EmailMessage, timeout: float) -> Acceptance:
         """See AbstractEmailService."""
-        with within(timeout) as exchange:
+        with within(timeout, self.settings.timeout_seconds) as exchange:
             try:
                 client = self._reused(exchange) or self._connected(exchange)
             except OSError as error:
-                raise ServiceUnavailable(why(error, timeout, written=False)) from None
+                raise exchange.fault(error) from None
+            exchange.connected = True
             try:
                 acceptance = self._transact(client, message, exchange)
             except ProviderError:  # its word: the connection is in order
@@ -167,8 +171,7 @@ class SMTP(AbstractEmailService):
                 raise
             except OSError as error:  # all of smtplib's are
                 client.close()
-                fault = OutcomeUnknown if exchange.written else ServiceUnavailable
-                raise fault(why(error, timeout, written=True)) from None
+                raise exchange.fault(error) from None
             self._keep(client)
             return acceptance
 
@@ -182,6 +185,7 @@ class SMTP(AbstractEmailService):
         refused = self._name_recipients(client, message)
         self._expect(GO_ON, client.docmd("DATA"), Stage.DATA, message)
         # A line that is a dot alone ends the message (RFC 5321, 4.5.2).
+        exchange.start_upload()
         client.send(re.sub(rb"(?m)^\.", b"..", data) + b".\r\n")
         exchange.written = True
         reply = client.getreply()
@@ -241,7 +245,7 @@ class SMTP(AbstractEmailService):
         try:
             # A server that hangs here must leave time for a new connection.
             with within(exchange.remaining() / 4):
-                fresh = time.monotonic() - since < transport.MAX_IDLE_SECONDS
+                fresh = time.monotonic() - since < MAX_IDLE_SECONDS
                 if fresh and client.rset()[0] // 100 == OK:
                     return client
         except OSError:
