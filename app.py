@@ -28,6 +28,7 @@ from email_services.message import EmailMessage
 from email_services.pool import MANY
 from email_services.store import ServiceState, Store
 from endpoints.access import (
+    knows_sender,
     readable_message,
     visible_domain,
     visible_domains,
@@ -53,6 +54,7 @@ from endpoints.answers import (
 )
 from endpoints.bodies import (
     KEY_FIELDS,
+    MAX_JSON,
     TOKEN_FIELD,
     AnyKey,
     Batch,
@@ -110,6 +112,8 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
         max_body_bytes(config.max_message_bytes),
         description="/openapi.json",
         cors_origins=config.cors_origins,
+        max_json=MAX_JSON,
+        knows_sender=knows_sender,
     )
     if trusted := os.environ.get("TRUSTED_HOSTS"):
         app.config["TRUSTED_HOSTS"] = trusted.split(",")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -20,12 +20,13 @@ from werkzeug.wrappers import Response
 from browsable_api.conventions import add_links, allow_origins, compress
 from browsable_api.errors import SENTENCES, APIError
 from browsable_api.renderers import JSONRenderer, PageRenderer, as_html, here, pretty
-from browsable_api.request import FORMAT, Request, request
+from browsable_api.request import FORMAT, MEGABYTE, Request, request
+from browsable_api.structure import Structure
 
 access_log = logging.getLogger("access")
 
-MEGABYTE: Final = 1024 * 1024
 MAX_BODY_BYTES: Final = 10 * MEGABYTE
+MAX_JSON: Final = Structure(containers=200_000, members=200_000, values=1_000_000)
 
 _HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -55,14 +56,19 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         self,
         import_name: str,
         max_body_bytes: int = MAX_BODY_BYTES,
+        *,
         description: str = "",
         cors_origins: Collection[str] = (),
+        max_json: Structure = MAX_JSON,
+        knows_sender: Callable[[bytearray], bool] = lambda _: True,
     ) -> None:
         """Set up like FlaskAPI, but for its blueprint, which serves jQuery 1.8 and Bootstrap 2.
 
         max_body_bytes: a larger body of a request is answered 413. description: the path where
         the API is described for programs, "" for nowhere. cors_origins: the origins whose pages
-        may ask and read the answer.
+        may ask and read the answer. max_json: what a body in JSON may become. knows_sender: whether
+        a request is from somebody known, going by its headers and the beginning of its body; of
+        others no more than STRANGERS_BYTES are read.
         """
         folder = Path(__file__).parent
         Flask.__init__(
@@ -72,6 +78,8 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
             template_folder=str(folder / "templates"),
         )
         self.config["MAX_CONTENT_LENGTH"] = max_body_bytes
+        self.config["MAX_JSON"] = max_json
+        self.config["KNOWS_SENDER"] = knows_sender
         self.config["SECRET_FIELDS"] = ()  # beside passwords, what a page repeats to nobody
         self.config["API_DESCRIPTION"] = description
         self.config["CORS_ORIGINS"] = frozenset(cors_origins)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from pydantic import (
     AwareDatetime,
@@ -18,10 +18,10 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from browsable_api import request
+from browsable_api import Structure, request
 from email_services.drill import KINDS, Drill, DrillKind
 from email_services.exceptions import InvalidInput, MessageTooLarge
-from email_services.message import EmailMessage
+from email_services.message import MAX_FILES, MAX_RECIPIENTS, EmailMessage
 from email_services.pool import Once
 
 KEY_FIELDS = ("pool_api_key", "root_api_key")
@@ -306,6 +306,14 @@ def _problems_of_the_key() -> dict[str, str]:
 def max_body_bytes(message_bytes: int) -> int:
     """What a body may hold that carries a message: base64, its line breaks, JSON around it."""
     return int(message_bytes * 1.45) + 1024 * 1024
+
+
+MAX_JSON: Final = Structure(
+    containers=MAX_BATCH * (50 + 2 * MAX_FILES),
+    members=MAX_BATCH * 500,
+    values=MAX_BATCH * (MAX_RECIPIENTS + 500),
+)
+"""What a batch may become: its messages, each with as many recipients and files as one may have."""
 
 
 def fingerprint(asked: object) -> str:

@@ -110,7 +110,7 @@ def open_session(key: str) -> Session:
     page would sign a person in, and StoreUnavailable.
     """
     refuse_unless(comes_from_here() is not False)
-    level = _level_of(key)
+    level = level_of(key)
     if level is None:
         logger.warning("A wrong key was shown to sign in, from %s.", request.remote_addr)
         raise KeyRefused("This key opens nothing here.")
@@ -225,7 +225,7 @@ def _mac(*parts: str) -> str:
     return hmac.new(_secret().encode(), "\n".join(parts).encode(), hashlib.sha256).hexdigest()
 
 
-def _level_of(key: str) -> str | None:
+def level_of(key: str) -> str | None:
     """What `key` opens; every key is compared with it, whichever it is."""
     config = mailpool.config
     opened = {ROOT: config.is_root([key])}
