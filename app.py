@@ -76,6 +76,7 @@ from endpoints.captured import (
     source_answer,
 )
 from endpoints.context import Mailpool, mailpool, pool_of
+from endpoints.guesses import Guesses
 from endpoints.openapi import as_json, described, operations_as_html
 from endpoints.sessions import (
     comes_from_here,
@@ -118,7 +119,7 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     if trusted := os.environ.get("TRUSTED_HOSTS"):
         app.config["TRUSTED_HOSTS"] = trusted.split(",")
     app.url_map.converters["domain"] = DomainConverter
-    app.extensions["mailpool"] = Mailpool(config, store, pools)
+    app.extensions["mailpool"] = Mailpool(config, store, pools, Guesses(store))
     app.register_blueprint(views)
     app.register_error_handler(EmailServicesError, answer_error)
     app.config["EMAIL_DOMAINS"] = len(pools)  # which share the threads (server.py)

@@ -45,7 +45,11 @@ def knows_sender(beginning: bytearray) -> bool:
     with suppress(StoreUnavailable):
         if current_session():
             return True
-    return any(map(_is_right, request.early_values(beginning, KEY_FIELDS)))
+    early = request.early_values(beginning, KEY_FIELDS)
+    is_known = any(map(_is_right, early))
+    if not is_known:
+        _count_wrong(early)
+    return is_known
 
 
 def _key_in_header() -> str | None:
@@ -59,6 +63,22 @@ def _is_right(key: str) -> bool:
     if key not in known:
         known[key] = level_of(key) is not None
     return known[key]
+
+
+def _refused(needed: str) -> KeyRefused:
+    """What a caller is told whose keys do not open this; wrong ones are counted.
+
+    Raises TooManyWrongKeys.
+    """
+    _count_wrong(keys_shown())
+    return KeyRefused(needed)
+
+
+def _count_wrong(keys: list[str]) -> None:
+    """Count, once in a request, that keys were shown which open nothing here."""
+    if not g.get("counted") and not all(map(_is_right, keys)):
+        g.counted = True
+        mailpool.guesses.count(request.remote_addr, time.time())
 
 
 def is_root() -> bool:
@@ -84,7 +104,7 @@ def visible_domains() -> list[EmailDomain]:
         return own
     if _open_to_all() or own or is_root():
         return domains
-    raise KeyRefused("The root key or a pool key is needed.")
+    raise _refused("The root key or a pool key is needed.")
 
 
 def with_pool_key(name: str) -> EmailDomain:
@@ -131,10 +151,10 @@ def _opened(name: str, needed: str, opens: Callable[[EmailDomain], bool]) -> Ema
         domain = mailpool.config.domain(name)
     except UnknownDomain:
         if mailpool.config.production and not is_root():
-            raise KeyRefused(needed) from None
+            raise _refused(needed) from None
         raise
     if not opens(domain):
-        raise KeyRefused(needed)
+        raise _refused(needed)
     return domain
 
 
