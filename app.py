@@ -22,6 +22,7 @@ from browsable_api import (
     shown_in,
     takes,
 )
+from browsable_api.clients import trusted_proxies
 from email_services.config import Config, load_config
 from email_services.exceptions import EmailServicesError
 from email_services.message import EmailMessage
@@ -115,6 +116,7 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
         cors_origins=config.cors_origins,
         max_json=MAX_JSON,
         knows_sender=knows_sender,
+        trusted_proxies=trusted_proxies(),
     )
     if trusted := os.environ.get("TRUSTED_HOSTS"):
         app.config["TRUSTED_HOSTS"] = trusted.split(",")
