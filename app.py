@@ -6,8 +6,10 @@ A view's docstring is the page its address shows to a person, in Markdown.
 from __future__ import annotations
 
 import os
+import re
 import time
 from functools import partial
+from typing import Final
 
 from flask import Blueprint, current_app
 from flask.typing import ResponseReturnValue
@@ -87,11 +89,13 @@ from endpoints.sessions import (
     vary_by_cookie,
 )
 
+DESCRIPTION: Final = "/openapi.json"
+
 
 class DomainConverter(BaseConverter):
-    """A part of an address that may be an email domain: it has a dot, as no other word here."""
+    """A part of an address that may be an email domain: it has a dot, as one other word here."""
 
-    regex = r"[^/]+\.[^/]*"
+    regex = rf"(?!{re.escape(DESCRIPTION[1:])}$)[^/]+\.[^/]*"
 
 
 views = Blueprint("mailpool", __name__, template_folder="endpoints/templates")
@@ -112,7 +116,7 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     app = BrowsableAPI(
         __name__,
         max_body_bytes(config.max_message_bytes),
-        description="/openapi.json",
+        description=DESCRIPTION,
         cors_origins=config.cors_origins,
         max_json=MAX_JSON,
         knows_sender=knows_sender,
@@ -428,7 +432,7 @@ def preview() -> ResponseReturnValue:
     return html_answer(wanted.html)
 
 
-@views.get("/openapi.json")
+@views.get(DESCRIPTION)
 @gives_files
 def openapi() -> ResponseReturnValue:
     """Description for programs.

@@ -322,6 +322,14 @@ def test_a_simulated_failure_is_set_or_switched_over(sent, result, client):
     assert enabled == ([True, False] if result is None else [result, result])
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+@pytest.mark.parametrize("path", ["/openapi.json", "/openapi.json/", "/reference", "/healthz"])
+def test_an_address_with_a_dot_is_no_domain_where_it_is_our_own(method, path, client):
+    answer = client.open(path, method=method)
+    assert (answer.status_code, "GET" in answer.headers["Allow"]) == (405, True)
+    assert client.get(path).status_code == 200
+
+
 @pytest.mark.parametrize(
     "wrong", [{"simulated_failure": "perhaps"}, {"simulated_failure": None}, {"simulated": True}]
 )
