@@ -350,8 +350,11 @@ def _type_of(file: FileStorage) -> str:
 
 
 def _fields(form: MultiDict[str, str]) -> dict[str, Any]:
-    """One value as a string, several as a list; what was left empty was not given."""
-    given = {name: [v for v in values if v.strip()] for name, values in form.lists()}
+    """One value as a string, several as a list; what was left empty was not given.
+
+    But nobody leaves a field empty that has no name.
+    """
+    given = {name: [v for v in values if v.strip() or not name] for name, values in form.lists()}
     return {name: v if len(v) > 1 else v[0] for name, v in given.items() if v}
 
 

@@ -613,6 +613,26 @@ def test_without_the_store_messages_go_out_and_the_rest_says_so(make_app, tmp_pa
     assert client.get("/healthz").status_code == 200
 
 
+NAMELESS = b'--x\r\nContent-Disposition: form-data; name=""\r\n\r\n%b\r\n--x--\r\n'
+NAMELESS_FORMS = {
+    "=": (b"=", "application/x-www-form-urlencoded"),
+    "=x": (b"=x", "application/x-www-form-urlencoded"),
+    "among others": (b"simulated_failure=true&=", "application/x-www-form-urlencoded"),
+    "a part": (NAMELESS % b"", "multipart/form-data; boundary=x"),
+    "a part with something": (NAMELESS % b"x", "multipart/form-data; boundary=x"),
+}
+
+
+@pytest.mark.parametrize("form", NAMELESS_FORMS)
+def test_a_field_without_a_name_is_unknown(form, client):
+    body, content_type = NAMELESS_FORMS[form]
+    asked = {"data": body, "content_type": content_type}
+    answer = client.post("/example.com/primary/fail", headers=ROOT, **asked)
+    assert (answer.status_code, answer.json["problems"]) == (400, {"": "Unknown field."})
+    now = client.get("/example.com/primary/fail").json
+    assert now["simulated_failure_enabled"] is False
+
+
 @pytest.mark.parametrize("wrong", [5, None, [POOL_KEY], {"a": 1}])
 def test_a_key_in_the_body_that_can_be_none_is_named_though_another_opens(wrong, client):
     message = {**PLAIN, "pool_api_key": wrong}
