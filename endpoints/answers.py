@@ -319,10 +319,10 @@ def _batch_answer(
             messages[number] = message
             size += message.rendered_size
             refuse_large_batch(size, mailpool.config.max_message_bytes)
-    keys = once_each({number: _asked(only, batch[number]) for number in messages})
+    keys, whole = once_each({number: _asked(only, batch[number]) for number in messages})
     for fields in batch:
         _forget_files(fields)
-    deliveries = pool.send_all(list(messages.values()), only, keys) if messages else []
+    deliveries = pool.send_all(list(messages.values()), only, keys, whole) if messages else []
     for number, delivery in zip(messages, deliveries, strict=True):
         results[number] = delivery.as_dict()
     outcomes = {result["result"] for result in results.values()}

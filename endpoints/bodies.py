@@ -280,13 +280,18 @@ def once(asked: object) -> Once | None:
     return Once(_idempotency_key(mark), mark)
 
 
-def once_each(asked: Mapping[int, object]) -> list[Once] | None:
-    """The same for the messages of a batch, each with a key of its own, by its number."""
+def once_each(asked: Mapping[int, object]) -> tuple[list[Once] | None, Once | None]:
+    """The same for the messages of a batch, each with a key of its own, by its number.
+
+    And the key itself, which then stands for a batch and for nothing else.
+    """
     if request.once_key is None and "Idempotency-Key" not in request.headers:
-        return None
+        return None, None
     marks = {number: fingerprint(message) for number, message in asked.items()}
-    stem = hashlib.sha256(_idempotency_key(str(marks)).encode()).hexdigest()
-    return [Once(f"{stem}.{number}", mark) for number, mark in marks.items()]
+    key = _idempotency_key(str(marks))
+    stem = hashlib.sha256(key.encode()).hexdigest()
+    each = [Once(f"{stem}.{number}", mark) for number, mark in marks.items()]
+    return each, Once(key, "a batch")
 
 
 def _idempotency_key(mark: str) -> str:

@@ -1022,6 +1022,44 @@ def test_a_batch_with_an_idempotency_key_is_replayed_message_by_message(client, 
     assert client.post("/example.com/send", json=body, headers=with_key("k")).status_code == 422
 
 
+BATCH = {"messages": [PLAIN, {**PLAIN, "to_recipients": "b@example.org"}]}
+BATCH_OF_ONE = {"messages": [PLAIN]}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (PLAIN, BATCH),
+        (BATCH, PLAIN),
+        (PLAIN, {"messages": [PLAIN]}),
+        ({"messages": [PLAIN]}, PLAIN),
+    ],
+)
+def test_a_key_stands_for_one_message_or_for_a_batch(first, second, client, tmp_path):
+    answer = client.post("/example.com/send", json=first, headers=with_key("k"))
+    assert answer.status_code == 200
+    sent = len(stored_in(tmp_path / "primary"))
+    reused = client.post("/example.com/send", json=second, headers=with_key("k"))
+    assert (reused.status_code, "another request" in reused.json["error"]) == (422, True)
+    assert len(stored_in(tmp_path / "primary")) == sent
+    again = client.post("/example.com/send", json=first, headers=with_key("k"))
+    assert (again.json, again.headers["Idempotent-Replayed"]) == (answer.json, "true")
+
+
+def test_a_batch_of_which_nothing_was_sent_frees_its_key_and_one_of_which_some_was_does_not(client):
+    for service in ("primary", "backup"):
+        client.post(f"/example.com/{service}/fail", headers=ROOT)
+    assert client.post("/example.com/send", json=BATCH, headers=with_key("k")).status_code == 503
+    assert client.post("/example.com/send", json=PLAIN, headers=with_key("k")).status_code == 503
+    client.post("/example.com/primary/fail", headers=ROOT)
+    assert client.post("/example.com/send", json=BATCH, headers=with_key("k")).status_code == 200
+    client.post("/example.com/primary/fail", headers=ROOT)
+    more = {"messages": [*BATCH["messages"], {**PLAIN, "to_recipients": "c@example.org"}]}
+    mixed = client.post("/example.com/send", json=more, headers=with_key("k"))
+    assert [result["result"] for result in mixed.json["results"]] == ["success", "success", "error"]
+    assert client.post("/example.com/send", json=PLAIN, headers=with_key("k")).status_code == 422
+
+
 def test_a_provider_that_fails_half_way_through_a_batch_loses_and_repeats_nothing(
     stand_in, make_app, tmp_path
 ):
