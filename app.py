@@ -6,8 +6,10 @@ A view's docstring is the page its address shows to a person, in Markdown.
 from __future__ import annotations
 
 import os
+import re
 import time
 from functools import partial
+from typing import Final
 
 from flask import Blueprint, current_app
 from flask.typing import ResponseReturnValue
@@ -22,12 +24,14 @@ from browsable_api import (
     shown_in,
     takes,
 )
+from browsable_api.clients import trusted_proxies
 from email_services.config import Config, load_config
 from email_services.exceptions import EmailServicesError
 from email_services.message import EmailMessage
 from email_services.pool import MANY
 from email_services.store import ServiceState, Store
 from endpoints.access import (
+    knows_sender,
     readable_message,
     visible_domain,
     visible_domains,
@@ -53,6 +57,7 @@ from endpoints.answers import (
 )
 from endpoints.bodies import (
     KEY_FIELDS,
+    MAX_JSON,
     TOKEN_FIELD,
     AnyKey,
     Batch,
@@ -74,6 +79,7 @@ from endpoints.captured import (
     source_answer,
 )
 from endpoints.context import Mailpool, mailpool, pool_of
+from endpoints.guesses import Guesses
 from endpoints.openapi import as_json, described, operations_as_html
 from endpoints.sessions import (
     comes_from_here,
@@ -83,11 +89,13 @@ from endpoints.sessions import (
     vary_by_cookie,
 )
 
+DESCRIPTION: Final = "/openapi.json"
+
 
 class DomainConverter(BaseConverter):
-    """A part of an address that may be an email domain: it has a dot, as no other word here."""
+    """A part of an address that may be an email domain: it has a dot, as one other word here."""
 
-    regex = r"[^/]+\.[^/]*"
+    regex = rf"(?!{re.escape(DESCRIPTION[1:])}$)[^/]+\.[^/]*"
 
 
 views = Blueprint("mailpool", __name__, template_folder="endpoints/templates")
@@ -108,13 +116,16 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     app = BrowsableAPI(
         __name__,
         max_body_bytes(config.max_message_bytes),
-        description="/openapi.json",
+        description=DESCRIPTION,
         cors_origins=config.cors_origins,
+        max_json=MAX_JSON,
+        knows_sender=knows_sender,
+        trusted_proxies=trusted_proxies(),
     )
     if trusted := os.environ.get("TRUSTED_HOSTS"):
         app.config["TRUSTED_HOSTS"] = trusted.split(",")
     app.url_map.converters["domain"] = DomainConverter
-    app.extensions["mailpool"] = Mailpool(config, store, pools)
+    app.extensions["mailpool"] = Mailpool(config, store, pools, Guesses(store))
     app.register_blueprint(views)
     app.register_error_handler(EmailServicesError, answer_error)
     app.config["EMAIL_DOMAINS"] = len(pools)  # which share the threads (server.py)
@@ -421,7 +432,7 @@ def preview() -> ResponseReturnValue:
     return html_answer(wanted.html)
 
 
-@views.get("/openapi.json")
+@views.get(DESCRIPTION)
 @gives_files
 def openapi() -> ResponseReturnValue:
     """Description for programs.

@@ -2,10 +2,10 @@
 
 import contextlib
 import ctypes
-import logging
 import os
 import re
 
+from browsable_api.clients import trusted_proxies
 from server import ARRIVING, Worker
 
 # What we write holds addresses and subjects: the state, and the mail of maildir services.
@@ -55,19 +55,9 @@ keepalive = 0
 
 control_socket_disable = True
 
-# On Heroku only its router reaches us, and says whether the client used TLS.
-forwarded_allow_ips = os.environ.get(
-    "FORWARDED_ALLOW_IPS", "*" if "DYNO" in os.environ else "127.0.0.1"
-)
-
-
-class _Unquoted(logging.Filter):
-    """Gunicorn quotes the line of a request that it cannot read, which may hold a key."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.msg.startswith("Invalid request from"):
-            record.msg, record.args = "A request that is no HTTP was refused.", ()
-        return True
+forwarded_allow_ips = trusted_proxies()
+# Nobody moves the service to another address with a header.
+forwarder_headers = ""
 
 
 log_level = os.environ.get("LOG_LEVEL", "info").upper()
@@ -81,10 +71,8 @@ logconfig_dict = {
     "formatters": {
         "line": {"format": "%(asctime)s %(levelname)s %(process)d %(name)s %(message)s"},
     },
-    "filters": {"unquoted": {"()": _Unquoted}},
     "handlers": {
         "stdout": {
-            "filters": ["unquoted"],
             "class": "logging.StreamHandler",
             "stream": "ext://sys.stdout",
             "formatter": "line",

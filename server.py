@@ -11,7 +11,6 @@ TLS ends in front of this server: what arrives here is read as it is.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 import selectors
@@ -20,12 +19,14 @@ import struct
 import time
 from collections import OrderedDict
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from lanes import Lanes, Ticket
+from refusals import refuse, whole_answer
 
 access_log = logging.getLogger("access")
 
@@ -255,6 +256,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         conn.received = None
         return super().handle(conn)
 
+    def handle_error(
+        self, _req: object, client: socket.socket, addr: Any, exc: BaseException
+    ) -> None:
+        """Gunicorn has found a request that it cannot hand to the application."""
+        refuse(client, addr, exc)
+
     def _begin(self) -> None:
         for ticket, (conn, arrival) in self._lanes.begin(time.monotonic()):
             self._tickets[conn] = ticket
@@ -341,15 +348,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 self._close(conn)
 
 
-def _answer(status: str, headers: str, body: dict[str, Any]) -> bytes:
-    text = json.dumps(body)
-    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{headers}Connection: close\r\n"
-    return f"{head}Content-Length: {len(text)}\r\n\r\n{text}".encode()
-
-
-_BUSY: Final = _answer(
-    "503 Service Unavailable",
-    "Retry-After: 1\r\nCache-Control: no-store\r\n",
+_BUSY: Final = whole_answer(
+    HTTPStatus.SERVICE_UNAVAILABLE,
     {
         "result": "error",
         "error": "Nothing was tried: too many requests for the same are in progress.",
@@ -357,4 +357,5 @@ _BUSY: Final = _answer(
         "services_unsuccessful": {},
         "attempts": [],
     },
+    {"Retry-After": "1"},
 )

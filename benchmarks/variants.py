@@ -65,7 +65,7 @@ class NullStore:
 
 
 FOR_READERS = frozenset(
-    {"check", "messages", "outcomes", "remove_old", "secret", "service_changes"}
+    {"check", "count_wrong_keys", "messages", "outcomes", "remove_old", "secret", "service_changes"}
 )
 """What no send calls; for the rest a `NullStore` has to stand in."""
 

@@ -6,10 +6,12 @@ from browsable_api.conventions import kept_by_clients
 from browsable_api.errors import APIError
 from browsable_api.forms import filtered_by, gives_files, shown_in, takes
 from browsable_api.request import request
+from browsable_api.structure import Structure
 
 __all__ = [
     "APIError",
     "BrowsableAPI",
+    "Structure",
     "filtered_by",
     "gives_files",
     "kept_by_clients",

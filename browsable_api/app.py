@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -17,17 +17,19 @@ from flask_api.exceptions import APIException, NotAcceptable
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
+from browsable_api.clients import Proxies
 from browsable_api.conventions import add_links, allow_origins, compress
 from browsable_api.errors import SENTENCES, APIError
 from browsable_api.renderers import JSONRenderer, PageRenderer, as_html, here, pretty
-from browsable_api.request import FORMAT, Request, request
+from browsable_api.request import FORMAT, MEGABYTE, Request, request
+from browsable_api.structure import Structure
 
 access_log = logging.getLogger("access")
 
-MEGABYTE: Final = 1024 * 1024
 MAX_BODY_BYTES: Final = 10 * MEGABYTE
+MAX_JSON: Final = Structure(containers=200_000, members=200_000, values=1_000_000)
 
-_HEADERS: Final = {
+STANDARD_HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -36,6 +38,7 @@ _HEADERS: Final = {
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
+"""What every answer carries, unless it says otherwise."""
 
 
 class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
@@ -55,14 +58,20 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         self,
         import_name: str,
         max_body_bytes: int = MAX_BODY_BYTES,
+        *,
         description: str = "",
         cors_origins: Collection[str] = (),
+        max_json: Structure = MAX_JSON,
+        knows_sender: Callable[[bytearray], bool] = lambda _: True,
+        trusted_proxies: str = "",
     ) -> None:
         """Set up like FlaskAPI, but for its blueprint, which serves jQuery 1.8 and Bootstrap 2.
 
         max_body_bytes: a larger body of a request is answered 413. description: the path where
         the API is described for programs, "" for nowhere. cors_origins: the origins whose pages
-        may ask and read the answer.
+        may ask and read the answer. max_json: what a body in JSON may become. knows_sender: whether
+        a request is from somebody known, going by its headers and the beginning of its body; of
+        others no more than STRANGERS_BYTES are read. trusted_proxies: see `clients.Proxies`.
         """
         folder = Path(__file__).parent
         Flask.__init__(
@@ -71,7 +80,10 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
             static_folder=folder / "static",
             template_folder=str(folder / "templates"),
         )
+        self._proxies = Proxies(trusted_proxies)
         self.config["MAX_CONTENT_LENGTH"] = max_body_bytes
+        self.config["MAX_JSON"] = max_json
+        self.config["KNOWS_SENDER"] = knows_sender
         self.config["SECRET_FIELDS"] = ()  # beside passwords, what a page repeats to nobody
         self.config["API_DESCRIPTION"] = description
         self.config["CORS_ORIGINS"] = frozenset(cors_origins)
@@ -86,7 +98,10 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         self.register_error_handler(HTTPException, _answer_http_exception)
 
     def wsgi_app(self, environ: Any, start_response: Any) -> Any:
-        """Trailing slashes never matter."""
+        """Trailing slashes never matter, and a client is who it is, whatever stands in between."""
+        environ["REMOTE_ADDR"] = self._proxies.client(
+            environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", "")
+        )
         environ["PATH_INFO"] = environ["PATH_INFO"].rstrip("/") or "/"
         return super().wsgi_app(environ, start_response)
 
@@ -139,7 +154,7 @@ def _start_clock() -> None:
 
 
 def _complete(response: Response) -> Response:
-    for name, value in _HEADERS.items():
+    for name, value in STANDARD_HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers.add("Vary", "Accept")
     access_log.info(

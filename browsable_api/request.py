@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from http import HTTPStatus
 from io import BytesIO
+from itertools import islice
+from threading import BoundedSemaphore
 from typing import Any, Final, cast
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_to_bytes
 
 import flask
 from flask_api import exceptions
@@ -20,6 +25,22 @@ from werkzeug.http import parse_options_header
 from werkzeug.wrappers import Request as WerkzeugRequest
 
 from browsable_api.errors import APIError
+from browsable_api.structure import Structure, fits
+
+MEGABYTE: Final = 1024 * 1024
+STRANGERS_BYTES: Final = MEGABYTE
+"""What is read of a body before its sender is known."""
+
+_FREE_BYTES: Final = 64 * 1024
+"""What costs little, whoever sends it and whatever it holds."""
+
+_WHO_MAY_SEND_MORE: Final = (
+    f"A body of more than {STRANGERS_BYTES // MEGABYTE} MB needs a key that opens something here: "
+    "show it in the Authorization header, or at the beginning of the body."
+)
+_STRANGERS_JSON: Final = Structure(containers=20_000, members=20_000, values=50_000)
+_STRANGERS_TURNS = BoundedSemaphore(2)
+"""How many bodies of strangers are parsed at once in a worker, where that takes time."""
 
 MAX_FORM_FIELDS: Final = 2000
 FORMAT: Final = "format"
@@ -128,39 +149,77 @@ class Request(APIRequest):  # type: ignore[misc]
         self.typed_json = fields.pop(JSON_FIELD)
         self._fields = fields  # the keys among them, for the page that says what is wrong
         try:
-            written = _parse_json(self.typed_json.encode())
+            written = _parse_json(self.typed_json.encode(), self._max_json)
         except APIError as error:
             raise APIError(error.status, error.error, {JSON_FIELD: error.error}) from None
         return {**written, **fields}
 
+    @cached_property
+    def _max_json(self) -> Structure:
+        most: Structure = flask.current_app.config["MAX_JSON"]
+        return most
+
+    def early_values(self, beginning: bytearray, names: Collection[str]) -> list[str]:
+        """What fields with one of these names hold, as far as the beginning of the body tells.
+
+        A search that builds nothing, for the first few of them: in JSON it does not tell which
+        object a field is in.
+        """
+        if self.mimetype not in _EARLY:
+            return []
+        pattern, decode = _EARLY[self.mimetype]
+        any_name = "|".join(map(re.escape, names)).encode()
+        found = re.finditer(pattern.replace(b"NAME", any_name), beginning)
+        return [decode(match[1]) for match in islice(found, _EARLY_VALUES)]
+
     def _parse_body(self) -> dict[str, Any]:
         """No reference to the body is kept while it is parsed: it may be large."""
-        if not (body := self._read_body()):
+        body = bytearray()
+        self._read_until(STRANGERS_BYTES + 1, body)
+        if not body:
             return {}
+        turn: AbstractContextManager[object] = nullcontext()
+        if len(body) > _FREE_BYTES and not flask.current_app.config["KNOWS_SENDER"](body):
+            turn, self._max_json = _STRANGERS_TURNS, _STRANGERS_JSON
+        if len(body) > STRANGERS_BYTES:
+            if turn is _STRANGERS_TURNS:
+                raise APIError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _WHO_MAY_SEND_MORE)
+            self._read_until(None, body)
         waiting = [body]
         del body
-        if self.mimetype == "application/json":
-            return _parse_json(waiting.pop())
-        if self.mimetype == "application/x-www-form-urlencoded":
-            return _parse_urlencoded(waiting.pop())
-        if self.mimetype == "multipart/form-data":
-            return _parse_multipart(waiting.pop(), self.headers["Content-Type"])
+        with turn:
+            if self.mimetype == "application/json":
+                return _parse_json(waiting.pop(), self._max_json)
+            if self.mimetype == "application/x-www-form-urlencoded":
+                return _parse_urlencoded(waiting.pop())
+            if self.mimetype == "multipart/form-data":
+                return _parse_multipart(waiting.pop(), self.headers["Content-Type"])
         raise exceptions.UnsupportedMediaType
 
-    def _read_body(self) -> bytes:
+    def _read_until(self, length: int | None, body: bytearray) -> None:
+        """Add to `body` what comes, until it has that length or, without one, to the end."""
         try:
-            body: bytes = self.get_data(cache=False)
-            self.stream.read(1)  # 413 if a chunked body goes on: at the limit, Werkzeug just stops
+            while length is None or len(body) < length:
+                wanted = _FREE_BYTES if length is None else length - len(body)
+                # Where a chunked body goes on at the limit, this is 413.
+                if not (chunk := self.stream.read(min(wanted, _FREE_BYTES))):
+                    return
+                body += chunk
         except ParseException:  # gunicorn's, which quotes the body
             raise _bad_request("The body is not chunked as it says.") from None
-        return body
 
 
 request = cast("Request", flask.request)
 """Flask's proxy, known to be one of ours."""
 
 
-def _parse_json(body: bytes) -> dict[str, Any]:
+def _parse_json(body: bytes | bytearray, most: Structure) -> dict[str, Any]:
+    if not fits(body, most):
+        raise APIError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"The JSON holds more than {most.containers:,} objects and lists, {most.members:,} "
+            f"fields or {most.values:,} values.",
+        )
     try:
         text = body.decode("utf-8-sig")
         del body
@@ -182,6 +241,28 @@ def _parse_json(body: bytes) -> dict[str, Any]:
     return value
 
 
+def _text_of_json(value: bytes) -> str:
+    try:
+        return str(json.loads(b'"%b"' % value))
+    except ValueError:
+        return ""
+
+
+_EARLY_VALUES: Final = 3
+_EARLY: Final[Mapping[str, tuple[bytes, Callable[[bytes], str]]]] = {
+    "application/json": (rb'"(?:NAME)"\s*:\s*"((?:[^"\\]|\\.){0,500})"', _text_of_json),
+    "application/x-www-form-urlencoded": (
+        rb"(?:^|&)(?:NAME)=([^&]{0,1500})",
+        lambda value: unquote_to_bytes(value).decode("utf-8", "replace"),
+    ),
+    "multipart/form-data": (
+        rb'; name="?(?:NAME)"?\r\n(?:[^\r\n]{1,200}\r\n){0,3}\r\n([^\r\n]{0,500})\r\n',
+        lambda value: value.decode("utf-8", "replace"),
+    ),
+}
+"""How a field begins in each kind of body, and how its text is read; all lengths are bounded."""
+
+
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
@@ -193,25 +274,36 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _parse_urlencoded(body: bytes) -> dict[str, Any]:
+def _parse_urlencoded(body: bytearray) -> dict[str, Any]:
     if body.lstrip().startswith(b"{"):
         # What curl sends for -d without a header: the most common mistake of all.
         raise _bad_request("The body looks like JSON: send it with Content-Type: application/json.")
+    if body.count(b"&") >= MAX_FORM_FIELDS:
+        raise _bad_request("The form cannot be read: it has too many fields.")
+    form: MultiDict[str, str] = MultiDict()
     try:
-        pairs = parse_qsl(
-            body.decode("utf-8"),
-            keep_blank_values=True,
-            errors="strict",
-            max_num_fields=MAX_FORM_FIELDS,
-        )
+        for field in filter(None, body.split(b"&")):
+            name, _, value = field.partition(b"=")
+            form.add(_unquoted(name), _unquoted(value))
     except UnicodeDecodeError:
         raise _bad_request("The form is not UTF-8.") from None
-    except ValueError as error:
-        raise _bad_request(f"The form cannot be read: {error}.") from None
-    return _fields(MultiDict(pairs))
+    return _fields(form)
 
 
-def _parse_multipart(body: bytes, content_type: str) -> dict[str, Any]:
+def _unquoted(text: bytes | bytearray) -> str:
+    """Text of a urlencoded form; a part at a time, since for a while each %XX is an object."""
+    parts = []
+    start = 0
+    while start < len(text):
+        end = start + _FREE_BYTES
+        cut = text.rfind(b"%", end - 2, end)  # not through the middle of one
+        end = end if cut == -1 else cut
+        parts.append(unquote_to_bytes(bytes(text[start:end]).replace(b"+", b" ")))
+        start = end
+    return b"".join(parts).decode("utf-8")
+
+
+def _parse_multipart(body: bytearray, content_type: str) -> dict[str, Any]:
     boundary = parse_options_header(content_type)[1].get("boundary", "")
     if not boundary or not boundary.isascii():
         raise _bad_request("The Content-Type of a multipart form needs a boundary.")
@@ -220,8 +312,10 @@ def _parse_multipart(body: bytes, content_type: str) -> dict[str, Any]:
         max_form_memory_size=len(body),
         max_form_parts=MAX_FORM_FIELDS,
     )
+    length, stream = len(body), BytesIO(body)
+    del body
     try:
-        form, files = parser.parse(BytesIO(body), boundary.encode("ascii"), len(body))
+        form, files = parser.parse(stream, boundary.encode("ascii"), length)
     except ValueError as error:
         raise _bad_request(f"The multipart form cannot be read: {error}.") from None
     names = [file.filename or "" for file in files.values()]
@@ -256,8 +350,11 @@ def _type_of(file: FileStorage) -> str:
 
 
 def _fields(form: MultiDict[str, str]) -> dict[str, Any]:
-    """One value as a string, several as a list; what was left empty was not given."""
-    given = {name: [v for v in values if v.strip()] for name, values in form.lists()}
+    """One value as a string, several as a list; what was left empty was not given.
+
+    But nobody leaves a field empty that has no name.
+    """
+    given = {name: [v for v in values if v.strip() or not name] for name, values in form.lists()}
     return {name: v if len(v) > 1 else v[0] for name, v in given.items() if v}
 
 

@@ -7,6 +7,7 @@
     ├── UnknownService            no such service in the domain
     ├── UnknownMessage            no such message in the log
     ├── KeyRefused                the key is missing or opens nothing here
+    ├── TooManyWrongKeys          so many came from one address that no more are looked at
     ├── KeyInProgress             the request with this Idempotency-Key is still in progress
     ├── KeyReused                 the Idempotency-Key stands for another request
     ├── StoreUnavailable          the state that workers share cannot be read or written
@@ -61,7 +62,12 @@ class MissingPackage(UnusableProvider):
 
 
 class EmailServicesError(Exception):
-    """Base of the errors that have an answer for the caller."""
+    """Base of the errors that have an answer for the caller.
+
+    retry_after: seconds after which the same may fare better, where that can be said.
+    """
+
+    retry_after: int | None = None
 
 
 class InvalidInput(EmailServicesError):
@@ -124,6 +130,16 @@ class KeyRefused(EmailServicesError):
     """The key is missing, wrong, or opens something else."""
 
 
+class TooManyWrongKeys(EmailServicesError):
+    """One address has shown more wrong keys than a person mistypes."""
+
+    retry_after = 60
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__("Too many wrong keys came from your address: wait before the next.")
+        self.retry_after = retry_after
+
+
 class UnknownMessage(EmailServicesError):
     """The log has no such message of this email domain."""
 
@@ -134,6 +150,8 @@ class UnknownMessage(EmailServicesError):
 class KeyInProgress(EmailServicesError):
     """A request with the same Idempotency-Key has not been answered yet."""
 
+    retry_after = 1
+
 
 class KeyReused(EmailServicesError):
     """The Idempotency-Key was used for another request."""
@@ -141,6 +159,8 @@ class KeyReused(EmailServicesError):
 
 class StoreUnavailable(EmailServicesError):
     """The database behind $DATABASE_URL did not answer, or is locked."""
+
+    retry_after = 5
 
 
 class ProviderError(Exception):

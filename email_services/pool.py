@@ -144,16 +144,18 @@ class PooledEmailService:
         messages: Sequence[EmailMessage],
         only: AbstractEmailService | None = None,
         once: Sequence[Once] | None = None,
+        whole: Once | None = None,
     ) -> list[Delivery]:
         """Try the services in order, or `only` one, until each message was accepted by one.
 
         Returns what happened to each, in their order; ProviderErrors never leave. Any other
         exception is a bug and does. With `once`, one for each message, raises KeyInProgress,
-        KeyReused and StoreUnavailable, and tries nobody then.
+        KeyReused and StoreUnavailable, and tries nobody then. whole: what stands for them together,
+        so that a request for one message does not take the key of a batch for its own.
         """
         now = self._now()
         runs = [Run(message, self._policy(message) == "stop") for message in messages]
-        answered = self._reserve(runs, once, now) if once else {}
+        answered = self._reserve(runs, once, whole, now) if once else {}
         deadline = self._clock() + self.deadline_seconds
         fresh = [run for n, run in enumerate(runs) if n not in answered]
         if fresh:
@@ -162,16 +164,23 @@ class PooledEmailService:
             open_runs = [run for run in fresh if not (run.follows_cut_off and run.stops)]
             self._deliver(open_runs, only, deadline, partial(self._note, now))
             self._note(now, [run for run in fresh if not run.is_noted])
-        return [answered[n] if n in answered else run.delivery() for n, run in enumerate(runs)]
+        found = [answered[n] if n in answered else run.delivery() for n, run in enumerate(runs)]
+        if whole:
+            is_kept = any(delivery.outcome != NOT_SENT for delivery in found)
+            with without_the_store(self.email_domain):
+                self._store.settle_keys(
+                    self.email_domain, now, {whole.key: {} if is_kept else None}
+                )
+        return found
 
     # What is kept of it
 
     def _reserve(
-        self, runs: Sequence[Run], once: Sequence[Once], now: float
+        self, runs: Sequence[Run], once: Sequence[Once], whole: Once | None, now: float
     ) -> dict[int, Delivery]:
         """Reserve the keys; returns the stored answers, by the number of the message."""
         until = now + self.deadline_seconds + GRACE_SECONDS
-        keys = [(one.key, one.fingerprint) for one in once]
+        keys = [(one.key, one.fingerprint) for one in [*once, *([whole] if whole else [])]]
         found = self._store.reserve_keys(self.email_domain, keys, now, until)
         states = {reservation.state for reservation in found}
         if "other" in states:
@@ -179,7 +188,9 @@ class PooledEmailService:
         if "in progress" in states:
             raise KeyInProgress("The first request with this Idempotency-Key is in progress.")
         answered = {}
-        for n, (run, one, reservation) in enumerate(zip(runs, once, found, strict=True)):
+        for n, (run, one, reservation) in enumerate(
+            zip(runs, once, found[: len(once)], strict=True)
+        ):
             run.once_key = one.key
             run.follows_cut_off = reservation.state == "abandoned"
             if reservation.answer is not None:

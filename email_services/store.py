@@ -87,6 +87,9 @@ KEPT_ERRORS: Final = 5
 KEEP_KEY_SECONDS: Final = 24 * 3600
 """How long an Idempotency-Key is known."""
 
+KEEP_WRONG_KEYS_SECONDS: Final = 3600
+"""How long the addresses are kept that wrong keys came from."""
+
 REMOVE_EVERY_SECONDS: Final = 3600
 REMOVED_AT_ONCE: Final = 1000
 """Rows of a table; the rest a second later. A long removal would lock out every other writer."""
@@ -164,6 +167,15 @@ _secrets = Table(
     Column("value", Text, nullable=False),
 )
 
+_wrong_keys = Table(
+    "wrong_keys",
+    _metadata,
+    Column("address", String(64), primary_key=True),
+    Column("at", Float, nullable=False),  # since when they are counted
+    Column("number", Integer, nullable=False),
+    Index("wrong_keys_by_time", "at"),
+)
+
 
 # What every message asks is made once: making a statement costs more than carrying it out.
 _STATES: Final = select(_services).where(_services.c.email_domain == bindparam("email_domain"))
@@ -191,6 +203,15 @@ _SECRET: Final = select(_secrets.c.value).where(_secrets.c.name == bindparam("na
 _TAKE_KEY: Final = update(_keys).where(_IS_KEY)
 _STORE_ANSWER: Final = update(_keys).where(_IS_RESERVATION)
 _FREE_KEY: Final = delete(_keys).where(_IS_RESERVATION)
+_COUNTED: Final = postgresql.insert(_wrong_keys)
+_GOES_ON: Final = _wrong_keys.c.at.between(bindparam("since"), _COUNTED.excluded.at)
+_COUNT_WRONG_KEYS: Final = _COUNTED.on_conflict_do_update(
+    index_elements=[_wrong_keys.c.address],
+    set_={
+        "at": case((_GOES_ON, _wrong_keys.c.at), else_=_COUNTED.excluded.at),
+        "number": _COUNTED.excluded.number + case((_GOES_ON, _wrong_keys.c.number), else_=0),
+    },
+).returning(_wrong_keys.c.at, _wrong_keys.c.number)
 
 
 def _create_tables(connection: Connection) -> None:
@@ -201,7 +222,15 @@ def _add_secrets(connection: Connection) -> None:
     _secrets.create(connection, checkfirst=True)  # a new database has them since the first step
 
 
-MIGRATIONS: Final[tuple[Callable[[Connection], None], ...]] = (_create_tables, _add_secrets)
+def _add_wrong_keys(connection: Connection) -> None:
+    _wrong_keys.create(connection, checkfirst=True)
+
+
+MIGRATIONS: Final[tuple[Callable[[Connection], None], ...]] = (
+    _create_tables,
+    _add_secrets,
+    _add_wrong_keys,
+)
 """Step n brings a database from version n to version n + 1. Append; never change one."""
 
 
@@ -347,11 +376,7 @@ class Store:
         with self._written_together(messages) as connection:
             for message in messages:
                 connection.execute(_LOG_MESSAGE, _message_columns(message))
-        now = messages[0].at
-        if now >= self._next_removal:
-            self._next_removal = now + REMOVE_EVERY_SECONDS  # in each worker
-            if self.remove_old(now):
-                self._next_removal = now + 1
+        self._remove_when_due(messages[0].at)
 
     def log_outcomes(self, messages: Sequence[LoggedMessage]) -> None:
         """Write what became of them, also where their beginning could not be written."""
@@ -477,6 +502,21 @@ class Store:
                 else:
                     connection.execute(_STORE_ANSWER, {**reservation, "answer": json.dumps(answer)})
 
+    # Wrong keys
+
+    def count_wrong_keys(
+        self, address: str, now: float, more: int, seconds: float
+    ) -> tuple[float, int]:
+        """Count `more` wrong keys from `address`; returns since when how many came.
+
+        seconds: after which it begins anew.
+        """
+        row = {"address": address, "at": now, "number": more, "since": now - seconds}
+        with self._statement(writes=True) as connection:
+            found = connection.execute(_COUNT_WRONG_KEYS, row).one()
+        self._remove_when_due(now)
+        return found.at, found.number
+
     # Secrets
 
     def secret(self, name: str) -> str:
@@ -492,6 +532,12 @@ class Store:
 
     # All of it
 
+    def _remove_when_due(self, now: float) -> None:
+        if now >= self._next_removal:
+            self._next_removal = now + REMOVE_EVERY_SECONDS  # in each worker
+            if self.remove_old(now):
+                self._next_removal = now + 1
+
     def remove_old(self, now: float) -> bool:
         """Remove some of what is older than it is to be kept; returns whether there may be more.
 
@@ -500,6 +546,7 @@ class Store:
         before = now - self._keep_seconds
         removed = [
             self._remove_some(_keys, now - KEEP_KEY_SECONDS),
+            self._remove_some(_wrong_keys, now - KEEP_WRONG_KEYS_SECONDS),
             self._remove_some(_changes, before),
             self._remove_some(_messages, before),
         ]

@@ -8,24 +8,77 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from flask import g
 
 from browsable_api import request
 from email_services.config import EmailDomain
-from email_services.exceptions import KeyRefused, UnknownDomain, UnknownMessage
+from email_services.exceptions import KeyRefused, StoreUnavailable, UnknownDomain, UnknownMessage
 from email_services.store import LoggedMessage
 from endpoints.bodies import KEY_FIELDS
 from endpoints.context import mailpool
-from endpoints.sessions import ROOT, Session, usable_session
+from endpoints.sessions import ROOT, Session, current_session, level_of, usable_session
 
 
 def keys_shown() -> list[str]:
-    """Every key the caller shows, in the Authorization header or in the body."""
-    bearer = request.authorization
-    shown = [bearer.token] if bearer and bearer.type == "bearer" else []
-    shown += [request.data.get(name) for name in KEY_FIELDS]
+    """Every key the caller shows, in the Authorization header or in the body.
+
+    A key in the header that opens nothing here is the only one: no body makes up for it, and so it
+    is not read.
+    """
+    key = _key_in_header()
+    if key is not None and not _is_right(key):
+        return [key]
+    shown = [key, *(request.data.get(name) for name in KEY_FIELDS)]
     return [key for key in shown if isinstance(key, str)]
+
+
+def knows_sender(beginning: bytearray) -> bool:
+    """Whether the caller is signed in or shows a key that opens something here.
+
+    beginning: of the body, which may hold the key where the header has none.
+    """
+    key = _key_in_header()
+    if key is not None:
+        return _is_right(key)
+    with suppress(StoreUnavailable):
+        if current_session():
+            return True
+    early = request.early_values(beginning, KEY_FIELDS)
+    is_known = any(map(_is_right, early))
+    if not is_known:
+        _count_wrong(early)
+    return is_known
+
+
+def _key_in_header() -> str | None:
+    bearer = request.authorization
+    return bearer.token if bearer and bearer.type == "bearer" else None
+
+
+def _is_right(key: str) -> bool:
+    """Whether `key` opens anything here; a request asks it again and again of the same."""
+    known: dict[str, bool] = g.setdefault("right_keys", {})
+    if key not in known:
+        known[key] = level_of(key) is not None
+    return known[key]
+
+
+def _refused(needed: str) -> KeyRefused:
+    """What a caller is told whose keys do not open this; wrong ones are counted.
+
+    Raises TooManyWrongKeys.
+    """
+    _count_wrong(keys_shown())
+    return KeyRefused(needed)
+
+
+def _count_wrong(keys: list[str]) -> None:
+    """Count, once in a request, that keys were shown which open nothing here."""
+    if not g.get("counted") and not all(map(_is_right, keys)):
+        g.counted = True
+        mailpool.guesses.count(request.remote_addr, time.time())
 
 
 def is_root() -> bool:
@@ -51,7 +104,7 @@ def visible_domains() -> list[EmailDomain]:
         return own
     if _open_to_all() or own or is_root():
         return domains
-    raise KeyRefused("The root key or a pool key is needed.")
+    raise _refused("The root key or a pool key is needed.")
 
 
 def with_pool_key(name: str) -> EmailDomain:
@@ -98,10 +151,10 @@ def _opened(name: str, needed: str, opens: Callable[[EmailDomain], bool]) -> Ema
         domain = mailpool.config.domain(name)
     except UnknownDomain:
         if mailpool.config.production and not is_root():
-            raise KeyRefused(needed) from None
+            raise _refused(needed) from None
         raise
     if not opens(domain):
-        raise KeyRefused(needed)
+        raise _refused(needed)
     return domain
 
 

@@ -30,6 +30,7 @@ from email_services.exceptions import (
     KeyReused,
     MessageTooLarge,
     StoreUnavailable,
+    TooManyWrongKeys,
     UnknownDomain,
     UnknownMessage,
     UnknownService,
@@ -71,10 +72,11 @@ STATUS_OF_BATCH = {
     "mixed": HTTPStatus.MULTI_STATUS,
     "error": HTTPStatus.SERVICE_UNAVAILABLE,
 }
-STATUS_OF_ERROR = {
+STATUS_OF_ERROR: Mapping[type[EmailServicesError], HTTPStatus] = {
     InvalidInput: HTTPStatus.BAD_REQUEST,
     MessageTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     KeyRefused: HTTPStatus.UNAUTHORIZED,
+    TooManyWrongKeys: HTTPStatus.TOO_MANY_REQUESTS,
     UnknownDomain: HTTPStatus.NOT_FOUND,
     UnknownService: HTTPStatus.NOT_FOUND,
     UnknownMessage: HTTPStatus.NOT_FOUND,
@@ -84,9 +86,6 @@ STATUS_OF_ERROR = {
 }
 LAST_MESSAGES = 5
 """How many of a domain's messages a listing shows."""
-RETRY_AFTER = {KeyInProgress: 1, StoreUnavailable: 5}
-"""Seconds after which the same request may fare better, where that can be said."""
-
 EXAMPLE_BODY = {
     "to_recipients": ["Ada <ada@example.org>"],
     "subject": "Hello",
@@ -320,10 +319,10 @@ def _batch_answer(
             messages[number] = message
             size += message.rendered_size
             refuse_large_batch(size, mailpool.config.max_message_bytes)
-    keys = once_each({number: _asked(only, batch[number]) for number in messages})
+    keys, whole = once_each({number: _asked(only, batch[number]) for number in messages})
     for fields in batch:
         _forget_files(fields)
-    deliveries = pool.send_all(list(messages.values()), only, keys) if messages else []
+    deliveries = pool.send_all(list(messages.values()), only, keys, whole) if messages else []
     for number, delivery in zip(messages, deliveries, strict=True):
         results[number] = delivery.as_dict()
     outcomes = {result["result"] for result in results.values()}
@@ -402,7 +401,7 @@ def answer_error(error: EmailServicesError) -> ResponseReturnValue:
     status = STATUS_OF_ERROR[type(error)]
     challenge = {"WWW-Authenticate": 'Bearer realm="Mailpool"'}
     headers = challenge if status == HTTPStatus.UNAUTHORIZED else {}
-    if seconds := RETRY_AFTER.get(type(error)):
-        headers = {"Retry-After": str(seconds)}
+    if error.retry_after is not None:
+        headers = {"Retry-After": str(error.retry_after)}
     answer = APIError(status, str(error), problems, headers)
     return answer.as_dict(), answer.status, answer.headers

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from pydantic import (
     AwareDatetime,
@@ -18,10 +18,10 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from browsable_api import request
+from browsable_api import Structure, request
 from email_services.drill import KINDS, Drill, DrillKind
 from email_services.exceptions import InvalidInput, MessageTooLarge
-from email_services.message import EmailMessage
+from email_services.message import MAX_FILES, MAX_RECIPIENTS, EmailMessage
 from email_services.pool import Once
 
 KEY_FIELDS = ("pool_api_key", "root_api_key")
@@ -280,13 +280,18 @@ def once(asked: object) -> Once | None:
     return Once(_idempotency_key(mark), mark)
 
 
-def once_each(asked: Mapping[int, object]) -> list[Once] | None:
-    """The same for the messages of a batch, each with a key of its own, by its number."""
+def once_each(asked: Mapping[int, object]) -> tuple[list[Once] | None, Once | None]:
+    """The same for the messages of a batch, each with a key of its own, by its number.
+
+    And the key itself, which then stands for a batch and for nothing else.
+    """
     if request.once_key is None and "Idempotency-Key" not in request.headers:
-        return None
+        return None, None
     marks = {number: fingerprint(message) for number, message in asked.items()}
-    stem = hashlib.sha256(_idempotency_key(str(marks)).encode()).hexdigest()
-    return [Once(f"{stem}.{number}", mark) for number, mark in marks.items()]
+    key = _idempotency_key(str(marks))
+    stem = hashlib.sha256(key.encode()).hexdigest()
+    each = [Once(f"{stem}.{number}", mark) for number, mark in marks.items()]
+    return each, Once(key, "a batch")
 
 
 def _idempotency_key(mark: str) -> str:
@@ -306,6 +311,14 @@ def _problems_of_the_key() -> dict[str, str]:
 def max_body_bytes(message_bytes: int) -> int:
     """What a body may hold that carries a message: base64, its line breaks, JSON around it."""
     return int(message_bytes * 1.45) + 1024 * 1024
+
+
+MAX_JSON: Final = Structure(
+    containers=MAX_BATCH * (50 + 2 * MAX_FILES),
+    members=MAX_BATCH * 500,
+    values=MAX_BATCH * (MAX_RECIPIENTS + 500),
+)
+"""What a batch may become: its messages, each with as many recipients and files as one may have."""
 
 
 def fingerprint(asked: object) -> str:

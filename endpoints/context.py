@@ -11,6 +11,7 @@ from werkzeug.local import LocalProxy
 from email_services.config import Config, EmailDomain
 from email_services.pool import PooledEmailService
 from email_services.store import Store
+from endpoints.guesses import Guesses
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Mailpool:
     config: Config
     store: Store
     pools: dict[str, PooledEmailService]
+    guesses: Guesses
 
 
 mailpool = cast("Mailpool", LocalProxy(lambda: current_app.extensions["mailpool"]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from inspect import cleandoc
@@ -33,6 +33,7 @@ from email_services.exceptions import (
     KeyReused,
     MessageTooLarge,
     StoreUnavailable,
+    TooManyWrongKeys,
     UnknownDomain,
     UnknownMessage,
     UnknownService,
@@ -40,7 +41,6 @@ from email_services.exceptions import (
 from email_services.message import LIST_FIELDS, EmailMessage
 from endpoints import shapes
 from endpoints.answers import (
-    RETRY_AFTER,
     STATUS_OF_BATCH,
     STATUS_OF_ERROR,
     STATUS_OF_OUTCOME,
@@ -106,7 +106,7 @@ class Operation:
 
     answers: Answer | Mapping[int, Sequence[Answer]]
     keys: Sequence[str] = ("",)
-    raises: Sequence[type[EmailServicesError]] = ()
+    raises: Collection[type[EmailServicesError]] = ()
     query: type[BaseModel] | None = None
     takes: Sequence[type[BaseModel]] = ()
     also_takes: Sequence[type[BaseModel]] = ()
@@ -122,6 +122,8 @@ class Operation:
             return self.answers
         return {HTTPStatus.OK: (self.answers,)}
 
+
+_WRONG_KEYS: Final = {KeyRefused, TooManyWrongKeys}
 
 _SEND: Final = Operation(
     SENDING,
@@ -163,7 +165,7 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("sign_in", "GET"): Operation(shapes.SessionState),
     ("sign_in", "POST"): Operation(
         _STAYS_OR_GOES,
-        raises=(KeyRefused,),
+        raises=_WRONG_KEYS,
         takes=(SignIn,),
         statuses=(HTTPStatus.FORBIDDEN,),
     ),
@@ -425,7 +427,7 @@ def _error_statuses(method: str, operation: Operation, parts: Iterable[str]) -> 
         raised |= {InvalidInput, StoreUnavailable}
         statuses |= {*DEMANDS_ON_BODIES} if any(operation.keys) or method == "POST" else set()
     if any(operation.keys):
-        raised.add(KeyRefused)
+        raised |= _WRONG_KEYS
         if method == "POST":
             statuses.add(HTTPStatus.FORBIDDEN)
     return statuses | {STATUS_OF_ERROR[error] for error in raised}
@@ -436,7 +438,7 @@ def _response(status: int, held: Sequence[Answer], operation: Operation) -> dict
     headers = {"Link"}
     headers |= {"WWW-Authenticate"} if status == HTTPStatus.UNAUTHORIZED else set()
     headers |= {"Location"} if status == HTTPStatus.SEE_OTHER else set()
-    if is_error and status in {STATUS_OF_ERROR[error] for error in RETRY_AFTER}:
+    if is_error and status in {s for error, s in STATUS_OF_ERROR.items() if error.retry_after}:
         headers.add("Retry-After")
     if not is_error or set(held) > {shapes.Error}:
         headers |= {*operation.headers}

@@ -106,14 +106,16 @@ def comes_from_here() -> bool | None:
 def open_session(key: str) -> Session:
     """A session for who shows the root key or a pool key.
 
-    Raises KeyRefused, which is the same for every wrong key, APIError (403) where another site's
-    page would sign a person in, and StoreUnavailable.
+    Raises KeyRefused, which is the same for every wrong key, TooManyWrongKeys, which looks at none,
+    APIError (403) where another site's page would sign a person in, and StoreUnavailable.
     """
     refuse_unless(comes_from_here() is not False)
-    level = _level_of(key)
+    mailpool.guesses.count(request.remote_addr, time.time())  # first: many may come at once
+    level = level_of(key)
     if level is None:
         logger.warning("A wrong key was shown to sign in, from %s.", request.remote_addr)
         raise KeyRefused("This key opens nothing here.")
+    mailpool.guesses.take_back(request.remote_addr, time.time())
     _ = _secret()  # without it nobody is signed in, nor said to be
     session = Session(level, time.time() + SESSION_SECONDS, secrets.token_urlsafe(16))
     logger.info("Signed in %s, from %s.", session.words, request.remote_addr)
@@ -225,7 +227,7 @@ def _mac(*parts: str) -> str:
     return hmac.new(_secret().encode(), "\n".join(parts).encode(), hashlib.sha256).hexdigest()
 
 
-def _level_of(key: str) -> str | None:
+def level_of(key: str) -> str | None:
     """What `key` opens; every key is compared with it, whichever it is."""
     config = mailpool.config
     opened = {ROOT: config.is_root([key])}

@@ -322,6 +322,14 @@ def test_a_simulated_failure_is_set_or_switched_over(sent, result, client):
     assert enabled == ([True, False] if result is None else [result, result])
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+@pytest.mark.parametrize("path", ["/openapi.json", "/openapi.json/", "/reference", "/healthz"])
+def test_an_address_with_a_dot_is_no_domain_where_it_is_our_own(method, path, client):
+    answer = client.open(path, method=method)
+    assert (answer.status_code, "GET" in answer.headers["Allow"]) == (405, True)
+    assert client.get(path).status_code == 200
+
+
 @pytest.mark.parametrize(
     "wrong", [{"simulated_failure": "perhaps"}, {"simulated_failure": None}, {"simulated": True}]
 )
@@ -603,6 +611,26 @@ def test_without_the_store_messages_go_out_and_the_rest_says_so(make_app, tmp_pa
         assert answer.status_code == 503
         assert answer.json == {"error": "The state database does not answer."}
     assert client.get("/healthz").status_code == 200
+
+
+NAMELESS = b'--x\r\nContent-Disposition: form-data; name=""\r\n\r\n%b\r\n--x--\r\n'
+NAMELESS_FORMS = {
+    "=": (b"=", "application/x-www-form-urlencoded"),
+    "=x": (b"=x", "application/x-www-form-urlencoded"),
+    "among others": (b"simulated_failure=true&=", "application/x-www-form-urlencoded"),
+    "a part": (NAMELESS % b"", "multipart/form-data; boundary=x"),
+    "a part with something": (NAMELESS % b"x", "multipart/form-data; boundary=x"),
+}
+
+
+@pytest.mark.parametrize("form", NAMELESS_FORMS)
+def test_a_field_without_a_name_is_unknown(form, client):
+    body, content_type = NAMELESS_FORMS[form]
+    asked = {"data": body, "content_type": content_type}
+    answer = client.post("/example.com/primary/fail", headers=ROOT, **asked)
+    assert (answer.status_code, answer.json["problems"]) == (400, {"": "Unknown field."})
+    now = client.get("/example.com/primary/fail").json
+    assert now["simulated_failure_enabled"] is False
 
 
 @pytest.mark.parametrize("wrong", [5, None, [POOL_KEY], {"a": 1}])
@@ -992,6 +1020,44 @@ def test_a_batch_with_an_idempotency_key_is_replayed_message_by_message(client, 
     assert len(stored_in(tmp_path / "primary")) == 2
     body["messages"][0] = {**PLAIN, "subject": "Another"}
     assert client.post("/example.com/send", json=body, headers=with_key("k")).status_code == 422
+
+
+BATCH = {"messages": [PLAIN, {**PLAIN, "to_recipients": "b@example.org"}]}
+BATCH_OF_ONE = {"messages": [PLAIN]}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (PLAIN, BATCH),
+        (BATCH, PLAIN),
+        (PLAIN, {"messages": [PLAIN]}),
+        ({"messages": [PLAIN]}, PLAIN),
+    ],
+)
+def test_a_key_stands_for_one_message_or_for_a_batch(first, second, client, tmp_path):
+    answer = client.post("/example.com/send", json=first, headers=with_key("k"))
+    assert answer.status_code == 200
+    sent = len(stored_in(tmp_path / "primary"))
+    reused = client.post("/example.com/send", json=second, headers=with_key("k"))
+    assert (reused.status_code, "another request" in reused.json["error"]) == (422, True)
+    assert len(stored_in(tmp_path / "primary")) == sent
+    again = client.post("/example.com/send", json=first, headers=with_key("k"))
+    assert (again.json, again.headers["Idempotent-Replayed"]) == (answer.json, "true")
+
+
+def test_a_batch_of_which_nothing_was_sent_frees_its_key_and_one_of_which_some_was_does_not(client):
+    for service in ("primary", "backup"):
+        client.post(f"/example.com/{service}/fail", headers=ROOT)
+    assert client.post("/example.com/send", json=BATCH, headers=with_key("k")).status_code == 503
+    assert client.post("/example.com/send", json=PLAIN, headers=with_key("k")).status_code == 503
+    client.post("/example.com/primary/fail", headers=ROOT)
+    assert client.post("/example.com/send", json=BATCH, headers=with_key("k")).status_code == 200
+    client.post("/example.com/primary/fail", headers=ROOT)
+    more = {"messages": [*BATCH["messages"], {**PLAIN, "to_recipients": "c@example.org"}]}
+    mixed = client.post("/example.com/send", json=more, headers=with_key("k"))
+    assert [result["result"] for result in mixed.json["results"]] == ["success", "success", "error"]
+    assert client.post("/example.com/send", json=PLAIN, headers=with_key("k")).status_code == 422
 
 
 def test_a_provider_that_fails_half_way_through_a_batch_loses_and_repeats_nothing(

@@ -92,6 +92,24 @@ def test_a_form_gives_a_list_for_many_and_nothing_for_empty(client):
     assert given(answer) == {"colour": ["red", "blue"], "secret": "x"}
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("100%", "100%"),
+        ("100% off", "100% off"),
+        ("%zz%4", "%zz%4"),
+        ("a+%2B+b=c", "a + b=c"),
+        ("%C3%A9" * 40_000, "é" * 40_000),
+        ("x%C3%A9" * 40_000, "xé" * 40_000),
+        ("%" * 70_000, "%" * 70_000),
+    ],
+)
+def test_the_text_of_a_form_is_read_as_browsers_and_people_write_it(written, meant, client):
+    body = f"text={written}&&colour"
+    answer = client.post("/things", data=body, content_type="application/x-www-form-urlencoded")
+    assert list(given(answer).values()) == [meant]
+
+
 def test_a_form_may_hold_its_fields_as_json_in_one_of_them(client):
     typed = '{"colour": "red", "text": ["a"]}'
     assert given(client.post("/things", data={"_json": typed, "secret": "x"})) == {

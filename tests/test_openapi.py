@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from email_services.message import EmailMessage
 from endpoints.answers import STATUS_OF_BATCH, STATUS_OF_ERROR, STATUS_OF_OUTCOME
 from endpoints.bodies import KEY_FIELDS, Batch, Failure, MessageFilter, SignIn
 from endpoints.examples import ANSWERS, REQUESTS
+from endpoints.guesses import MAX_WRONG_KEYS
 from endpoints.openapi import OPERATIONS
 
 TOP = Path(__file__).parents[1]
@@ -181,6 +183,8 @@ class Staged:
         sent = self.client.post("/example.com/send", json=WITH_FILE, headers=POOL)
         self.message_id = sent.json["message_id"]
         self.monkeypatch = monkeypatch
+        self.addresses = itertools.count(1)
+        self.guesses = small.extensions["mailpool"].guesses
 
     def ask(self, client, method: str, path: str, **asked):
         if method == "POST" and "data" not in asked:
@@ -211,7 +215,18 @@ class Staged:
     def _401(self, method, path):
         wrong = {"json": {"key": "wrong"}} if path == "/sign-in" else {}
         headers = {"Authorization": "Bearer wrong"}
-        return self.ask(self.client, method, path, headers=headers, **wrong)
+        environ = {"REMOTE_ADDR": f"192.0.2.{next(self.addresses)}"}
+        return self.ask(
+            self.client, method, path, headers=headers, environ_overrides=environ, **wrong
+        )
+
+    def _429(self, method, path):
+        address = f"192.0.2.{next(self.addresses)}"
+        for _ in range(MAX_WRONG_KEYS):
+            self.guesses.count(address, time.time())
+        with self.monkeypatch.context() as patch:
+            patch.setattr(self, "addresses", iter([address.rpartition(".")[2]]))
+            return self._401(method, path)
 
     def _403(self, method, path):
         asked = {"json": {"key": ROOT_KEY}} if path == "/sign-in" else {}
@@ -294,7 +309,7 @@ def test_a_real_answer_of_every_operation_and_status_is_as_described(staged, doc
                 check(answer, response, document)
 
 
-@pytest.mark.parametrize("status", ["400", "401", "404", "406", "413", "415", "500", "503"])
+@pytest.mark.parametrize("status", ["400", "401", "404", "406", "413", "415", "429", "500", "503"])
 def test_a_fault_that_an_operation_can_meet_is_among_its_answers(status, staged, document):
     for method, path, operation in operations(document):
         with staged(method, path, status) as answer:
@@ -393,7 +408,7 @@ def test_a_reference_that_cannot_be_given_is_an_error_page(client, monkeypatch):
 
 @pytest.fixture
 def server(tmp_path):
-    running = Server(tmp_path, make_config(tmp_path))
+    running = Server(tmp_path, make_config(tmp_path), "many_guesses:create_app()")
     yield running
     running.kill()
 
