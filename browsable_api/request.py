@@ -29,14 +29,15 @@ from browsable_api.structure import Structure, fits
 
 MEGABYTE: Final = 1024 * 1024
 STRANGERS_BYTES: Final = MEGABYTE
-"""What is read of a body before its sender is known."""
+"""What is read of a body before its sender is known; it has arrived before (server.py)."""
 
 _FREE_BYTES: Final = 64 * 1024
 """What costs little, whoever sends it and whatever it holds."""
 
 _WHO_MAY_SEND_MORE: Final = (
-    f"A body of more than {STRANGERS_BYTES // MEGABYTE} MB needs a key that opens something here: "
-    "show it in the Authorization header, or at the beginning of the body."
+    f"A body of more than {STRANGERS_BYTES // MEGABYTE} MB, or {_FREE_BYTES // 1024} kB in chunks, "
+    "needs a key that opens something here: show it in the Authorization header, or at the "
+    "beginning of the body."
 )
 _STRANGERS_JSON: Final = Structure(containers=20_000, members=20_000, values=50_000)
 _STRANGERS_TURNS = BoundedSemaphore(2)
@@ -175,15 +176,15 @@ class Request(APIRequest):  # type: ignore[misc]
     def _parse_body(self) -> dict[str, Any]:
         """No reference to the body is kept while it is parsed: it may be large."""
         body = bytearray()
-        self._read_until(STRANGERS_BYTES + 1, body)
+        is_whole = self._read_beginning(body)
         if not body:
             return {}
         turn: AbstractContextManager[object] = nullcontext()
-        if len(body) > _FREE_BYTES and not flask.current_app.config["KNOWS_SENDER"](body):
-            turn, self._max_json = _STRANGERS_TURNS, _STRANGERS_JSON
-        if len(body) > STRANGERS_BYTES:
-            if turn is _STRANGERS_TURNS:
+        if len(body) >= _FREE_BYTES and not flask.current_app.config["KNOWS_SENDER"](body):
+            if not is_whole:
                 raise APIError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _WHO_MAY_SEND_MORE)
+            turn, self._max_json = _STRANGERS_TURNS, _STRANGERS_JSON
+        if not is_whole:
             self._read_until(None, body)
         waiting = [body]
         del body
@@ -195,6 +196,17 @@ class Request(APIRequest):  # type: ignore[misc]
             if self.mimetype == "multipart/form-data":
                 return _parse_multipart(waiting.pop(), self.headers["Content-Type"])
         raise exceptions.UnsupportedMediaType
+
+    def _read_beginning(self, body: bytearray) -> bool:
+        """Add to `body` what anybody may send; returns whether that is all of it.
+
+        It waits for no byte beyond: what has come by now may be all that ever comes.
+        """
+        if self.content_length is None:  # in chunks
+            self._read_until(_FREE_BYTES, body)
+            return len(body) < _FREE_BYTES
+        self._read_until(min(self.content_length, STRANGERS_BYTES), body)
+        return self.content_length <= STRANGERS_BYTES
 
     def _read_until(self, length: int | None, body: bytearray) -> None:
         """Add to `body` what comes, until it has that length or, without one, to the end."""

@@ -95,10 +95,10 @@ def test_of_a_large_body_no_more_is_read_than_its_beginning_without_a_right_key(
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert (answer.status_code, read) == (413, STRANGERS_BYTES + 1)
+    assert (answer.status_code, read) == (413, STRANGERS_BYTES)
     assert answer.json["error"] == (
-        "A body of more than 1 MB needs a key that opens something here: show it in the "
-        "Authorization header, or at the beginning of the body."
+        "A body of more than 1 MB, or 64 kB in chunks, needs a key that opens something here: show "
+        "it in the Authorization header, or at the beginning of the body."
     )
     assert peak < 8 * MEGABYTE
 
@@ -152,7 +152,7 @@ def test_who_is_signed_in_sends_large_files_with_a_form(client):
     assert (answer.status_code, read) == (200, len(body)), answer.text
     client.set_cookie("mailpool", "of nobody")
     answer, read = post(client, body, MULTIPART, HERE)
-    assert (answer.status_code, read) == (413, STRANGERS_BYTES + 1)
+    assert (answer.status_code, read) == (413, STRANGERS_BYTES)
 
 
 def test_a_key_in_the_header_and_another_in_the_body_count_both(client):
@@ -160,15 +160,28 @@ def test_a_key_in_the_header_and_another_in_the_body_count_both(client):
     assert post(client, body, JSON, OTHER_POOL)[0].status_code == 200
 
 
-def test_more_than_1_mb_in_chunks_is_refused_as_well(client):
-    stream = BytesIO(json.dumps({"text": LARGE}).encode())
+def post_chunks(client, body: bytes, headers=()):
+    """The same for a body without a length."""
+    stream = BytesIO(body)
     answer = client.post(
         SEND,
         input_stream=stream,
         content_type=JSON,
+        headers=dict(headers),
         environ_overrides={"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"},
     )
-    assert (answer.status_code, stream.tell()) == (413, STRANGERS_BYTES + 1)
+    return answer, stream.tell()
+
+
+def test_of_a_strangers_chunks_less_is_read(client):
+    body = json.dumps({**PLAIN, "html_body": LARGE}).encode()
+    answer, read = post_chunks(client, body)
+    assert (answer.status_code, read) == (413, 64 * 1024)
+    assert "64 kB in chunks" in answer.json["error"]
+    assert post_chunks(client, b'{"subject": "Hello"}')[0].status_code == 401
+    assert post_chunks(client, body, POOL)[0].status_code == 200
+    with_key = json.dumps({"pool_api_key": POOL_KEY, **PLAIN, "html_body": LARGE}).encode()
+    assert post_chunks(client, with_key)[0].status_code == 200
 
 
 GROWING = {

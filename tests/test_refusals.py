@@ -11,6 +11,8 @@ import requests
 from conftest import make_config
 from servers import Server
 
+from browsable_api.request import STRANGERS_BYTES
+
 SECRET = b"not-for-the-log"
 SEND = b"POST /example.com/send HTTP/1.1\r\nHost: x\r\n"
 REFUSED = {
@@ -65,6 +67,14 @@ def test_what_is_refused_unread_is_an_error_like_any_other(refused, server):
     assert SECRET.decode() not in server.log
     assert "Traceback" not in server.log
     assert f"127.0.0.1 {expected}, not read" in server.log
+
+
+def test_a_stranger_who_stops_at_1_mb_is_answered_and_not_waited_for(server):
+    head = SEND + b"Content-Type: application/json\r\nContent-Length: 3000000\r\n\r\n"
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as raw:
+        raw.sendall(head + b" " * STRANGERS_BYTES)
+        assert raw.recv(65536).startswith(b"HTTP/1.1 413 ")
 
 
 def test_a_header_moves_the_service_to_no_other_address(server):
