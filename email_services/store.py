@@ -204,7 +204,7 @@ _TAKE_KEY: Final = update(_keys).where(_IS_KEY)
 _STORE_ANSWER: Final = update(_keys).where(_IS_RESERVATION)
 _FREE_KEY: Final = delete(_keys).where(_IS_RESERVATION)
 _COUNTED: Final = postgresql.insert(_wrong_keys)
-_GOES_ON: Final = _wrong_keys.c.at.between(bindparam("since"), _COUNTED.excluded.at)
+_GOES_ON: Final = _wrong_keys.c.at.between(bindparam("since"), bindparam("until"))
 _COUNT_WRONG_KEYS: Final = _COUNTED.on_conflict_do_update(
     index_elements=[_wrong_keys.c.address],
     set_={
@@ -509,9 +509,10 @@ class Store:
     ) -> tuple[float, int]:
         """Count `more` wrong keys from `address`; returns since when how many came.
 
-        seconds: after which it begins anew.
+        seconds: after which it begins anew; before it, too, where the clock was set back.
         """
-        row = {"address": address, "at": now, "number": more, "since": now - seconds}
+        row = {"address": address, "at": now, "number": more}
+        row |= {"since": now - seconds, "until": now + seconds}
         with self._statement(writes=True) as connection:
             found = connection.execute(_COUNT_WRONG_KEYS, row).one()
         self._remove_when_due(now)

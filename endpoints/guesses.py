@@ -54,7 +54,8 @@ class Guesses:
             if number == MAX_WRONG_KEYS + 1:
                 logger.warning("Too many wrong keys from %s.", who)
         if number > MAX_WRONG_KEYS:
-            raise TooManyWrongKeys(math.ceil(since + WINDOW_SECONDS - now))
+            wait = math.ceil(since + WINDOW_SECONDS - now)
+            raise TooManyWrongKeys(min(max(wait, 1), WINDOW_SECONDS))
 
     def take_back(self, address: str | None, now: float) -> None:
         """What was counted before it was known proved to be a right key."""
@@ -65,7 +66,7 @@ class Guesses:
     def _remembered(self, who: str, now: float) -> tuple[float, int]:
         with self._lock:
             since, number = self._known.get(who, (now, 0))
-        return (since, number) if since <= now < since + WINDOW_SECONDS else (now, 0)
+        return (since, number) if abs(now - since) <= WINDOW_SECONDS else (now, 0)
 
     def _add(self, who: str, now: float, more: int, known: tuple[float, int]) -> tuple[float, int]:
         found = (known[0], known[1] + more)

@@ -69,6 +69,12 @@ def test_of_many_at_once_no_more_are_looked_at(open_store):
     assert told.count(None) == MAX_WRONG_KEYS
 
 
+def test_requests_that_overtake_each_other_count_as_well(open_store):
+    guesses = Guesses(open_store())
+    told = [wait_told(guesses, HERE, NOW - number / 1000) for number in range(MAX_WRONG_KEYS + 2)]
+    assert told == [None] * MAX_WRONG_KEYS + [WINDOW_SECONDS] * 2
+
+
 def test_a_clock_that_was_set_back_limits_nobody_for_longer(open_store):
     guesses, other = Guesses(open_store()), Guesses(open_store())
     for _ in range(MAX_WRONG_KEYS + 1):
