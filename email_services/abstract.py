@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Annotated, ClassVar, Final
 
 import requests
@@ -206,6 +207,10 @@ class APIKeySettings(HTTPSettings):
 Rule = tuple[int, str, type[ProviderError]]
 """A status, a pattern searched in the provider's own error text, and what the two mean together."""
 
+GATEWAYS: Final = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT, *range(520, 525))
+"""Statuses by which a gateway speaks of the provider behind it, to which it had passed the request
+(RFC 9110 15.6.3 and 15.6.5; 520 to 524 are Cloudflare's, of an origin that fell silent)."""
+
 
 class HTTPEmailService(AbstractEmailService):
     """A provider behind an HTTP API.
@@ -214,6 +219,14 @@ class HTTPEmailService(AbstractEmailService):
     (`capabilities`), the request for a message (`build_request`), whether a 2xx is the provider's
     own and where the id is (`read_acceptance`), and which answers mean something special there
     (`rules`, `error_text`).
+
+    Whose word a 5xx is decides what it means. 502, 504 and 520 to 524 are a gateway's: the provider
+    may have accepted the message. 500 and 503 are the provider's: each that documents them says
+    that it failed and is to be tried again, and none says that a message may have gone out. A 503
+    that is a page or a text, not the provider's own error, is taken for a gateway's too: Varnish,
+    Fastly and Envoy say so of a server that fell silent with the request in its hands. An empty
+    one, and JSON of any shape, is taken for the provider's. So is any 500, since gateways have
+    other words for what is behind them.
     """
 
     Settings: ClassVar[type[ServiceSettings]] = APIKeySettings
@@ -234,6 +247,7 @@ class HTTPEmailService(AbstractEmailService):
         (415, "", MessageRejected),
         (422, "", MessageRejected),
         (429, "", RateLimited),
+        *((status, "", OutcomeUnknown) for status in GATEWAYS),
     )
 
     settings: HTTPSettings
@@ -327,7 +341,7 @@ class HTTPEmailService(AbstractEmailService):
                 for status, pattern, fault in (*self.rules, *self.general_rules)
                 if status == answer.status and re.search(pattern, said, re.IGNORECASE)
             ),
-            ServiceUnavailable,
+            OutcomeUnknown if _is_a_gateways(answer, said) else ServiceUnavailable,
         )
         words = self.redacted(text, messages)
         reason = f"HTTP {answer.status}: {words}" if words else f"HTTP {answer.status}."
@@ -354,6 +368,13 @@ def storable(text: str | None) -> str | None:
 
 def _storable(acceptance: Acceptance) -> Acceptance:
     return Acceptance(storable(acceptance.message_id), acceptance.refused)
+
+
+def _is_a_gateways(answer: Answer, text: str) -> bool:
+    """Whether a 503 is somebody else's words than the provider's, which `text` would hold."""
+    is_written = answer.headers.get("Content-Type", "").lower().startswith("text/")
+    unavailable = answer.status == HTTPStatus.SERVICE_UNAVAILABLE
+    return unavailable and is_written and bool(answer.body) and not text
 
 
 def not_the_providers(answer: Answer) -> OutcomeUnknown:

@@ -76,7 +76,8 @@ STATUSES = {
     429: RateLimited,
     **dict.fromkeys((300, 301, 302, 303, 307, 308), ServiceUnavailable),
     **dict.fromkeys((406, 408, 409, 418, 451), ServiceUnavailable),
-    **dict.fromkeys((500, 501, 502, 503, 504, 520, 599), ServiceUnavailable),
+    **dict.fromkeys((500, 501, 503, 505, 519, 525, 599), ServiceUnavailable),
+    **dict.fromkeys((502, 504, 520, 521, 522, 523, 524), OutcomeUnknown),
 }
 ODD_BODIES = {
     "nothing": ({}, b""),
@@ -104,11 +105,37 @@ def test_each_status_means_what_the_design_says(provider, status, stand_in):
 
 @every_http_provider
 @pytest.mark.parametrize("body", ODD_BODIES)
-@pytest.mark.parametrize("status", [400, 401, 429, 500])
+@pytest.mark.parametrize("status", [400, 401, 429, 500, 502, 524])
 def test_an_odd_body_changes_no_meaning(provider, status, body, stand_in):
     server = stand_in(answer(status, *ODD_BODIES[body]))
     expected = {**STATUSES, **contract_of(provider).statuses}[status]
     assert type(outcome_of(make_service(provider, server.url))) is expected
+
+
+UNAVAILABLE = {
+    "nothing": (answer(503), ServiceUnavailable),
+    "nothing, as a page": (answer(503, HTML), ServiceUnavailable),
+    "JSON": (answer_json(503, {"error": "overloaded"}), ServiceUnavailable),
+    "a gateway's page": (answer(503, HTML, b"<h1>503 Backend fetch failed</h1>"), OutcomeUnknown),
+    "a gateway's text": (
+        answer(503, {"Content-Type": "text/plain"}, b"upstream connect error or disconnect/reset"),
+        OutcomeUnknown,
+    ),
+}
+
+
+@every_http_provider
+@pytest.mark.parametrize("said", UNAVAILABLE)
+def test_unavailable_is_not_sent_unless_somebody_else_says_it(provider, said, stand_in):
+    behaviour, expected = UNAVAILABLE[said]
+    assert type(outcome_of(make_service(provider, stand_in(behaviour).url))) is expected
+
+
+@every_http_provider
+def test_unavailable_in_its_own_words_is_not_sent(provider, stand_in):
+    server = stand_in(answer_json(503, contract_of(provider).error("Come back later.")))
+    error = outcome_of(make_service(provider, server.url))
+    assert (type(error), error.reason) == (ServiceUnavailable, "HTTP 503: Come back later.")
 
 
 ITS_OWN_ANSWERS = [(name, said) for name in http_providers() for said in contract_of(name).answers]
@@ -599,7 +626,7 @@ def test_two_messages_can_share_a_call(provider, stand_in):
 
 
 @every_batching_provider
-@pytest.mark.parametrize("status", [400, 401, 429, 500])
+@pytest.mark.parametrize("status", [400, 401, 429, 500, 502, 504, 520, 524])
 def test_the_fault_of_a_call_is_every_messages(provider, status, stand_in):
     service = make_service(provider, stand_in(answer(status)).url)
     expected = {**STATUSES, **contract_of(provider).statuses}[status]

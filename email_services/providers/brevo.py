@@ -64,6 +64,7 @@ class Brevo(HTTPEmailService):
     - `scheduledAt` reaches 72 hours ahead (docs, schedule-batch-sendings).
     - Quota is 402; an account under validation, and a sender that is not valid, may be 400 (not
       confirmed).
+    - Of 500 and 503 its reference says nothing: see HTTPEmailService.
     - 429 has no Retry-After; x-sib-ratelimit-reset holds seconds (docs, limit-headers).
     - An acceptance may have no body (django-anymail provides for it).
     """

@@ -42,6 +42,8 @@ class Mailgun(HTTPEmailService):
       (github.com/TryGhost/Ghost issues 15725 and 24494).
     - 429 has no documented Retry-After; the text says "try again after 120 seconds" (OpenAPI).
     - 401 is the bare string "Forbidden", not JSON (documentation, responses).
+    - 500 is "Internal Error on the Mailgun side", to be tried again (documentation, responses); of
+      503 it says nothing: see HTTPEmailService.
     - A wrong path is answered 200 "Mailgun Magnificent API", which is no acceptance (seen by the
       authors of django-anymail).
     - An account that is not activated gives 400, told apart by the text (not confirmed).

@@ -63,6 +63,8 @@ class Mailjet(HTTPEmailService):
     - Each refusal has a StatusCode of its own, which is the one that is classified here (guide).
     - Wrong keys are 401 mj-0015, a suspended key 401 mj-0001, a sender that is not validated 403
       send-0008 (guide). 429 is plain text, not JSON (django-anymail).
+    - 500 is an error of its own, with an ErrorIdentifier to tell its support (guide); of 503 it
+      says nothing: see HTTPEmailService.
     - Every recipient has an id of its own; ours is the MessageID of the first in To, which
       Mailjet's other APIs and its events take (guide).
     - Message-Id is a forbidden header, so that our Message-ID stays behind; CustomID, which

@@ -70,6 +70,8 @@ class Postmark(HTTPEmailService):
       its TrackLinks can (tracking links).
     - A message without `To` is taken if it has Cc or Bcc (django-anymail).
     - No addresses beyond ASCII left of the @ (django-anymail). 50 recipients, 10 MB (overview).
+    - After a 500 the message is lost "in most cases", and 503 is maintenance (overview, response
+      codes): neither is sent.
     - A 429 has no Retry-After (rate limits); there is no idempotency key.
     """
 

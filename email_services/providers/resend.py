@@ -43,6 +43,8 @@ class Resend(HTTPEmailService):
       by their key; events give both back by name, so that no name may occur twice.
     - Tracking is set for a domain, never for a message (docs).
     - An exhausted quota is 429, like a rate limit; the name tells them apart (errors).
+    - 500 is an unexpected error of its own, to be tried again (errors); of 503 it says nothing: see
+      HTTPEmailService.
     - A wrong key is 403 in the docs; 400 "API key is invalid" has been seen.
     - 451 security_error is taken to be about the message (not confirmed).
     - `to` is required and has 50 addresses at most (OpenAPI). No addresses beyond ASCII left of

@@ -73,6 +73,8 @@ class SendGrid(HTTPEmailService):
     - An exhausted quota is 401 "Maximum credits exceeded", like a bad key; both are the account's
       (twilio.com support article 34677918767131, sendgrid-nodejs issue 1032).
     - 429 has no documented Retry-After; X-RateLimit-Reset holds the time in Unix seconds (docs).
+    - 500 and 503 are its own words ("an error occurred on a SendGrid server", "the v3 API is not
+      available": docs, errors); it documents 504 too, which is a gateway's here.
     - 202 has an empty body; the id is in X-Message-Id (docs).
     - `to` is required in every personalization (docs): a message with bcc alone is not for it.
     - The SDK refuses a body that begins with something like an API key (its ValidateApiKey).

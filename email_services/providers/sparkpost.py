@@ -50,6 +50,7 @@ class SparkPost(HTTPEmailService):
     - Over a limit of the account is 420, "Exceed Sending Limit", and nothing is sent
       (documentation). A sending domain that is not verified is 400, code 7001 (documentation), or
       1100 where its DKIM is missing (not confirmed).
+    - 500 and 503 are its own: to be tried again (documentation, API conventions).
     - A suppressed recipient is accepted, and an event tells; older accounts were answered 400,
       code 1902 (not confirmed).
     - One tag, campaign_id, of 64 bytes; start_time is at most 3 days ahead (documentation).
