@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 
 import requests
 from pydantic import AfterValidator, AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr
@@ -233,6 +233,10 @@ class HTTPEmailService(AbstractEmailService):
     default_base_url: ClassVar[str]
     """Where its API is; a setting may stand in it, as "https://{settings.region}.acme.example"."""
 
+    refuses_in_2xx: ClassVar[bool] = False
+    """Whether its 2xx may say that it refused the message, or some recipients: one that was cut
+    before it said so or not is then unknown. Elsewhere its own 2xx is an acceptance, cut or not."""
+
     rules: ClassVar[tuple[Rule, ...]] = ()
     """Looked through in order, before the general ones."""
 
@@ -280,8 +284,20 @@ class HTTPEmailService(AbstractEmailService):
     def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:
         """What the provider took, from its own 2xx.
 
-        Raises OutcomeUnknown (`not_the_providers`) where somebody else must have answered.
+        Raises OutcomeUnknown (`unread`, `not_the_providers`) where it does not say that.
         """
+
+    def unread(self, answer: Answer) -> Acceptance:
+        """What a 2xx means in which nothing of what the provider says was found.
+
+        Accepted where it was cut before it said anything, and could have said nothing else; raises
+        OutcomeUnknown where it could, or where it says what somebody else must have said.
+        """
+        if answer.complete or answer.json or not answer.claims_json:
+            raise not_the_providers(answer)
+        if self.refuses_in_2xx:
+            raise was_cut(answer)
+        return Acceptance()
 
     def build_batch(self, messages: Sequence[EmailMessage]) -> requests.Request:
         """The provider's request for several messages; pure. Only where `max_batch` is above 1."""
@@ -380,6 +396,27 @@ def _is_a_gateways(answer: Answer, text: str) -> bool:
 def not_the_providers(answer: Answer) -> OutcomeUnknown:
     """The error for a 2xx that somebody else than the provider must have given."""
     return OutcomeUnknown(f"HTTP {answer.status}, but the answer is not the provider's.")
+
+
+def each_of(answer: Answer, told: object, messages: Sequence[EmailMessage]) -> list[Any]:
+    """What the list `told`, from `answer`, says of each message; None of those it was cut before.
+
+    Raises OutcomeUnknown where it is no list, or has not one item for each message.
+    """
+    if not isinstance(told, list) or len(told) > len(messages):
+        raise _not_of_each(answer)
+    if answer.complete and len(told) < len(messages):
+        raise _not_of_each(answer)
+    return [*told, *[None] * (len(messages) - len(told))]
+
+
+def _not_of_each(answer: Answer) -> OutcomeUnknown:
+    return OutcomeUnknown(f"HTTP {answer.status}, without what became of each message.")
+
+
+def was_cut(answer: Answer) -> OutcomeUnknown:
+    """The error for a 2xx that was cut before it said what became of the message."""
+    return OutcomeUnknown(f"HTTP {answer.status}, and what it says of the message was cut.")
 
 
 def parse_retry_after(value: str, now: float) -> float | None:

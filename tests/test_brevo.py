@@ -4,7 +4,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 from contract import JSON, PROVIDER_KEY, Contract, in_json, make_message, make_service, outcome_of
-from standins import answer, answer_json
+from standins import answer, answer_json, response, send_and_close
 
 from email_services.exceptions import (
     AccountRefused,
@@ -95,6 +95,11 @@ def test_a_scheduled_message_is_accepted_without_a_body(stand_in):
 def test_an_empty_answer_with_another_success_is_unknown(stand_in):
     service = make_service("brevo", stand_in(answer(200)).url)
     assert type(outcome_of(service)) is OutcomeUnknown
+
+
+def test_an_accepted_answer_whose_body_is_cut_is_accepted(stand_in):
+    server = stand_in(send_and_close(response(201, JSON, b'{"messageId": "<1>"}')[:-10]))
+    assert outcome_of(make_service("brevo", server.url)) is None
 
 
 def test_the_same_message_has_the_same_idempotency_key():

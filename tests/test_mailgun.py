@@ -4,7 +4,7 @@ import json
 
 import pytest
 from contract import HTML, JSON, Contract, in_json, make_message, make_service, outcome_of
-from standins import answer, answer_json
+from standins import answer, answer_json, response, send_and_close
 
 from email_services.exceptions import (
     AccountRefused,
@@ -24,7 +24,7 @@ RATE = "account-requests-per-sec limit exceeded, try again after 120 seconds"
 CONTRACT = Contract(
     accepted=(200, JSON, b'{"id": "<20261124.1@example.com>", "message": "Queued. Thank you."}'),
     message_id="<20261124.1@example.com>",
-    without_id=[b'{"message": "Queued. Thank you."}', b"{}", b'{"id": 7}', b'{"id": null}'],
+    without_id=[b'{"message": "Queued. Thank you."}', b'{"id": 7}', b'{"id": null}'],
     secrets={"authorization": BASIC},
     error=lambda text: {"message": text},
     batch=(
@@ -45,8 +45,15 @@ CONTRACT = Contract(
         ),
         "a wrong domain": (in_json(404, {"message": "Domain not found"}), AccountRefused),
         "a wrong path": ((200, HTML, b"Mailgun Magnificent API"), OutcomeUnknown),
+        "words that accept nothing": (in_json(200, {"message": "Forbidden"}), OutcomeUnknown),
+        "a message of another kind": (in_json(200, {"message": ["Queued."]}), OutcomeUnknown),
     },
 )
+
+
+def test_words_that_accept_nothing_accept_nothing_when_they_are_cut_either(stand_in):
+    server = stand_in(send_and_close(response(200, JSON, b'{"message": "Forbidden"}')[:-1]))
+    assert type(outcome_of(make_service("mailgun", server.url))) is OutcomeUnknown
 
 
 def test_in_europe_it_is_asked_there():

@@ -135,12 +135,20 @@ def cut(status, told):
     return send_and_close(whole[:-20])
 
 
-def test_an_accepted_call_whose_answer_is_cut_is_accepted(stand_in):
-    assert sent_together(stand_in, cut(200, results(accepted(1)))) == [Acceptance()] * 3
+@pytest.mark.parametrize("status", [200, 400])
+def test_of_a_call_whose_answer_is_cut_what_was_read_decides(status, stand_in):
+    told = results(accepted(1), refused("mj-0013", 400), accepted(3))
+    whole = response(status, JSON, json.dumps(told).encode())
+    until = whole.index(b'"success"', whole.index(b"mj-0013"))
+    outcomes = sent_together(stand_in, send_and_close(whole[:until]))
+    kinds = [Acceptance, MessageRejected, OutcomeUnknown]
+    assert [type(outcome) for outcome in outcomes] == kinds
 
 
-def test_a_refused_call_whose_answer_is_cut_is_unknown_for_several_messages(stand_in):
-    outcomes = sent_together(stand_in, cut(400, results(accepted(1))))
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_call_whose_answer_is_cut_before_it_says_anything_is_unknown(status, stand_in):
+    whole = response(status, JSON, json.dumps(results(accepted(1))).encode())
+    outcomes = sent_together(stand_in, send_and_close(whole[: whole.index(b"success")]))
     assert [type(outcome) for outcome in outcomes] == [OutcomeUnknown] * 3
 
 

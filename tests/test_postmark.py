@@ -186,11 +186,16 @@ def test_an_odd_element_of_a_batch_is_unknown_alone(stand_in):
     assert [type(result) for result in results] == kinds
 
 
-def test_a_batch_whose_answer_is_cut_is_unknown(stand_in):
-    whole = response(*in_json(200, [OK] * 4))
-    server = stand_in(send_and_close(whole[:-20]))
+@pytest.mark.parametrize("missing", [20, 100])  # from the last element on, from the one before
+def test_of_a_batch_whose_answer_is_cut_what_was_read_decides(missing, stand_in):
+    refusal = {"ErrorCode": 300, "Message": "Invalid 'To' address."}
+    whole = response(*in_json(200, [OK, refusal, OK, OK]))
+    server = stand_in(send_and_close(whole[:-missing]))
     results = make_service("postmark", server.url).send_batch(four(), 5)
-    assert [type(result) for result in results] == [OutcomeUnknown] * 4
+    kinds = [Acceptance, MessageRejected, Acceptance, OutcomeUnknown]
+    if missing == 100:
+        kinds[2] = OutcomeUnknown
+    assert [type(result) for result in results] == kinds
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,16 @@ UNKNOWN = {
     "a list": answer_json(200, ["id"]),
     "a bare word": answer_json(200, "ok"),
     "somebody else's JSON": answer_json(200, {"error": "login required"}),
+    "an empty object": answer_json(200, {}),
+    "an empty object, 201": answer_json(201, {}),
+    "JSON that refuses": answer_json(200, {"message": "Forbidden"}),
     "nothing, with a success that is not theirs": answer(204),
+    **{
+        f"a proxy's page that was cut, {status}": send_and_close(
+            response(status, HTML, PAGE)[: -len(PAGE)]
+        )
+        for status in (200, 201, 202)
+    },
 }
 
 
@@ -365,13 +374,45 @@ CUT = {
 
 @every_http_provider
 @pytest.mark.parametrize("cut", CUT)
-def test_accepted_stays_accepted_with_its_body(provider, cut, stand_in):
+def test_accepted_stays_accepted_unless_it_may_say_refused(provider, cut, stand_in):
     server = stand_in(CUT[cut](accepted_but_for_the_body(provider)))
     started = time.monotonic()
     contract = contract_of(provider)
     result = outcome_of(make_service(provider, server.url), timeout=0.5)
-    assert result == (contract.message_id if contract.id_is_in_a_header else None)
+    if find_provider(provider).refuses_in_2xx:
+        assert type(result) is OutcomeUnknown
+    else:
+        assert result == (contract.message_id if contract.id_is_in_a_header else None)
     assert time.monotonic() - started < 2
+
+
+@every_http_provider
+def test_what_was_read_before_it_was_cut_decides(provider, stand_in):
+    status, headers, body = contract_of(provider).accepted
+    server = stand_in(send_and_close(response(status, headers, body + b" " * 100)[:-50]))
+    assert outcome_of(make_service(provider, server.url)) == contract_of(provider).message_id
+
+
+REFUSALS_IN_2XX = [
+    (provider, said)
+    for provider, said in ITS_OWN_ANSWERS
+    if contract_of(provider).answers[said][0][0] in range(200, 300)
+    and contract_of(provider).answers[said][1] is not OutcomeUnknown
+]
+
+
+def test_a_provider_whose_2xx_may_refuse_says_so():
+    declared = {name for name in http_providers() if find_provider(name).refuses_in_2xx}
+    assert {provider for provider, _ in REFUSALS_IN_2XX} == declared
+
+
+@pytest.mark.parametrize(("provider", "said"), REFUSALS_IN_2XX)
+def test_a_refusal_that_was_cut_is_never_called_sent(provider, said, stand_in):
+    (status, headers, body), _ = contract_of(provider).answers[said]
+    for length in range(len(body)):
+        cut = response(status, headers, body)[: length - len(body)]
+        error = outcome_of(make_service(provider, stand_in(send_and_close(cut)).url))
+        assert isinstance(error, ProviderError), body[:length]
 
 
 @pytest.mark.parametrize(
@@ -566,7 +607,7 @@ def request_for(provider, message, stand_in):
         service.check(message)
     except CannotCarry:
         return None
-    service.send(message, 5)
+    outcome_of(service, message)  # an acceptance of one recipient may not fit
     return repr(seen(server.requests[0], contract.moving))
 
 

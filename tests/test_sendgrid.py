@@ -4,9 +4,15 @@ import time
 
 import pytest
 from contract import PROVIDER_KEY, Contract, in_json, make_message, make_service, outcome_of
-from standins import answer, answer_json
+from standins import answer, answer_json, response, send_and_close
 
-from email_services.exceptions import AccountRefused, CannotCarry, MessageRejected, RateLimited
+from email_services.exceptions import (
+    AccountRefused,
+    CannotCarry,
+    MessageRejected,
+    OutcomeUnknown,
+    RateLimited,
+)
 
 
 def errors(text):
@@ -43,6 +49,13 @@ def test_the_end_of_a_rate_limit_is_in_unix_time(stand_in):
     server = stand_in(answer_json(429, {}, {"X-RateLimit-Reset": reset_at}))
     error = outcome_of(make_service("sendgrid", server.url))
     assert 290 < error.retry_after <= 300
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>"])
+def test_a_202_without_an_id_that_announces_a_body_is_unknown(body, stand_in):
+    head = response(202, {}, b"x" * 100)[:-100]
+    server = stand_in(send_and_close(head + body))
+    assert type(outcome_of(make_service("sendgrid", server.url))) is OutcomeUnknown
 
 
 def test_a_body_that_begins_like_a_key_is_refused_by_its_sdk(stand_in):

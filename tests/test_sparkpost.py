@@ -3,9 +3,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from contract import PROVIDER_KEY, Contract, in_json, make_message, make_service, outcome_of
+from contract import JSON, PROVIDER_KEY, Contract, in_json, make_message, make_service, outcome_of
 from messages import PDF
-from standins import answer_json
+from standins import answer_json, response, send_and_close
 
 from email_services.abstract import Acceptance
 from email_services.exceptions import (
@@ -35,7 +35,10 @@ WITH_ERRORS = errors("transmission created, but with validation errors", code="2
 CONTRACT = Contract(
     accepted=in_json(200, totals(1, 0)),
     message_id="11668787484950529",
-    without_id=[b'{"results": {}}', b'{"results": {"id": 7, "total_rejected_recipients": 0}}'],
+    without_id=[
+        b'{"results": {"total_accepted_recipients": 1}}',
+        b'{"results": {"id": 7, "total_accepted_recipients": 1, "total_rejected_recipients": 0}}',
+    ],
     secrets={"authorization": PROVIDER_KEY},
     error=errors,
     answers={
@@ -76,6 +79,8 @@ CONTRACT = Contract(
             MessageRejected,
         ),
         "nobody accepted": (in_json(200, totals(0, 1)), OutcomeUnknown),
+        "no count": (in_json(200, {"results": {"id": "1"}}), OutcomeUnknown),
+        "a count that is a list": (in_json(200, totals([1], 0)), OutcomeUnknown),
         "a count that is none": (in_json(200, totals(0, "some")), OutcomeUnknown),
     },
 )
@@ -115,6 +120,25 @@ def test_a_recipient_it_names_is_the_one_it_refused(stand_in, written):
 def test_some_rejected_and_nobody_knows_whom_is_unknown(stand_in, told):
     with pytest.raises(OutcomeUnknown, match="some of the recipients, and does not say whom"):
         sent_to_two(stand_in, {**told, **WITH_ERRORS})
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        totals(1, 0),
+        totals(3, 0),
+        totals(0, 1, {**SYNTAX, "description": "ada@example.org"}),
+    ],
+)
+def test_numbers_that_do_not_add_up_to_everybody_are_unknown(stand_in, told):
+    with pytest.raises(OutcomeUnknown):
+        sent_to_two(stand_in, told)
+
+
+def test_an_answer_that_was_cut_after_it_counted_everybody_is_accepted(stand_in):
+    counted = b'{"results": {"total_rejected_recipients": 0, "total_accepted_recipients": 2, "id": '
+    server = stand_in(send_and_close(response(200, JSON, counted + b'"116"}}')[:-4]))
+    assert a_service(server.url).send(make_message(**TWO), 5) == Acceptance()
 
 
 def test_everybody_rejected_is_refused_in_its_own_words(stand_in):

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import requests
 
-from email_services.abstract import USER_AGENT, Acceptance, HTTPEmailService, not_the_providers
+from email_services.abstract import USER_AGENT, Acceptance, HTTPEmailService
 from email_services.addresses import Address
 from email_services.capabilities import Capabilities
 from email_services.exceptions import AccountRefused, OutcomeUnknown
@@ -138,10 +138,10 @@ class Brevo(HTTPEmailService):
         if "messageId" in answer.json_object:
             message_id = answer.json_object["messageId"]
             return Acceptance(message_id if isinstance(message_id, str) else None)
-        cut = answer.claims_json and not answer.complete
-        if cut or (answer.status in {HTTPStatus.CREATED, HTTPStatus.ACCEPTED} and not answer.body):
+        is_accepted = answer.status in {HTTPStatus.CREATED, HTTPStatus.ACCEPTED}
+        if is_accepted and answer.complete and not answer.body:
             return Acceptance()
-        raise not_the_providers(answer)
+        return self.unread(answer)
 
     def error_text(self, answer: Answer) -> str:
         """`{"code": "...", "message": "..."}`."""

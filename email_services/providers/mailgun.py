@@ -21,7 +21,6 @@ from email_services.abstract import (
     USER_AGENT,
     Acceptance,
     HTTPEmailService,
-    not_the_providers,
     shared_content,
 )
 from email_services.capabilities import Capabilities
@@ -44,6 +43,8 @@ class Mailgun(HTTPEmailService):
     - 401 is the bare string "Forbidden", not JSON (documentation, responses).
     - 500 is "Internal Error on the Mailgun side", to be tried again (documentation, responses); of
       503 it says nothing: see HTTPEmailService.
+    - A 200 without an id is an acceptance if it says "Queued. Thank you." (documentation): one
+      with other words, or with none, is not.
     - A wrong path is answered 200 "Mailgun Magnificent API", which is no acceptance (seen by the
       authors of django-anymail).
     - An account that is not activated gives 400, told apart by the text (not confirmed).
@@ -142,14 +143,11 @@ class Mailgun(HTTPEmailService):
 
     def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:  # noqa: ARG002
         """The id keeps its angle brackets, as Mailgun's events and logs show it."""
-        if isinstance(answer.json, dict):
-            if answer.json and not answer.json.keys() & {"id", "message"}:
-                raise not_the_providers(answer)
-            queued = answer.json.get("id")
-            return Acceptance(queued if isinstance(queued, str) else None)
-        if answer.claims_json and not answer.complete:
-            return Acceptance()
-        raise not_the_providers(answer)
+        said = answer.json_object
+        if "id" not in said and not str(said.get("message", "")).startswith("Queued"):
+            return self.unread(answer)
+        queued = said.get("id")
+        return Acceptance(queued if isinstance(queued, str) else None)
 
     def error_text(self, answer: Answer) -> str:
         """`{"message": "..."}`, or a bare string."""

@@ -23,7 +23,7 @@ from email_services.abstract import (
     HTTPEmailService,
     Key,
     ServiceSettings,
-    not_the_providers,
+    each_of,
 )
 from email_services.addresses import Address
 from email_services.attachments import Attachment
@@ -92,6 +92,7 @@ class Mailjet(HTTPEmailService):
         megabytes=15,
     )
     max_batch = 50
+    refuses_in_2xx = True
     rules = ((400, r"mj-0001|mj-0015|send-000[678]", AccountRefused),)
 
     def lacking(self, message: EmailMessage) -> Iterable[str]:
@@ -147,21 +148,17 @@ class Mailjet(HTTPEmailService):
         """One result for each message, in their order."""
         results = _results(answer)
         if results is None:
-            if answer.claims_json and not answer.complete:
-                return [Acceptance() for _ in messages]
-            raise not_the_providers(answer)
-        if len(results) != len(messages):  # which is whose, it does not say
-            raise OutcomeUnknown(f"HTTP {answer.status}, without what became of each message.")
+            return [self.unread(answer) for _ in messages]
         return [
             self._outcome(answer, result, message)
-            for result, message in zip(results, messages, strict=True)
+            for result, message in zip(each_of(answer, results, messages), messages, strict=True)
         ]
 
     def _outcome(
         self, answer: Answer, result: Any, message: EmailMessage
     ) -> Acceptance | ProviderError:
         """What became of `message`, by its own Status."""
-        status = result.get("Status") if isinstance(result, dict) else None
+        status = _status(result)
         if status == "success":
             return Acceptance(_first_id(result))
         if status != "error":
@@ -221,9 +218,18 @@ def _file(file: Attachment) -> dict[str, str]:
 
 
 def _results(answer: Answer) -> list[Any] | None:
-    """What the answer tells of each message, or None."""
+    """What the answer tells of each message, or of those it was not cut before; or None."""
     results = answer.json_object.get("Messages")
-    return results if isinstance(results, list) else None
+    if not isinstance(results, list):
+        return None
+    if answer.complete:
+        return results
+    has_whole_end = bool(results) and _status(results[-1])
+    return (results if has_whole_end else results[:-1]) or None
+
+
+def _status(result: Any) -> Any:
+    return result.get("Status") if isinstance(result, dict) else None
 
 
 def _first_id(result: dict[str, Any]) -> str | None:

@@ -13,7 +13,13 @@ from typing import Any, Final
 
 import requests
 
-from email_services.abstract import USER_AGENT, Acceptance, HTTPEmailService, not_the_providers
+from email_services.abstract import (
+    USER_AGENT,
+    Acceptance,
+    HTTPEmailService,
+    each_of,
+    was_cut,
+)
 from email_services.addresses import Address
 from email_services.attachments import Attachment, InlineImage
 from email_services.capabilities import Capabilities
@@ -81,6 +87,7 @@ class Postmark(HTTPEmailService):
         recipients=50, any_local_part=False, tags=1, schedule_days=0, megabytes=10
     )
     max_batch = 500
+    refuses_in_2xx = True
     rules = (
         *(
             (status, rf"^ErrorCode ({codes}):", fault)
@@ -117,14 +124,14 @@ class Postmark(HTTPEmailService):
 
     def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:
         """MessageID, and which recipients are inactive."""
-        if answer.claims_json and not answer.complete:
-            return Acceptance()
         return self._acceptance(answer, answer.json, message)
 
     def _acceptance(self, answer: Answer, said: Any, message: EmailMessage) -> Acceptance:
         """What Postmark `said` of one message, alone or in a batch."""
         if not isinstance(said, dict) or not said.keys() & {"ErrorCode", "MessageID"}:
-            raise not_the_providers(answer)
+            return self.unread(answer)
+        if not answer.complete and not said.keys() >= {"ErrorCode", "Message"}:
+            raise was_cut(answer)
         text = _words(said)
         inactive = _inactive(text, message)
         if _code(said) or len(inactive) == len(message.recipients):
@@ -149,9 +156,7 @@ class Postmark(HTTPEmailService):
         self, answer: Answer, messages: Sequence[EmailMessage]
     ) -> list[Acceptance | ProviderError]:
         """An object for each, like the one that a message alone is answered with."""
-        said = answer.json
-        if not isinstance(said, list) or len(said) != len(messages):
-            raise OutcomeUnknown(f"HTTP {answer.status}, without what became of each message.")
+        said = each_of(answer, answer.json, messages)
         return [self._result(answer, *pair) for pair in zip(said, messages, strict=True)]
 
     def _result(

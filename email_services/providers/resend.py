@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import requests
 
-from email_services.abstract import USER_AGENT, Acceptance, HTTPEmailService, not_the_providers
+from email_services.abstract import USER_AGENT, Acceptance, HTTPEmailService
 from email_services.attachments import Attachment, InlineImage
 from email_services.capabilities import Capabilities
 from email_services.exceptions import (
@@ -102,13 +102,7 @@ class Resend(HTTPEmailService):
 
     def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:  # noqa: ARG002
         """`{"id": "..."}`."""
-        if isinstance(answer.json, dict):
-            if answer.json and "id" not in answer.json:
-                raise not_the_providers(answer)
-            return _acceptance(answer.json)
-        if answer.claims_json and not answer.complete:
-            return Acceptance()
-        raise not_the_providers(answer)
+        return _acceptance(answer.json) if "id" in answer.json_object else self.unread(answer)
 
     def batch_key(self, message: EmailMessage) -> Hashable | None:
         """Any messages can share a call, unless they have files or wait for a time."""

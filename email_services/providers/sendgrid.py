@@ -75,7 +75,8 @@ class SendGrid(HTTPEmailService):
     - 429 has no documented Retry-After; X-RateLimit-Reset holds the time in Unix seconds (docs).
     - 500 and 503 are its own words ("an error occurred on a SendGrid server", "the v3 API is not
       available": docs, errors); it documents 504 too, which is a gateway's here.
-    - 202 has an empty body; the id is in X-Message-Id (docs).
+    - 202 has an empty body; the id is in X-Message-Id (docs). Without either, one that announces
+      a body is somebody else's.
     - `to` is required in every personalization (docs): a message with bcc alone is not for it.
     - The SDK refuses a body that begins with something like an API key (its ValidateApiKey).
     - Message-ID is not among the headers it reserves, so that it is asked to keep ours (docs;
@@ -160,7 +161,7 @@ class SendGrid(HTTPEmailService):
         """X-Message-Id; the `sg_message_id` of SendGrid's events begins with it."""
         if message_id := answer.headers.get("X-Message-Id"):
             return Acceptance(message_id)
-        if answer.status == HTTPStatus.ACCEPTED and not answer.body:
+        if answer.status == HTTPStatus.ACCEPTED and answer.complete and not answer.body:
             return Acceptance()
         raise not_the_providers(answer)
 

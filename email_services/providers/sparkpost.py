@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import requests
 
-from email_services.abstract import USER_AGENT, Acceptance, HTTPEmailService, not_the_providers
+from email_services.abstract import USER_AGENT, Acceptance, HTTPEmailService, was_cut
 from email_services.addresses import Address
 from email_services.attachments import Attachment
 from email_services.capabilities import Capabilities
@@ -29,6 +29,7 @@ MAX_METADATA_BYTES: Final = 10_000
 MAX_HEADER_TO: Final = 5 * MEGABYTE
 """Characters of all header_to together, each of which names everybody in to; our own limit."""
 
+_COUNTED: Final = ("accepted", "rejected")
 _BETWEEN_WORDS = re.compile(r"[\s<>()\[\]\"',;:]+")
 
 
@@ -46,7 +47,8 @@ class SparkPost(HTTPEmailService):
       which its reference shows and does not explain, need not name them (documentation). Where
       they cannot be told, all is unknown: some got the message and some did not.
     - A 200 that accepted nobody is a refusal if it tells an error, and else unknown: the reference
-      shows such a one for a scheduled transmission.
+      shows such a one for a scheduled transmission. So is one whose numbers do not add up to all
+      recipients.
     - Over a limit of the account is 420, "Exceed Sending Limit", and nothing is sent
       (documentation). A sending domain that is not verified is 400, code 7001 (documentation), or
       1100 where its DKIM is missing (not confirmed).
@@ -64,6 +66,7 @@ class SparkPost(HTTPEmailService):
     provider = "sparkpost"
     default_base_url = "https://api.sparkpost.com"
     capabilities = Capabilities(bcc_alone=False, tags=1, schedule_days=3, megabytes=20)
+    refuses_in_2xx = True
     rules = (
         (400, r"\b(7001|1100)\b|sending domain", AccountRefused),
         (420, "", AccountRefused),
@@ -116,22 +119,22 @@ class SparkPost(HTTPEmailService):
         """`{"results": {"id": "...", "total_accepted_recipients": 1, ...}}`."""
         results = answer.json_object.get("results")
         if not isinstance(results, dict):
-            if answer.claims_json and not answer.complete:
-                return Acceptance()
-            raise not_the_providers(answer)
+            return self.unread(answer)
         found = results.get("id")
         message_id = found if isinstance(found, str) else None
-        rejected = results.get("total_rejected_recipients", 0)
+        accepted, rejected = (results.get(f"total_{what}_recipients") for what in _COUNTED)
+        if not answer.complete and (accepted is None or rejected is None):
+            raise was_cut(answer)
         if not rejected:
-            if results.get("total_accepted_recipients") == 0:
-                raise OutcomeUnknown("It took nobody, and refused nobody.")
+            if accepted != len(message.recipients):
+                raise OutcomeUnknown("It does not account for all of the recipients.")
             return Acceptance(message_id)
         errors = _dicts(results.get("rcpt_to_errors")) + _dicts(answer.json_object.get("errors"))
         if rejected == len(message.recipients) and errors:
             words = self.redacted(_text(errors), [message])
             raise MessageRejected(f"It rejected every recipient: {words}", summary="HTTP 200.")
         refused = self._refused(message, errors)
-        if rejected == len(refused) < len(message.recipients):
+        if rejected == len(refused) and accepted == len(message.recipients) - rejected:
             return Acceptance(message_id, refused)
         raise OutcomeUnknown("It rejected some of the recipients, and does not say whom.")
 
