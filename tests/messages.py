@@ -66,6 +66,7 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "a line longer than SMTP takes": {"raw_text_body": "x" * 2000},
     "one address to answer to": {"reply_to": '"Help, Inc." <help@example.net>'},
     "several addresses to answer to": {"reply_to": ["a@example.net", "B <b@example.net>"]},
+    "a header": {"headers": {"X-Order": "42"}},
     "headers": {"headers": {"X-Order": "42", "List-Unsubscribe": "<https://example.com/u?a=1>"}},
     "a long header": {"headers": {"X-Long": "word " * 150 + "end"}},
     "a header that cannot be folded": {"headers": {"X-Token": "t" * 900}},
@@ -94,6 +95,7 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "tracking on": {"track_opens": True, "track_clicks": True},
     "tracking off": {"track_opens": False, "track_clicks": False},
     "tracking of opens alone": {"track_opens": True},
+    "tracking in HTML": {"html_body": "<p>", "track_opens": True, "track_clicks": False},
     "substitutions": {
         "subject": "Hello {{name}}",
         "raw_text_body": "Dear {{ name }}, {{unknown",

@@ -131,6 +131,7 @@ def test_a_name_that_it_would_drop_is_encoded():
         {"attachments": [{"filename": "a.PDF", "content": ""}]},
         {"html_body": "<style>@media print{#a{b:c}}</style>{ %"},
         {"send_at": in_hours(71)},
+        {"to_cc": "a@bücher.example", "to_bcc": "jörg@example.org", "reply_to": "jörg@example.net"},
     ],
 )
 def test_what_it_carries(carried):
@@ -153,6 +154,9 @@ def test_what_it_carries(carried):
         ({"raw_text_body": "{% if"}, "template language"),
         ({"html_body": "<p>{{ a }}"}, "template language"),
         ({"send_at": in_hours(73)}, "3 days"),
+        ({"to_cc": "jörg@example.org"}, "beyond ASCII left of the @ in to_cc"),
+        ({"to_recipients": "Jörg <jörg@example.org>"}, "no name of an address beyond ASCII"),
+        ({"attachments": [{"filename": "ä.pdf", "content": ""}]}, "file's name beyond ASCII"),
     ],
 )
 def test_what_it_cannot_carry(not_carried, why):

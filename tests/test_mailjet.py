@@ -228,6 +228,8 @@ def test_it_needs_both_keys():
         ({"attachments": [{"filename": "a.pdf", "content": ""}]}, "no empty file"),
         ({"send_at": "2126-01-01T00:00:00Z"}, "at once"),
         ({"tags": ["a", "b"]}, "at most 1 tag"),
+        ({"track_opens": True}, "in HTML alone"),
+        ({"track_clicks": True}, "in HTML alone"),
         ({"reply_to": ["a@example.org", "b@example.org"]}, "at most 1 address in reply_to"),
         ({"to_recipients": [], "to_bcc": "a@example.org"}, "to_recipients"),
     ],
@@ -235,6 +237,17 @@ def test_it_needs_both_keys():
 def test_what_it_cannot_carry(not_carried, why):
     with pytest.raises(CannotCarry, match=why):
         a_service().check(make_message(**not_carried))
+
+
+def test_a_text_is_never_tracked_and_nothing_is_asked_for():
+    untracked = make_message(track_opens=False, track_clicks=False)
+    a_service().check(untracked)
+    (asked,) = a_service().build_request(untracked).json["Messages"]
+    assert asked.keys().isdisjoint({"TrackOpens", "TrackClicks"})
+    html = make_message(html_body="<p>", track_opens=True, track_clicks=False)
+    a_service().check(html)
+    (asked,) = a_service().build_request(html).json["Messages"]
+    assert (asked["TrackOpens"], asked["TrackClicks"]) == ("enabled", "disabled")
 
 
 def test_what_it_carries_at_the_most():

@@ -71,6 +71,13 @@ def test_a_files_name_with_a_comma_is_not_for_it():
         make_service("sendgrid", "http://127.0.0.1:1").check(message)
 
 
+@pytest.mark.parametrize("field", ["from_email", "to_recipients", "to_cc", "to_bcc", "reply_to"])
+def test_an_address_beyond_ascii_left_of_the_at_is_not_for_it(field):
+    service = make_service("sendgrid", "http://127.0.0.1:1")
+    with pytest.raises(CannotCarry, match="left of the @"):
+        service.check(make_message(**{field: "jörg@example.com"}))
+
+
 def test_it_takes_10000_bytes_of_metadata():
     service = make_service("sendgrid", "http://127.0.0.1:1")
     service.check(make_message(metadata={f"k{n}": "x" * 480 for n in range(20)}))

@@ -166,8 +166,10 @@ def test_everybody_sees_the_same_to_and_nobody_the_bcc():
     assert "dave" not in str(payload["content"])
 
 
-def test_its_template_language_is_switched_off():
-    payload = payload_of(raw_text_body="{{name}}")
+def test_its_template_language_is_switched_off_in_bodies():
+    body = {"raw_text_body": "{{name}}", "html_body": "<p>{{name}}</p>"}
+    a_service().check(make_message(**body, to_bcc="{{name}} <b@example.org>"))
+    payload = payload_of(**body)
     assert payload["content"]["text"] == "{{name}}"
     assert payload["options"] == {"perform_substitutions": False}
 
@@ -190,6 +192,15 @@ def test_a_time_to_send_at_is_in_seconds_with_its_zone():
         ({"raw_text_body": "x" * 21 * 1024 * 1024}, "at most 20 MB"),
         ({"send_at": "2126-01-01T00:00:00Z"}, "3 days"),
         ({"to_recipients": [], "to_bcc": "a@example.org"}, "to_recipients"),
+        ({"subject": "{{name}}"}, "{{ in bodies alone"),
+        ({"from_name": "{{name}}"}, "{{ in bodies alone"),
+        ({"reply_to": "{{name}} <b@example.org>"}, "{{ in bodies alone"),
+        ({"reply_to": "{{name}}@example.org"}, "{{ in bodies alone"),
+        ({"headers": {"X-Name": "{{name}}"}}, "{{ in bodies alone"),
+        ({"to_recipients": "{{name}} <b@example.org>"}, "{{ in bodies alone"),
+        ({"to_cc": "{{name}} <b@example.org>"}, "{{ in bodies alone"),
+        ({"headers": {"list-unsubscribe": "<https://example.com/u>"}}, "which it sets itself"),
+        ({"headers": {"List-Unsubscribe-Post": "One-Click"}}, "which it sets itself"),
     ],
 )
 def test_what_it_cannot_carry(not_carried, why):

@@ -60,7 +60,9 @@ class Brevo(HTTPEmailService):
       (docs, heterogenous-versions-batch-emails). That the status is 400 is not confirmed.
     - Standard headers are not supported (SDK), so that our Message-ID stays behind.
     - A file's type is the one of its extension, and there are no inline images nor tracking by
-      message (SDK, django-anymail). Names of files beyond ASCII are not confirmed.
+      message (SDK, django-anymail). A file's name beyond ASCII arrives garbled (django-anymail).
+    - Where an address is beyond ASCII left of the @, its name in `to` goes missing, and in `cc` the
+      whole Cc header (django-anymail).
     - `scheduledAt` reaches 72 hours ahead (docs, schedule-batch-sendings).
     - Quota is 402; an account under validation, and a sender that is not valid, may be 400 (not
       confirmed).
@@ -76,6 +78,7 @@ class Brevo(HTTPEmailService):
         bcc_alone=False,
         reply_to=1,
         inline=0,
+        any_filename=False,
         tracking=False,
         schedule_days=3,
         megabytes=20,
@@ -90,6 +93,10 @@ class Brevo(HTTPEmailService):
         addresses = (message.from_email, *message.recipients, *message.reply_to)
         if any(len(_name(address)) > MAX_NAME for address in addresses):
             yield f"It carries names of at most {MAX_NAME} characters."
+        if not all(address.email.isascii() for address in message.to_cc):
+            yield "It carries no address beyond ASCII left of the @ in to_cc."
+        if any(address.name and not address.email.isascii() for address in message.to_recipients):
+            yield "It carries no name of an address beyond ASCII left of the @."
         if not all(address.name.isascii() for address in message.reply_to):
             yield "It carries no name beyond ASCII in reply_to."
         if "idempotencykey" in map(str.lower, message.headers):

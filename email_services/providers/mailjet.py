@@ -74,8 +74,8 @@ class Mailjet(HTTPEmailService):
     - 50 recipients a message, and by some accounts 50 a call: messages that share one have one
       recipient each, so that both hold. They have no files either, whose 15 MB may be a call's.
     - An empty string is refused where a file's content should be (mj-0012, guide).
-    - Opens and clicks are tracked in HTML alone (guide).
-    - Addresses beyond ASCII left of the @ are left to Mailjet to judge (not confirmed).
+    - Opens and clicks are tracked in HTML alone, and asked for with HTML alone (guide).
+    - Addresses beyond ASCII left of the @ are carried (django-anymail).
     """
 
     provider = "mailjet"
@@ -102,6 +102,8 @@ class Mailjet(HTTPEmailService):
         for name in message.headers:
             if name.lower() in ITS_HEADERS:
                 yield f"It carries no header {name}, which it sets itself."
+        if not message.html_body and (message.track_opens or message.track_clicks):
+            yield "It tracks opens and clicks in HTML alone."
         if not all(file.content for file in message.files):
             yield "It carries no empty file."
 
@@ -195,13 +197,17 @@ def _message(message: EmailMessage) -> dict[str, Any]:
         "CustomID": message.message_id,
         "CustomCampaign": message.tags[0] if message.tags else None,
         "EventPayload": json.dumps(message.metadata) if message.metadata else None,
-        "TrackOpens": _TRACK[message.track_opens],
-        "TrackClicks": _TRACK[message.track_clicks],
+        **(_tracking(message) if message.html_body else {}),
     }
     return {name: value for name, value in fields.items() if value}
 
 
-_TRACK: Final = {None: None, True: "enabled", False: "disabled"}
+def _tracking(message: EmailMessage) -> dict[str, str | None]:
+    wanted = {None: None, True: "enabled", False: "disabled"}
+    return {
+        "TrackOpens": wanted[message.track_opens],
+        "TrackClicks": wanted[message.track_clicks],
+    }
 
 
 def _mailbox(address: Address) -> dict[str, str]:

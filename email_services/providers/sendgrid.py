@@ -85,12 +85,19 @@ class SendGrid(HTTPEmailService):
       arrives garbled (seen by the authors of django-anymail).
     - Substitutions go into the bodies of a batch as they are (docs); the subject is finished here.
     - `send_at` reaches 72 hours ahead (docs).
-    - Addresses beyond ASCII left of the @ are left to SendGrid to judge (not confirmed).
+    - An address is of the format "email" (OpenAPI description), which has no characters beyond
+      ASCII left of the @: those are another format, "idn-email" (JSON Schema, 7.3.2).
     """
 
     provider = "sendgrid"
     default_base_url = "https://api.sendgrid.com"
-    capabilities = Capabilities(bcc_alone=False, any_filename=False, schedule_days=3, megabytes=30)
+    capabilities = Capabilities(
+        bcc_alone=False,
+        any_local_part=False,
+        any_filename=False,
+        schedule_days=3,
+        megabytes=30,
+    )
     max_batch = 1000
     substitutes = True
 

@@ -29,6 +29,8 @@ MAX_METADATA_BYTES: Final = 10_000
 MAX_HEADER_TO: Final = 5 * MEGABYTE
 """Characters of all header_to together, each of which names everybody in to; our own limit."""
 
+ITS_HEADERS: Final = frozenset({"list-unsubscribe", "list-unsubscribe-post"})
+
 _COUNTED: Final = ("accepted", "rejected")
 _BETWEEN_WORDS = re.compile(r"[\s<>()\[\]\"',;:]+")
 
@@ -42,7 +44,11 @@ class SparkPost(HTTPEmailService):
     - Everybody is in `recipients`. header_to is the To that they see, and content.headers.Cc the
       Cc (sparkpost.com/docs/faq/cc-bcc-with-rest-api). That To has to name somebody: a message
       with cc or bcc alone is not for it.
-    - {{...}} is its template language unless perform_substitutions is false (documentation).
+    - {{...}} is its template language in from, subject, reply_to, headers and the bodies
+      (documentation, inline content). perform_substitutions switches it off in the bodies alone; it
+      has no escape. Where it stands in header_to is not confirmed, and taken for a header.
+    - A List-Unsubscribe of the message's own is ignored in silence: SparkPost sets one (user guide,
+      remove-list-unsubscribe-header; django-anymail, whose authors saw it).
     - It adds up whom it accepted and whom it rejected. A 200 may reject some, and rcpt_to_errors,
       which its reference shows and does not explain, need not name them (documentation). Where
       they cannot be told, all is unknown: some got the message and some did not.
@@ -59,8 +65,8 @@ class SparkPost(HTTPEmailService):
     - An inline image's name is its content id, and its file's name is not sent (documentation).
     - It is asked to keep our Message-ID (not confirmed), and several addresses in reply_to are
       joined by commas, as django-anymail does.
-    - Addresses beyond ASCII left of the @, and empty files, are left to SparkPost to judge (not
-      confirmed).
+    - Addresses beyond ASCII left of the @ are delivered (django-anymail). Empty files are left to
+      SparkPost to judge (not confirmed).
     """
 
     provider = "sparkpost"
@@ -80,6 +86,11 @@ class SparkPost(HTTPEmailService):
             yield f"It carries at most {MAX_TAG_BYTES} bytes in a tag."
         if any(len(file.filename.encode()) > MAX_FILENAME_BYTES for file in message.attachments):
             yield f"It carries at most {MAX_FILENAME_BYTES} bytes in a file's name."
+        if any("{{" in text for text in _rendered(message)):
+            yield "It carries {{ in bodies alone: elsewhere it is its template language."
+        for name in message.headers:
+            if name.lower() in ITS_HEADERS:
+                yield f"It carries no header {name}, which it sets itself."
         if len(json.dumps(message.metadata)) > MAX_METADATA_BYTES:
             yield f"It carries at most {MAX_METADATA_BYTES:,} bytes of metadata."
 
@@ -154,6 +165,12 @@ class SparkPost(HTTPEmailService):
 
 def _words(text: str) -> list[str]:
     return [word.strip(".") for word in _BETWEEN_WORDS.split(text)]
+
+
+def _rendered(message: EmailMessage) -> list[str]:
+    """Every text in which it follows its template language whatever the options say."""
+    addresses = [message.from_email, *message.reply_to, *message.to_recipients, *message.to_cc]
+    return [message.subject, *map(str, addresses), *message.headers.values()]
 
 
 def _headers(message: EmailMessage) -> dict[str, str]:
