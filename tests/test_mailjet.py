@@ -87,6 +87,7 @@ CONTRACT = Contract(
         "rate": ((429, {}, b"Too Many Requests"), RateLimited),
     },
     batch=(in_json(200, results(accepted(1), accepted(2))), ["1", "2"]),
+    our_ids=lambda body: [message["CustomID"] for message in body["Messages"]],
 )
 
 

@@ -649,6 +649,29 @@ def test_every_field_is_tried():
     assert tried | apart == set(EmailMessage.model_fields)
 
 
+@every_http_provider
+def test_our_id_goes_along_as_data_that_events_give_back(provider, stand_in):
+    server = stand_in(answer(*contract_of(provider).accepted))
+    message = make_message(tags="one", metadata={"order": "42"})
+    service = make_service(provider, server.url)
+    if contract_of(provider).our_ids is None:
+        assert not service.capabilities.metadata
+        return
+    service.check(message)
+    outcome_of(service, message)
+    body = seen(server.requests[0])["body"]
+    assert contract_of(provider).our_ids(body) == [message.message_id]
+
+
+@every_batching_provider
+def test_in_a_batch_each_message_has_its_own_id_as_data(provider, stand_in):
+    server = stand_in(answer(*contract_of(provider).batch[0]))
+    messages = two_messages()
+    make_service(provider, server.url).send_batch(messages, 5)
+    body = seen(server.requests[0])["body"]
+    assert contract_of(provider).our_ids(body) == [message.message_id for message in messages]
+
+
 def two_messages():
     return [make_message(to_recipients=f"{name}@example.org") for name in ("a", "b")]
 

@@ -41,6 +41,9 @@ CONTRACT = Contract(
         "size": (in_json(413, errors("Payload too large")), MessageRejected),
         "rate": (in_json(429, errors("too many requests")), RateLimited),
     },
+    our_ids=lambda body: [
+        to_one["custom_args"]["mailpool_id"] for to_one in body["personalizations"]
+    ],
 )
 
 
@@ -80,9 +83,9 @@ def test_an_address_beyond_ascii_left_of_the_at_is_not_for_it(field):
 
 def test_it_takes_10000_bytes_of_metadata():
     service = make_service("sendgrid", "http://127.0.0.1:1")
-    service.check(make_message(metadata={f"k{n}": "x" * 480 for n in range(20)}))
+    service.check(make_message(metadata={f"k{n}": "x" * 486 for n in range(20)}))
     with pytest.raises(CannotCarry, match="metadata"):
-        service.check(make_message(metadata={f"k{n}": "x" * 500 for n in range(20)}))
+        service.check(make_message(metadata={f"k{n}": "x" * 487 for n in range(20)}))
 
 
 def test_messages_of_one_content_are_one_call_with_substitutions(stand_in):
@@ -115,7 +118,7 @@ def test_messages_of_one_content_are_one_call_with_substitutions(stand_in):
                     "{{sub.text.name}}": "Ada & Co",
                     "{{sub.html.name}}": "Ada &amp; Co",
                 },
-                "custom_args": {"order": "1"},
+                "custom_args": {"mailpool_id": ada.message_id, "order": "1"},
             },
             {
                 "to": [{"email": "bob@example.org"}],
@@ -125,7 +128,7 @@ def test_messages_of_one_content_are_one_call_with_substitutions(stand_in):
                     "{{sub.text.name}}": "<b>",
                     "{{sub.html.name}}": "&lt;b&gt;",
                 },
-                "custom_args": {"order": "2"},
+                "custom_args": {"mailpool_id": bob.message_id, "order": "2"},
             },
         ],
         "content": [

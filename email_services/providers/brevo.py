@@ -48,8 +48,9 @@ class Brevo(HTTPEmailService):
     - A message without HTML is taken (docs, send-a-transactional-email), and reaches its readers
       as HTML alone, which Brevo makes of the text (seen by users of django-anymail, whose pull
       requests 483 and 487 tell it). The SDK still says that HTML is required.
-    - Metadata is the header X-Mailin-custom, which Brevo's events give back (SDK) and every
-      recipient can read. That it would be folded is not confirmed, so it must fit one line.
+    - Metadata, our id among them, is the header X-Mailin-custom, which Brevo's events give back
+      (SDK) and every recipient can read; nothing else comes back with them. That it would be folded
+      is not confirmed, so it must fit one line.
     - A header's value beyond ASCII leaves as raw UTF-8, JSON's escapes too; so does a name in
       replyTo. A name elsewhere that is beyond ASCII and holds a comma or the like is dropped,
       unless we encode it (all seen by the authors of django-anymail).
@@ -101,11 +102,11 @@ class Brevo(HTTPEmailService):
             yield "It carries no name beyond ASCII in reply_to."
         if "idempotencykey" in map(str.lower, message.headers):
             yield "It carries no header called idempotencyKey, which it keeps for itself."
-        metadata = json.dumps(message.metadata)
+        metadata = json.dumps(message.event_data)
         if "\\u" in metadata:
             yield "It carries no metadata beyond ASCII."
         if len(metadata) > MAX_METADATA:
-            yield f"It carries at most {MAX_METADATA} characters of metadata."
+            yield f"It carries at most {MAX_METADATA} characters of metadata with our id."
         if not all(FILE.fullmatch(file.filename) for file in message.attachments):
             yield "It carries no file with such an extension."
         texts = (message.subject, message.raw_text_body, message.html_body)
@@ -114,9 +115,11 @@ class Brevo(HTTPEmailService):
 
     def build_request(self, message: EmailMessage) -> requests.Request:
         """See HTTPEmailService."""
-        headers = {**message.headers, "idempotencyKey": str(UUID(message.message_id))}
-        if message.metadata:
-            headers["X-Mailin-custom"] = json.dumps(message.metadata)
+        headers = {
+            **message.headers,
+            "idempotencyKey": str(UUID(message.message_id)),
+            "X-Mailin-custom": json.dumps(message.event_data),
+        }
         payload = {
             "sender": _mailbox(message.from_email),
             "replyTo": _mailbox(message.reply_to[0]) if message.reply_to else None,

@@ -53,6 +53,8 @@ class Mailgun(HTTPEmailService):
     - The filename of an inline image is its content id (documentation).
     - `o:deliverytime` reaches 3 days ahead on every plan, 7 on some (documentation).
     - Headers, tags and metadata may have 16 KB together (documentation).
+    - Metadata, `v:`, are in the header X-Mailgun-Variables, which recipients can read (OpenAPI). In
+      a batch, each is a variable of the recipient's, called "v:KEY" (django-anymail).
     - A batch has no Message-ID of ours: a header is the same for all its recipients.
     """
 
@@ -84,13 +86,19 @@ class Mailgun(HTTPEmailService):
                 ("subject", message.subject),
                 ("h:Message-Id", message.message_id_header),
                 *_bodies(message.raw_text_body, message.html_body),
+                *((f"v:{key}", value) for key, value in message.event_data.items()),
             ],
         )
 
     def batch_key(self, message: EmailMessage) -> Hashable | None:
-        """Messages of one content, each to one recipient who sees nobody else."""
-        content = shared_content(message, reserved="%recipient")
-        return content and (content, *message.metadata.items())
+        """Messages of one content, each to one recipient who sees nobody else.
+
+        Their metadata have the same keys: a key that one lacks would come back empty.
+        """
+        if any(_RESERVED in value for value in message.metadata.values()):
+            return None
+        content = shared_content(message, reserved=_RESERVED)
+        return content and (content, *sorted(message.metadata))
 
     def build_batch(self, messages: Sequence[EmailMessage]) -> requests.Request:
         """One content with `recipient-variables`; HTML has variables of its own, escaped."""
@@ -106,6 +114,7 @@ class Mailgun(HTTPEmailService):
                     first.marked(first.raw_text_body, _TEXT_VARIABLE),
                     first.marked(first.html_body, _HTML_VARIABLE),
                 ),
+                *((f"v:{key}", _DATA_VARIABLE(key)) for key in first.event_data),
             ],
         )
 
@@ -121,7 +130,6 @@ class Mailgun(HTTPEmailService):
             form.append(("h:Reply-To", ", ".join(map(str, message.reply_to))))
         form += [(f"h:{name}", value) for name, value in message.headers.items()]
         form += [("o:tag", tag) for tag in message.tags]
-        form += [(f"v:{key}", value) for key, value in message.metadata.items()]
         if message.track_opens is not None:
             form.append(("o:tracking-opens", _yes_or_no(message.track_opens)))
         if message.track_clicks is not None:
@@ -167,12 +175,17 @@ class Mailgun(HTTPEmailService):
 
 _TEXT_VARIABLE = "%recipient.text_{}%".format
 _HTML_VARIABLE = "%recipient.html_{}%".format
+_DATA_VARIABLE = "%recipient.v:{}%".format
+_RESERVED = "%recipient"
 
 
 def _variables(message: EmailMessage) -> dict[str, str]:
     values = message.substitutions or {}
-    plain = {f"text_{name}": value for name, value in values.items()}
-    return plain | {f"html_{name}": html.escape(value) for name, value in values.items()}
+    return {
+        **{f"text_{name}": value for name, value in values.items()},
+        **{f"html_{name}": html.escape(value) for name, value in values.items()},
+        **{f"v:{key}": value for key, value in message.event_data.items()},
+    }
 
 
 def _bodies(text: str, rich: str) -> list[tuple[str, str]]:
@@ -184,7 +197,8 @@ def _yes_or_no(wanted: bool) -> str:
 
 
 def _parameter_bytes(message: EmailMessage) -> int:
-    pairs = (*message.headers.items(), *message.metadata.items(), *((t, "") for t in message.tags))
+    tags = ((tag, "") for tag in message.tags)
+    pairs = (*message.headers.items(), *message.event_data.items(), *tags)
     return sum(len(name.encode()) + len(value.encode()) for name, value in pairs)
 
 

@@ -71,7 +71,8 @@ class Postmark(HTTPEmailService):
     - A batch is answered 200 with an ErrorCode for each message, in order (batch emails).
     - Message-ID is kept (send a single email); X-PM-KeepID asks for it where it is not, as over
       SMTP (Symfony's and Swift's bridges; that the API needs it is not confirmed).
-    - One tag. Metadata: 10 pairs, keys of 20 and values of 80 characters (not confirmed).
+    - One tag. Metadata: 10 pairs, one of them our id, keys of 20 and values of 80 characters (not
+      confirmed). Recipients do not see them (custom metadata).
     - The server's TrackOpens cannot be switched off by a message (tracking opens, per email);
       its TrackLinks can (tracking links).
     - A message without `To` is taken if it has Cc or Bcc (django-anymail).
@@ -104,11 +105,11 @@ class Postmark(HTTPEmailService):
             yield "It carries at most 5 MB of text and 5 MB of HTML."
         if message.track_opens is False:
             yield "It cannot switch the tracking of opens off for a message."
-        if len(message.metadata) > MAX_METADATA or any(
+        if len(message.event_data) > MAX_METADATA or any(
             len(key) > MAX_METADATA_KEY or len(value) > MAX_METADATA_VALUE
-            for key, value in message.metadata.items()
+            for key, value in message.event_data.items()
         ):
-            yield "It carries at most 10 metadata, keys of 20 and values of 80 characters."
+            yield "It carries at most 9 metadata with keys of 20 and values of 80 characters."
 
     def build_request(self, message: EmailMessage) -> requests.Request:
         """See HTTPEmailService."""
@@ -199,7 +200,7 @@ def _email(message: EmailMessage) -> dict[str, Any]:
         "Headers": [{"Name": name, "Value": value} for name, value in headers.items()],
         "Attachments": [_attachment(file) for file in message.files],
         "Tag": "".join(message.tags),  # there is one at most
-        "Metadata": message.metadata,
+        "Metadata": message.event_data,
         "TrackOpens": message.track_opens,
     }
     if message.track_clicks is not None:

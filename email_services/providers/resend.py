@@ -23,7 +23,7 @@ from email_services.exceptions import (
     OutcomeUnknown,
     ProviderError,
 )
-from email_services.message import EmailMessage
+from email_services.message import ID_NAME, EmailMessage
 from email_services.transport import Answer
 
 MAX_TO: Final = 50
@@ -39,8 +39,9 @@ class Resend(HTTPEmailService):
     - The same Idempotency-Key and payload within 24 hours give the first id again, and nothing is
       sent. 409 says that the key is in use or stood for another payload: the message may have been
       sent before (errors; changelog, batch idempotency keys).
-    - A tag has a name and a value (OpenAPI). One of ours has the value "1", and metadata are tags
-      by their key; events give both back by name, so that no name may occur twice.
+    - A tag has a name and a value (OpenAPI). One of ours has the value "1", and metadata, our id
+      of the message among them, are tags by their key; events give both back by name, so that no
+      name may occur twice.
     - Tracking is set for a domain, never for a message (docs).
     - An exhausted quota is 429, like a rate limit; the name tells them apart (errors).
     - 500 is an unexpected error of its own, to be tried again (errors); of 503 it says nothing: see
@@ -85,8 +86,8 @@ class Resend(HTTPEmailService):
             yield f"It carries at most {MAX_TO} addresses in to_recipients."
         if not all(TAG.fullmatch(text) for text in (*message.tags, *message.metadata.values())):
             yield "It carries only tags and metadata of at most 256 letters, digits, - and _."
-        if not message.metadata.keys().isdisjoint(message.tags):
-            yield "It carries no tag with the name of a key in metadata."
+        if not message.event_data.keys().isdisjoint(message.tags):
+            yield f"It carries no tag with the name of a key in metadata, or called {ID_NAME}."
 
     def build_request(self, message: EmailMessage) -> requests.Request:
         """See HTTPEmailService."""
@@ -146,7 +147,7 @@ class Resend(HTTPEmailService):
 
 
 def _email(message: EmailMessage) -> dict[str, Any]:
-    tags = {**dict.fromkeys(message.tags, "1"), **message.metadata}
+    tags = {**dict.fromkeys(message.tags, "1"), **message.event_data}
     email: dict[str, Any] = {
         "from": str(message.from_email),
         "to": [str(address) for address in message.to_recipients],

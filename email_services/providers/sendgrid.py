@@ -116,8 +116,8 @@ class SendGrid(HTTPEmailService):
             yield "It carries no file's name with a comma."
         if not all(file.content for file in message.files):
             yield "It carries no empty file."
-        if len(json.dumps(message.metadata)) > MAX_METADATA_BYTES:
-            yield "It carries at most 10,000 bytes of metadata."
+        if len(json.dumps(message.event_data)) > MAX_METADATA_BYTES:
+            yield "It carries at most 10,000 bytes of metadata with our id."
 
     def build_request(self, message: EmailMessage) -> requests.Request:
         """See HTTPEmailService; the SDK's helpers write the payload."""
@@ -257,7 +257,7 @@ def _recipients(message: EmailMessage) -> Personalization:
     ):
         for address in addresses:
             recipients.add_email(_mailbox(kind, address))
-    for key, value in message.metadata.items():
+    for key, value in message.event_data.items():
         recipients.add_custom_arg(CustomArg(key, value))
     return recipients
 

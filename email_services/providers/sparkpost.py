@@ -91,8 +91,8 @@ class SparkPost(HTTPEmailService):
         for name in message.headers:
             if name.lower() in ITS_HEADERS:
                 yield f"It carries no header {name}, which it sets itself."
-        if len(json.dumps(message.metadata)) > MAX_METADATA_BYTES:
-            yield f"It carries at most {MAX_METADATA_BYTES:,} bytes of metadata."
+        if len(json.dumps(message.event_data)) > MAX_METADATA_BYTES:
+            yield f"It carries at most {MAX_METADATA_BYTES:,} bytes of metadata with our id."
 
     def build_request(self, message: EmailMessage) -> requests.Request:
         """See HTTPEmailService."""
@@ -116,7 +116,7 @@ class SparkPost(HTTPEmailService):
                 }
             ),
             "campaign_id": message.tags[0] if message.tags else None,
-            "metadata": message.metadata,
+            "metadata": message.event_data,
             "options": _options(message),
         }
         return requests.Request(
