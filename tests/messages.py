@@ -18,6 +18,7 @@ def in_base64(content: bytes) -> str:
 
 
 PDF = {"filename": "report.pdf", "content": in_base64(b"%PDF-1.7 \x00\xff"), "content_type": ""}
+TEXT = {"filename": "naive.txt", "content": in_base64("naïve\r\n".encode())}
 PNG = {"filename": "logo.png", "content": in_base64(b"\x89PNG\r\n\x1a\n"), "content_id": "logo"}
 GIF = {"filename": "dot.gif", "content": in_base64(b"GIF89a"), "content_id": "dot.1"}
 
@@ -75,6 +76,16 @@ MESSAGES: dict[str, dict[str, Any]] = {
         "attachments": [
             {**PDF, "filename": "Änderung 変更.pdf"},
             {"filename": "data.csv", "content": in_base64("a;ä\r\n".encode())},
+        ]
+    },
+    "a text file beyond ASCII": {"attachments": [TEXT]},
+    "a text file in a charset of its own": {
+        "attachments": [
+            {
+                "filename": "naive.txt",
+                "content": in_base64("naïve".encode("latin-1")),
+                "content_type": "text/plain; charset=ISO-8859-1",
+            }
         ]
     },
     "an empty attachment of no known type": {

@@ -61,7 +61,8 @@ class Brevo(HTTPEmailService):
       (docs, heterogenous-versions-batch-emails). That the status is 400 is not confirmed.
     - Standard headers are not supported (SDK), so that our Message-ID stays behind.
     - A file's type is the one of its extension, and there are no inline images nor tracking by
-      message (SDK, django-anymail). A file's name beyond ASCII arrives garbled (django-anymail).
+      message (SDK, django-anymail). A file's name beyond ASCII arrives garbled, and every text file
+      is said to be UTF-8 (django-anymail, issue 449).
     - Where an address is beyond ASCII left of the @, its name in `to` goes missing, and in `cc` the
       whole Cc header (django-anymail).
     - `scheduledAt` reaches 72 hours ahead (docs, schedule-batch-sendings).
@@ -80,6 +81,7 @@ class Brevo(HTTPEmailService):
         reply_to=1,
         inline=0,
         any_filename=False,
+        any_charset=False,
         tracking=False,
         schedule_days=3,
         megabytes=20,

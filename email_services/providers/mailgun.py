@@ -50,6 +50,7 @@ class Mailgun(HTTPEmailService):
     - An account that is not activated gives 400, told apart by the text (not confirmed).
     - A sender beyond ASCII left of the @ leaves with broken headers (django-anymail).
     - `to` is required (documentation): a message with bcc alone is not for Mailgun.
+    - A file's type is that of its part, with its charset (django-anymail issue 449).
     - The filename of an inline image is its content id (documentation).
     - `o:deliverytime` reaches 3 days ahead on every plan, 7 on some (documentation).
     - Headers, tags and metadata may have 16 KB together (documentation).
@@ -137,8 +138,8 @@ class Mailgun(HTTPEmailService):
         if message.send_at:
             form.append(("o:deliverytime", format_datetime(message.send_at)))
         files = [
-            *(("attachment", (f.filename, f.content, f.content_type)) for f in message.attachments),
-            *(("inline", (f.content_id, f.content, f.content_type)) for f in message.inline),
+            *(("attachment", (f.filename, f.content, f.full_type)) for f in message.attachments),
+            *(("inline", (f.content_id, f.content, f.full_type)) for f in message.inline),
         ]
         return requests.Request(
             "POST",

@@ -73,6 +73,7 @@ class Mailjet(HTTPEmailService):
     - `To` is required (mj-0003, guide): a message with bcc alone is not for it.
     - 50 recipients a message, and by some accounts 50 a call: messages that share one have one
       recipient each, so that both hold. They have no files either, whose 15 MB may be a call's.
+    - ContentType is a MIME type (guide); that it takes a charset is not confirmed.
     - An empty string is refused where a file's content should be (mj-0012, guide).
     - Opens and clicks are tracked in HTML alone, and asked for with HTML alone (guide).
     - Addresses beyond ASCII left of the @ are carried (django-anymail).
@@ -217,7 +218,7 @@ def _mailbox(address: Address) -> dict[str, str]:
 
 def _file(file: Attachment) -> dict[str, str]:
     return {
-        "ContentType": file.content_type,
+        "ContentType": file.full_type,
         "Filename": file.filename,
         "Base64Content": file.base64,
     }

@@ -75,6 +75,7 @@ class Postmark(HTTPEmailService):
       confirmed). Recipients do not see them (custom metadata).
     - The server's TrackOpens cannot be switched off by a message (tracking opens, per email);
       its TrackLinks can (tracking links).
+    - ContentType takes a charset (django-anymail issue 449).
     - A message without `To` is taken if it has Cc or Bcc (django-anymail).
     - No addresses beyond ASCII left of the @ (django-anymail). 50 recipients, 10 MB (overview).
     - After a 500 the message is lost "in most cases", and 503 is maintenance (overview, response
@@ -216,7 +217,7 @@ def _attachment(file: Attachment) -> dict[str, str]:
     attachment = {
         "Name": file.filename,
         "Content": file.base64,
-        "ContentType": file.content_type,
+        "ContentType": file.full_type,
     }
     if isinstance(file, InlineImage):
         attachment["ContentID"] = f"cid:{file.content_id}"

@@ -53,6 +53,7 @@ class Resend(HTTPEmailService):
     - `scheduled_at` reaches 30 days ahead (not confirmed).
     - Message-ID is asked for as any header; Amazon SES, which delivers, may set its own (not
       confirmed).
+    - content_type takes a charset (django-anymail issue 449).
     - A batch has no files, which it drops in silence, and no `scheduled_at` (docs). It is sent
       `permissive`: one bad message does not stop the others, and `errors` names it by its index,
       while `data` has the ids of the others in order (changelog, batch validation modes; that
@@ -172,7 +173,7 @@ def _attachment(file: Attachment) -> dict[str, str]:
     attachment = {
         "filename": file.filename,
         "content": file.base64,
-        "content_type": file.content_type,
+        "content_type": file.full_type,
     }
     if isinstance(file, InlineImage):
         attachment["content_id"] = file.content_id

@@ -83,6 +83,8 @@ class SendGrid(HTTPEmailService):
       whether it does is not confirmed).
     - The name of a file must hold no comma and no semicolon (docs); one beyond ASCII
       arrives garbled (seen by the authors of django-anymail).
+    - The type of a file must hold no semicolon (docs; "The attachment type cannot contain ';'",
+      django-anymail issue 492), so that its charset stays behind; SendGrid adds one of its own.
     - Substitutions go into the bodies of a batch as they are (docs); the subject is finished here.
     - `send_at` reaches 72 hours ahead (docs).
     - An address is of the format "email" (OpenAPI description), which has no characters beyond
@@ -95,6 +97,7 @@ class SendGrid(HTTPEmailService):
         bcc_alone=False,
         any_local_part=False,
         any_filename=False,
+        any_charset=False,
         schedule_days=3,
         megabytes=30,
     )

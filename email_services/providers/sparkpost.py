@@ -62,6 +62,7 @@ class SparkPost(HTTPEmailService):
     - A suppressed recipient is accepted, and an event tells; older accounts were answered 400,
       code 1902 (not confirmed).
     - One tag, campaign_id, of 64 bytes; start_time is at most 3 days ahead (documentation).
+    - A file's type takes a charset (documentation, attachment object).
     - An inline image's name is its content id, and its file's name is not sent (documentation).
     - It is asked to keep our Message-ID (not confirmed), and several addresses in reply_to are
       joined by commas, as django-anymail does.
@@ -193,7 +194,7 @@ def _joined(addresses: list[Address]) -> str:
 
 
 def _file(file: Attachment, name: str) -> dict[str, str]:
-    return {"name": name, "type": file.content_type, "data": file.base64}
+    return {"name": name, "type": file.full_type, "data": file.base64}
 
 
 def _filled(fields: dict[str, Any]) -> dict[str, Any]:
