@@ -8,7 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Annotated, ClassVar, Final
+from http import HTTPStatus
+from typing import Annotated, Any, ClassVar, Final
 
 import requests
 from pydantic import AfterValidator, AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr
@@ -206,6 +207,10 @@ class APIKeySettings(HTTPSettings):
 Rule = tuple[int, str, type[ProviderError]]
 """A status, a pattern searched in the provider's own error text, and what the two mean together."""
 
+GATEWAYS: Final = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT, *range(520, 525))
+"""Statuses by which a gateway speaks of the provider behind it, to which it had passed the request
+(RFC 9110 15.6.3 and 15.6.5; 520 to 524 are Cloudflare's, of an origin that fell silent)."""
+
 
 class HTTPEmailService(AbstractEmailService):
     """A provider behind an HTTP API.
@@ -214,11 +219,23 @@ class HTTPEmailService(AbstractEmailService):
     (`capabilities`), the request for a message (`build_request`), whether a 2xx is the provider's
     own and where the id is (`read_acceptance`), and which answers mean something special there
     (`rules`, `error_text`).
+
+    Whose word a 5xx is decides what it means. 502, 504 and 520 to 524 are a gateway's: the provider
+    may have accepted the message. 500 and 503 are the provider's: each that documents them says
+    that it failed and is to be tried again, and none says that a message may have gone out. A 503
+    that is a page or a text, not the provider's own error, is taken for a gateway's too: Varnish,
+    Fastly and Envoy say so of a server that fell silent with the request in its hands. An empty
+    one, and JSON of any shape, is taken for the provider's. So is any 500, since gateways have
+    other words for what is behind them.
     """
 
     Settings: ClassVar[type[ServiceSettings]] = APIKeySettings
     default_base_url: ClassVar[str]
     """Where its API is; a setting may stand in it, as "https://{settings.region}.acme.example"."""
+
+    refuses_in_2xx: ClassVar[bool] = False
+    """Whether its 2xx may say that it refused the message, or some recipients: one that was cut
+    before it said so or not is then unknown. Elsewhere its own 2xx is an acceptance, cut or not."""
 
     rules: ClassVar[tuple[Rule, ...]] = ()
     """Looked through in order, before the general ones."""
@@ -234,6 +251,7 @@ class HTTPEmailService(AbstractEmailService):
         (415, "", MessageRejected),
         (422, "", MessageRejected),
         (429, "", RateLimited),
+        *((status, "", OutcomeUnknown) for status in GATEWAYS),
     )
 
     settings: HTTPSettings
@@ -266,8 +284,20 @@ class HTTPEmailService(AbstractEmailService):
     def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:
         """What the provider took, from its own 2xx.
 
-        Raises OutcomeUnknown (`not_the_providers`) where somebody else must have answered.
+        Raises OutcomeUnknown (`unread`, `not_the_providers`) where it does not say that.
         """
+
+    def unread(self, answer: Answer) -> Acceptance:
+        """What a 2xx means in which nothing of what the provider says was found.
+
+        Accepted where it was cut before it said anything, and could have said nothing else; raises
+        OutcomeUnknown where it could, or where it says what somebody else must have said.
+        """
+        if answer.complete or answer.json or not answer.claims_json:
+            raise not_the_providers(answer)
+        if self.refuses_in_2xx:
+            raise was_cut(answer)
+        return Acceptance()
 
     def build_batch(self, messages: Sequence[EmailMessage]) -> requests.Request:
         """The provider's request for several messages; pure. Only where `max_batch` is above 1."""
@@ -327,7 +357,7 @@ class HTTPEmailService(AbstractEmailService):
                 for status, pattern, fault in (*self.rules, *self.general_rules)
                 if status == answer.status and re.search(pattern, said, re.IGNORECASE)
             ),
-            ServiceUnavailable,
+            OutcomeUnknown if _is_a_gateways(answer, said) else ServiceUnavailable,
         )
         words = self.redacted(text, messages)
         reason = f"HTTP {answer.status}: {words}" if words else f"HTTP {answer.status}."
@@ -356,9 +386,37 @@ def _storable(acceptance: Acceptance) -> Acceptance:
     return Acceptance(storable(acceptance.message_id), acceptance.refused)
 
 
+def _is_a_gateways(answer: Answer, text: str) -> bool:
+    """Whether a 503 is somebody else's words than the provider's, which `text` would hold."""
+    is_written = answer.headers.get("Content-Type", "").lower().startswith("text/")
+    unavailable = answer.status == HTTPStatus.SERVICE_UNAVAILABLE
+    return unavailable and is_written and bool(answer.body) and not text
+
+
 def not_the_providers(answer: Answer) -> OutcomeUnknown:
     """The error for a 2xx that somebody else than the provider must have given."""
     return OutcomeUnknown(f"HTTP {answer.status}, but the answer is not the provider's.")
+
+
+def each_of(answer: Answer, told: object, messages: Sequence[EmailMessage]) -> list[Any]:
+    """What the list `told`, from `answer`, says of each message; None of those it was cut before.
+
+    Raises OutcomeUnknown where it is no list, or has not one item for each message.
+    """
+    if not isinstance(told, list) or len(told) > len(messages):
+        raise _not_of_each(answer)
+    if answer.complete and len(told) < len(messages):
+        raise _not_of_each(answer)
+    return [*told, *[None] * (len(messages) - len(told))]
+
+
+def _not_of_each(answer: Answer) -> OutcomeUnknown:
+    return OutcomeUnknown(f"HTTP {answer.status}, without what became of each message.")
+
+
+def was_cut(answer: Answer) -> OutcomeUnknown:
+    """The error for a 2xx that was cut before it said what became of the message."""
+    return OutcomeUnknown(f"HTTP {answer.status}, and what it says of the message was cut.")
 
 
 def parse_retry_after(value: str, now: float) -> float | None:

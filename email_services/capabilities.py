@@ -17,6 +17,8 @@ from email_services.message import (
 )
 
 DAY_SECONDS: Final = 24 * 3600
+UTF_8: Final = (None, "utf-8", "utf8", "us-ascii", "ascii")
+"""What a file's charset is where nothing is lost if it is taken for UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,9 @@ class Capabilities:
 
     Numbers are the most it takes. recipients: over to, cc and bcc. bcc_alone: a message with
     nobody in to. any_local_part: addresses beyond ASCII left of the @. any_filename: names of
-    files beyond ASCII. attachments_scheduled: files and `send_at` together. schedule_days: how far
-    ahead, 0 for not at all. megabytes: bodies and files in base64; None for no limit of its own.
+    files beyond ASCII. any_charset: text files in another charset than UTF-8.
+    attachments_scheduled: files and `send_at` together. schedule_days: how far ahead, 0 for not at
+    all. megabytes: bodies and files in base64; None for no limit of its own.
     """
 
     recipients: int = MAX_RECIPIENTS
@@ -37,6 +40,7 @@ class Capabilities:
     attachments: int = MAX_FILES
     inline: int = MAX_FILES
     any_filename: bool = True
+    any_charset: bool = True
     tags: int = MAX_TAGS
     metadata: bool = True
     tracking: bool = True
@@ -57,6 +61,8 @@ class Capabilities:
             yield "It needs an address in to_recipients."
         if not self.any_filename and not all(file.filename.isascii() for file in message.files):
             yield "It carries no file's name beyond ASCII."
+        if not self.any_charset and any(file.charset not in UTF_8 for file in message.files):
+            yield "It carries no text file in another charset than UTF-8."
         if not self.metadata and message.metadata:
             yield "It carries no metadata."
         if not self.tracking and (message.track_opens, message.track_clicks) != (None, None):

@@ -208,11 +208,11 @@ class RateLimited(ProviderError):
 
 
 class ServiceUnavailable(ProviderError):
-    """The provider failed (3xx, 5xx) or was never reached (DNS, TCP, TLS)."""
+    """The provider failed (3xx, its own 5xx) or was never reached (DNS, TCP, TLS)."""
 
 
 class OutcomeUnknown(ProviderError):
-    """The request was written and no trustworthy answer came back."""
+    """The request was written and no trustworthy answer came back, or a gateway's (502, 504)."""
 
     outcome = UNKNOWN
 

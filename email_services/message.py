@@ -46,6 +46,9 @@ MAX_TAG: Final = 128
 MAX_METADATA: Final = 20
 MAX_METADATA_KEY: Final = 64
 MAX_METADATA_VALUE: Final = 500
+ID_NAME: Final = "mailpool_id"
+"""What our id of a message is called among what a provider's events give back."""
+
 MAX_SUBSTITUTIONS: Final = 100
 MAX_SUBSTITUTION: Final = 10_000
 LATE_SECONDS: Final = 300
@@ -141,6 +144,8 @@ def _metadata(metadata: dict[str, str]) -> dict[str, str]:
                 "A key is a letter followed by letters, digits, - and _, "
                 f"at most {MAX_METADATA_KEY} in all."
             )
+        if key.lower() == ID_NAME:
+            raise ValueError(f"{key} is set by this service, to its own id of the message.")
         if not 0 < len(header_text(value)) <= MAX_METADATA_VALUE:
             raise ValueError(
                 f"The value of {key} should have 1 to {MAX_METADATA_VALUE} characters."
@@ -367,6 +372,11 @@ class EmailMessage(BaseModel):
     def message_id_header(self) -> str:
         """The Message-ID of every copy, whoever carries it: recipients can tell them for one."""
         return f"<{self.message_id}@{self.from_email.domain}>"
+
+    @property
+    def event_data(self) -> dict[str, str]:
+        """What the provider's events should give back: our id of the message, and the metadata."""
+        return {ID_NAME: self.message_id, **self.metadata}
 
     @property
     def recipients(self) -> list[Address]:

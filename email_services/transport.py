@@ -59,6 +59,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 from urllib3.util.connection import create_connection
 from urllib3.util.ssl_ import create_urllib3_context
 
+from email_services.cut_json import whole_part
 from email_services.exceptions import OutcomeUnknown, ProviderError, ServiceUnavailable
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024
@@ -108,11 +109,11 @@ class Answer:
 
     @cached_property
     def json(self) -> Any:
-        """The body read as JSON, or None."""
+        """The body read as JSON, or None; of one that was cut, what stands whole in it."""
         try:
             return loads(self.body)
         except (JSONDecodeError, UnicodeDecodeError, RecursionError, ValueError):
-            return None
+            return None if self.complete else whole_part(self.body)
 
     @property
     def json_object(self) -> dict[str, Any]:
@@ -555,7 +556,8 @@ def _read(response: requests.Response) -> tuple[bytes, bool]:
     """Read the body up to the bound, as far as it comes: the status is known whatever follows."""
     body = bytearray()
     try:
-        for chunk in response.iter_content(16 * 1024):
+        # Not iter_content, which keeps what it has read of a chunk that is cut to itself.
+        while chunk := response.raw.read1(16 * 1024, decode_content=True):
             body += chunk
             if len(body) > MAX_ANSWER_BYTES:
                 response.close()

@@ -51,6 +51,8 @@ class Contract:
     answers: its own words for what is wrong, and what each means.
     moving: headers that differ from request to request.
     batch: an acceptance of two messages, and the ids in it.
+    our_ids: where the body of a request, as `seen` shows it, has our id of each of its messages as
+    data that the provider's events give back; None only where it carries no metadata.
     """
 
     accepted: RawAnswer
@@ -64,6 +66,7 @@ class Contract:
     answers: dict[str, tuple[RawAnswer, type[ProviderError]]] = field(default_factory=dict)
     moving: tuple[str, ...] = ()
     batch: tuple[RawAnswer, list[str | None]] | None = None
+    our_ids: Callable[[Any], list[str]] | None = None
 
 
 def http_providers() -> list[str]:
@@ -95,6 +98,12 @@ def outcome_of(service, message=None, timeout=5.0):
         return service.send(message or make_message(), timeout).message_id
     except ProviderError as error:
         return error
+
+
+def data_of(pairs: list[dict[str, str]]) -> dict[str, str]:
+    """`[{"name": ..., "value": ...}]` as a dict, whatever the case of its keys."""
+    lowered = [{key.lower(): value for key, value in pair.items()} for pair in pairs]
+    return {pair["name"]: pair["value"] for pair in lowered}
 
 
 def seen(request: Received, moving: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -18,6 +18,7 @@ def in_base64(content: bytes) -> str:
 
 
 PDF = {"filename": "report.pdf", "content": in_base64(b"%PDF-1.7 \x00\xff"), "content_type": ""}
+TEXT = {"filename": "naive.txt", "content": in_base64("naïve\r\n".encode())}
 PNG = {"filename": "logo.png", "content": in_base64(b"\x89PNG\r\n\x1a\n"), "content_id": "logo"}
 GIF = {"filename": "dot.gif", "content": in_base64(b"GIF89a"), "content_id": "dot.1"}
 
@@ -66,6 +67,7 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "a line longer than SMTP takes": {"raw_text_body": "x" * 2000},
     "one address to answer to": {"reply_to": '"Help, Inc." <help@example.net>'},
     "several addresses to answer to": {"reply_to": ["a@example.net", "B <b@example.net>"]},
+    "a header": {"headers": {"X-Order": "42"}},
     "headers": {"headers": {"X-Order": "42", "List-Unsubscribe": "<https://example.com/u?a=1>"}},
     "a long header": {"headers": {"X-Long": "word " * 150 + "end"}},
     "a header that cannot be folded": {"headers": {"X-Token": "t" * 900}},
@@ -74,6 +76,16 @@ MESSAGES: dict[str, dict[str, Any]] = {
         "attachments": [
             {**PDF, "filename": "Änderung 変更.pdf"},
             {"filename": "data.csv", "content": in_base64("a;ä\r\n".encode())},
+        ]
+    },
+    "a text file beyond ASCII": {"attachments": [TEXT]},
+    "a text file in a charset of its own": {
+        "attachments": [
+            {
+                "filename": "naive.txt",
+                "content": in_base64("naïve".encode("latin-1")),
+                "content_type": "text/plain; charset=ISO-8859-1",
+            }
         ]
     },
     "an empty attachment of no known type": {
@@ -94,6 +106,7 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "tracking on": {"track_opens": True, "track_clicks": True},
     "tracking off": {"track_opens": False, "track_clicks": False},
     "tracking of opens alone": {"track_opens": True},
+    "tracking in HTML": {"html_body": "<p>", "track_opens": True, "track_clicks": False},
     "substitutions": {
         "subject": "Hello {{name}}",
         "raw_text_body": "Dear {{ name }}, {{unknown",

@@ -14,7 +14,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
-from contract import JSON, PROVIDER_KEY, Contract, in_json, make_message, outcome_of
+from contract import JSON, PROVIDER_KEY, Contract, data_of, in_json, make_message, outcome_of
 from messages import MESSAGES, PDF, PLAIN
 from standins import answer, answer_json, reset
 
@@ -101,6 +101,7 @@ CONTRACT = Contract(
         "too late": (refusal(408, "RequestTimeoutException", "Too slow."), ServiceUnavailable),
         "another's empty answer": ((200, {}, b""), OutcomeUnknown),
     },
+    our_ids=lambda body: [data_of(body["EmailTags"])["mailpool_id"]],
 )
 
 

@@ -554,6 +554,8 @@ OUTCOMES = [
     ((401, 420), 503, "error", ["not sent", "not sent"]),
     ((500, 200), 200, "success", ["not sent", "sent"]),
     ((None, 200), 200, "success", ["unknown", "sent"]),
+    ((502, 200), 200, "success", ["unknown", "sent"]),
+    ((524, 500), 504, "unknown", ["unknown", "not sent"]),
     ((None, 500), 504, "unknown", ["unknown", "not sent"]),
     ((None, 400), 504, "unknown", ["unknown", "not sent"]),
 ]

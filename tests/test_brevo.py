@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta, timezone
 
 import pytest
 from contract import JSON, PROVIDER_KEY, Contract, in_json, make_message, make_service, outcome_of
-from standins import answer, answer_json
+from standins import answer, answer_json, response, send_and_close
 
 from email_services.exceptions import (
     AccountRefused,
@@ -61,6 +62,7 @@ CONTRACT = Contract(
         ),
         "rate": (in_json(429, error("too_many_requests", "Slow down")), RateLimited),
     },
+    our_ids=lambda body: [json.loads(body["headers"]["X-Mailin-custom"])["mailpool_id"]],
 )
 
 
@@ -97,6 +99,11 @@ def test_an_empty_answer_with_another_success_is_unknown(stand_in):
     assert type(outcome_of(service)) is OutcomeUnknown
 
 
+def test_an_accepted_answer_whose_body_is_cut_is_accepted(stand_in):
+    server = stand_in(send_and_close(response(201, JSON, b'{"messageId": "<1>"}')[:-10]))
+    assert outcome_of(make_service("brevo", server.url)) is None
+
+
 def test_the_same_message_has_the_same_idempotency_key():
     service = make_service("brevo", "http://127.0.0.1:1")
     message = make_message()
@@ -122,10 +129,11 @@ def test_a_name_that_it_would_drop_is_encoded():
     [
         {"from_name": "n" * 70},
         {"reply_to": "Help <help@example.net>"},
-        {"metadata": {"path": "C:\\temp", "n": "x" * 450, "m": "x" * 450}},
+        {"metadata": {"path": "C:\\temp", "n": "x" * 450, "m": "x" * 400}},
         {"attachments": [{"filename": "a.PDF", "content": ""}]},
         {"html_body": "<style>@media print{#a{b:c}}</style>{ %"},
         {"send_at": in_hours(71)},
+        {"to_cc": "a@bücher.example", "to_bcc": "jörg@example.org", "reply_to": "jörg@example.net"},
     ],
 )
 def test_what_it_carries(carried):
@@ -142,12 +150,15 @@ def test_what_it_carries(carried):
         ({"reply_to": "Jörg <help@example.net>"}, "beyond ASCII in reply_to"),
         ({"headers": {"IdempotencyKey": "1"}}, "no header called idempotencyKey"),
         ({"metadata": {"name": "Zoë"}}, "metadata beyond ASCII"),
-        ({"metadata": {"n": "x" * 490, "m": "x" * 490}}, "990 characters of metadata"),
+        ({"metadata": {"n": "x" * 490, "m": "x" * 440}}, "990 characters of metadata"),
         ({"attachments": [{"filename": "a.exe", "content": ""}]}, "no file with such an extension"),
         ({"subject": "{{a"}, "template language"),
         ({"raw_text_body": "{% if"}, "template language"),
         ({"html_body": "<p>{{ a }}"}, "template language"),
         ({"send_at": in_hours(73)}, "3 days"),
+        ({"to_cc": "jörg@example.org"}, "beyond ASCII left of the @ in to_cc"),
+        ({"to_recipients": "Jörg <jörg@example.org>"}, "no name of an address beyond ASCII"),
+        ({"attachments": [{"filename": "ä.pdf", "content": ""}]}, "file's name beyond ASCII"),
     ],
 )
 def test_what_it_cannot_carry(not_carried, why):

@@ -5,7 +5,7 @@ from datetime import datetime, timezone
 
 import pytest
 from conftest import make_message
-from messages import PDF, PNG
+from messages import PDF, PNG, TEXT
 
 from email_services.capabilities import Capabilities
 
@@ -64,6 +64,12 @@ TABLE = {
         {"attachments": [PDF]},
         {"attachments": [{**PDF, "filename": "ä.pdf"}]},
         "It carries no file's name beyond ASCII.",
+    ),
+    "any_charset": (
+        Capabilities(any_charset=False),
+        {"attachments": [{**TEXT, "content_type": "text/plain; charset=UTF-8"}]},
+        {"attachments": [{**TEXT, "content_type": "text/plain; charset=iso-8859-1"}]},
+        "It carries no text file in another charset than UTF-8.",
     ),
     "tags": (
         Capabilities(tags=1),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from contract import HTML, JSON, Contract, in_json, make_message, make_service, outcome_of
-from standins import answer, answer_json
+from standins import answer, answer_json, response, send_and_close
 
 from email_services.exceptions import (
     AccountRefused,
@@ -21,10 +21,20 @@ QUOTA = (
 )
 RATE = "account-requests-per-sec limit exceeded, try again after 120 seconds"
 
+
+def our_ids(fields):
+    """From the variable itself, or in a batch from what it stands for, for each recipient."""
+    found = fields["v:mailpool_id"]
+    if found != "%recipient.v:mailpool_id%":
+        return [found]
+    variables = json.loads(fields["recipient-variables"])
+    return [of_one["v:mailpool_id"] for of_one in variables.values()]
+
+
 CONTRACT = Contract(
     accepted=(200, JSON, b'{"id": "<20261124.1@example.com>", "message": "Queued. Thank you."}'),
     message_id="<20261124.1@example.com>",
-    without_id=[b'{"message": "Queued. Thank you."}', b"{}", b'{"id": 7}', b'{"id": null}'],
+    without_id=[b'{"message": "Queued. Thank you."}', b'{"id": 7}', b'{"id": null}'],
     secrets={"authorization": BASIC},
     error=lambda text: {"message": text},
     batch=(
@@ -45,8 +55,23 @@ CONTRACT = Contract(
         ),
         "a wrong domain": (in_json(404, {"message": "Domain not found"}), AccountRefused),
         "a wrong path": ((200, HTML, b"Mailgun Magnificent API"), OutcomeUnknown),
+        "words that accept nothing": (in_json(200, {"message": "Forbidden"}), OutcomeUnknown),
+        "a message of another kind": (in_json(200, {"message": ["Queued."]}), OutcomeUnknown),
     },
+    our_ids=lambda body: our_ids(dict(map(tuple, body))),
 )
+
+
+def test_words_that_accept_nothing_accept_nothing_when_they_are_cut_either(stand_in):
+    server = stand_in(send_and_close(response(200, JSON, b'{"message": "Forbidden"}')[:-1]))
+    assert type(outcome_of(make_service("mailgun", server.url))) is OutcomeUnknown
+
+
+def test_messages_that_differ_in_metadata_alone_are_one_call():
+    service = make_service("mailgun", "http://127.0.0.1:1")
+    metadata = ({"a": "1", "b": "2"}, {"a": "3", "b": "4"}, {"b": "5", "a": "6"})
+    keys = {service.batch_key(make_message(metadata=given)) for given in metadata}
+    assert len(keys) == 1
 
 
 def test_in_europe_it_is_asked_there():
@@ -108,10 +133,10 @@ def batch():
             subject="Hello {{name}}",
             raw_text_body="Dear {{name}}, 100 %",
             html_body="<p>Dear {{ name }}</p>",
-            metadata={"order": "42"},
+            metadata={"order-id": order},
             substitutions={"name": value},
         )
-        for name, value in (("ada", "Ada & Co"), ("bob", "<b>"))
+        for name, value, order in (("ada", "Ada & Co", "1"), ("bob", "<b>", "2"))
     ]
 
 
@@ -119,7 +144,8 @@ def test_messages_of_one_content_are_one_call_with_variables(stand_in):
     server = stand_in(answer(*CONTRACT.accepted))
     service = make_service("mailgun", server.url)
     assert len({service.batch_key(message) for message in batch()}) == 1
-    results = service.send_batch(batch(), 5)
+    ada, bob = batch()
+    results = service.send_batch([ada, bob], 5)
     assert [result.message_id for result in results] == [CONTRACT.message_id] * 2
     (request,) = server.requests
     assert request.form == [
@@ -130,15 +156,26 @@ def test_messages_of_one_content_are_one_call_with_variables(stand_in):
             "recipient-variables",
             json.dumps(
                 {
-                    "ada@example.org": {"text_name": "Ada & Co", "html_name": "Ada &amp; Co"},
-                    "bob@example.org": {"text_name": "<b>", "html_name": "&lt;b&gt;"},
+                    "ada@example.org": {
+                        "text_name": "Ada & Co",
+                        "html_name": "Ada &amp; Co",
+                        "v:mailpool_id": ada.message_id,
+                        "v:order-id": "1",
+                    },
+                    "bob@example.org": {
+                        "text_name": "<b>",
+                        "html_name": "&lt;b&gt;",
+                        "v:mailpool_id": bob.message_id,
+                        "v:order-id": "2",
+                    },
                 }
             ),
         ),
         ("subject", "Hello %recipient.text_name%"),
         ("text", "Dear %recipient.text_name%, 100 %"),
         ("html", "<p>Dear %recipient.html_name%</p>"),
-        ("v:order", "42"),
+        ("v:mailpool_id", "%recipient.v:mailpool_id%"),
+        ("v:order-id", "%recipient.v:order-id%"),
     ]
 
 
@@ -147,6 +184,7 @@ ALONE = {
     "a cc": {"to_cc": "b@example.org"},
     "a bcc": {"to_bcc": "b@example.org"},
     "words that Mailgun would replace": {"raw_text_body": "%recipient.name%"},
+    "metadata that Mailgun would replace": {"metadata": {"a": "%recipient.text_b%"}},
     "a value that Mailgun would replace": {"substitutions": {"a": "%recipient.text_b%"}},
 }
 
@@ -163,7 +201,7 @@ APART = {
     "another HTML": {"html_body": "<p>"},
     "a file": {"attachments": [{"filename": "a.pdf", "content": ""}]},
     "a header": {"headers": {"X-A": "1"}},
-    "metadata": {"metadata": {"a": "1"}},
+    "another key of metadata": {"metadata": {"a": "1"}},
     "a tag": {"tags": "a"},
     "an address to answer to": {"reply_to": "a@example.org"},
     "tracking": {"track_opens": True},

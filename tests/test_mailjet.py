@@ -87,6 +87,7 @@ CONTRACT = Contract(
         "rate": ((429, {}, b"Too Many Requests"), RateLimited),
     },
     batch=(in_json(200, results(accepted(1), accepted(2))), ["1", "2"]),
+    our_ids=lambda body: [message["CustomID"] for message in body["Messages"]],
 )
 
 
@@ -135,12 +136,20 @@ def cut(status, told):
     return send_and_close(whole[:-20])
 
 
-def test_an_accepted_call_whose_answer_is_cut_is_accepted(stand_in):
-    assert sent_together(stand_in, cut(200, results(accepted(1)))) == [Acceptance()] * 3
+@pytest.mark.parametrize("status", [200, 400])
+def test_of_a_call_whose_answer_is_cut_what_was_read_decides(status, stand_in):
+    told = results(accepted(1), refused("mj-0013", 400), accepted(3))
+    whole = response(status, JSON, json.dumps(told).encode())
+    until = whole.index(b'"success"', whole.index(b"mj-0013"))
+    outcomes = sent_together(stand_in, send_and_close(whole[:until]))
+    kinds = [Acceptance, MessageRejected, OutcomeUnknown]
+    assert [type(outcome) for outcome in outcomes] == kinds
 
 
-def test_a_refused_call_whose_answer_is_cut_is_unknown_for_several_messages(stand_in):
-    outcomes = sent_together(stand_in, cut(400, results(accepted(1))))
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_call_whose_answer_is_cut_before_it_says_anything_is_unknown(status, stand_in):
+    whole = response(status, JSON, json.dumps(results(accepted(1))).encode())
+    outcomes = sent_together(stand_in, send_and_close(whole[: whole.index(b"success")]))
     assert [type(outcome) for outcome in outcomes] == [OutcomeUnknown] * 3
 
 
@@ -220,6 +229,8 @@ def test_it_needs_both_keys():
         ({"attachments": [{"filename": "a.pdf", "content": ""}]}, "no empty file"),
         ({"send_at": "2126-01-01T00:00:00Z"}, "at once"),
         ({"tags": ["a", "b"]}, "at most 1 tag"),
+        ({"track_opens": True}, "in HTML alone"),
+        ({"track_clicks": True}, "in HTML alone"),
         ({"reply_to": ["a@example.org", "b@example.org"]}, "at most 1 address in reply_to"),
         ({"to_recipients": [], "to_bcc": "a@example.org"}, "to_recipients"),
     ],
@@ -227,6 +238,17 @@ def test_it_needs_both_keys():
 def test_what_it_cannot_carry(not_carried, why):
     with pytest.raises(CannotCarry, match=why):
         a_service().check(make_message(**not_carried))
+
+
+def test_a_text_is_never_tracked_and_nothing_is_asked_for():
+    untracked = make_message(track_opens=False, track_clicks=False)
+    a_service().check(untracked)
+    (asked,) = a_service().build_request(untracked).json["Messages"]
+    assert asked.keys().isdisjoint({"TrackOpens", "TrackClicks"})
+    html = make_message(html_body="<p>", track_opens=True, track_clicks=False)
+    a_service().check(html)
+    (asked,) = a_service().build_request(html).json["Messages"]
+    assert (asked["TrackOpens"], asked["TrackClicks"]) == ("enabled", "disabled")
 
 
 def test_what_it_carries_at_the_most():

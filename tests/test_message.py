@@ -196,6 +196,10 @@ PROBLEMS = {
         {"metadata": {"a b": "1"}},
         {"metadata": "A key is a letter followed by letters, digits, - and _, at most 64 in all."},
     ),
+    "metadata of our own": (
+        {"metadata": {"Mailpool_ID": "1"}},
+        {"metadata": "Mailpool_ID is set by this service, to its own id of the message."},
+    ),
     "empty metadata": (
         {"metadata": {"a": ""}},
         {"metadata": "The value of a should have 1 to 500 characters."},

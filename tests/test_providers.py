@@ -76,7 +76,8 @@ STATUSES = {
     429: RateLimited,
     **dict.fromkeys((300, 301, 302, 303, 307, 308), ServiceUnavailable),
     **dict.fromkeys((406, 408, 409, 418, 451), ServiceUnavailable),
-    **dict.fromkeys((500, 501, 502, 503, 504, 520, 599), ServiceUnavailable),
+    **dict.fromkeys((500, 501, 503, 505, 519, 525, 599), ServiceUnavailable),
+    **dict.fromkeys((502, 504, 520, 521, 522, 523, 524), OutcomeUnknown),
 }
 ODD_BODIES = {
     "nothing": ({}, b""),
@@ -104,11 +105,37 @@ def test_each_status_means_what_the_design_says(provider, status, stand_in):
 
 @every_http_provider
 @pytest.mark.parametrize("body", ODD_BODIES)
-@pytest.mark.parametrize("status", [400, 401, 429, 500])
+@pytest.mark.parametrize("status", [400, 401, 429, 500, 502, 524])
 def test_an_odd_body_changes_no_meaning(provider, status, body, stand_in):
     server = stand_in(answer(status, *ODD_BODIES[body]))
     expected = {**STATUSES, **contract_of(provider).statuses}[status]
     assert type(outcome_of(make_service(provider, server.url))) is expected
+
+
+UNAVAILABLE = {
+    "nothing": (answer(503), ServiceUnavailable),
+    "nothing, as a page": (answer(503, HTML), ServiceUnavailable),
+    "JSON": (answer_json(503, {"error": "overloaded"}), ServiceUnavailable),
+    "a gateway's page": (answer(503, HTML, b"<h1>503 Backend fetch failed</h1>"), OutcomeUnknown),
+    "a gateway's text": (
+        answer(503, {"Content-Type": "text/plain"}, b"upstream connect error or disconnect/reset"),
+        OutcomeUnknown,
+    ),
+}
+
+
+@every_http_provider
+@pytest.mark.parametrize("said", UNAVAILABLE)
+def test_unavailable_is_not_sent_unless_somebody_else_says_it(provider, said, stand_in):
+    behaviour, expected = UNAVAILABLE[said]
+    assert type(outcome_of(make_service(provider, stand_in(behaviour).url))) is expected
+
+
+@every_http_provider
+def test_unavailable_in_its_own_words_is_not_sent(provider, stand_in):
+    server = stand_in(answer_json(503, contract_of(provider).error("Come back later.")))
+    error = outcome_of(make_service(provider, server.url))
+    assert (type(error), error.reason) == (ServiceUnavailable, "HTTP 503: Come back later.")
 
 
 ITS_OWN_ANSWERS = [(name, said) for name in http_providers() for said in contract_of(name).answers]
@@ -248,7 +275,16 @@ UNKNOWN = {
     "a list": answer_json(200, ["id"]),
     "a bare word": answer_json(200, "ok"),
     "somebody else's JSON": answer_json(200, {"error": "login required"}),
+    "an empty object": answer_json(200, {}),
+    "an empty object, 201": answer_json(201, {}),
+    "JSON that refuses": answer_json(200, {"message": "Forbidden"}),
     "nothing, with a success that is not theirs": answer(204),
+    **{
+        f"a proxy's page that was cut, {status}": send_and_close(
+            response(status, HTML, PAGE)[: -len(PAGE)]
+        )
+        for status in (200, 201, 202)
+    },
 }
 
 
@@ -338,13 +374,45 @@ CUT = {
 
 @every_http_provider
 @pytest.mark.parametrize("cut", CUT)
-def test_accepted_stays_accepted_with_its_body(provider, cut, stand_in):
+def test_accepted_stays_accepted_unless_it_may_say_refused(provider, cut, stand_in):
     server = stand_in(CUT[cut](accepted_but_for_the_body(provider)))
     started = time.monotonic()
     contract = contract_of(provider)
     result = outcome_of(make_service(provider, server.url), timeout=0.5)
-    assert result == (contract.message_id if contract.id_is_in_a_header else None)
+    if find_provider(provider).refuses_in_2xx:
+        assert type(result) is OutcomeUnknown
+    else:
+        assert result == (contract.message_id if contract.id_is_in_a_header else None)
     assert time.monotonic() - started < 2
+
+
+@every_http_provider
+def test_what_was_read_before_it_was_cut_decides(provider, stand_in):
+    status, headers, body = contract_of(provider).accepted
+    server = stand_in(send_and_close(response(status, headers, body + b" " * 100)[:-50]))
+    assert outcome_of(make_service(provider, server.url)) == contract_of(provider).message_id
+
+
+REFUSALS_IN_2XX = [
+    (provider, said)
+    for provider, said in ITS_OWN_ANSWERS
+    if contract_of(provider).answers[said][0][0] in range(200, 300)
+    and contract_of(provider).answers[said][1] is not OutcomeUnknown
+]
+
+
+def test_a_provider_whose_2xx_may_refuse_says_so():
+    declared = {name for name in http_providers() if find_provider(name).refuses_in_2xx}
+    assert {provider for provider, _ in REFUSALS_IN_2XX} == declared
+
+
+@pytest.mark.parametrize(("provider", "said"), REFUSALS_IN_2XX)
+def test_a_refusal_that_was_cut_is_never_called_sent(provider, said, stand_in):
+    (status, headers, body), _ = contract_of(provider).answers[said]
+    for length in range(len(body)):
+        cut = response(status, headers, body)[: length - len(body)]
+        error = outcome_of(make_service(provider, stand_in(send_and_close(cut)).url))
+        assert isinstance(error, ProviderError), body[:length]
 
 
 @pytest.mark.parametrize(
@@ -539,7 +607,7 @@ def request_for(provider, message, stand_in):
         service.check(message)
     except CannotCarry:
         return None
-    service.send(message, 5)
+    outcome_of(service, message)  # an acceptance of one recipient may not fit
     return repr(seen(server.requests[0], contract.moving))
 
 
@@ -581,6 +649,29 @@ def test_every_field_is_tried():
     assert tried | apart == set(EmailMessage.model_fields)
 
 
+@every_http_provider
+def test_our_id_goes_along_as_data_that_events_give_back(provider, stand_in):
+    server = stand_in(answer(*contract_of(provider).accepted))
+    message = make_message(tags="one", metadata={"order": "42"})
+    service = make_service(provider, server.url)
+    if contract_of(provider).our_ids is None:
+        assert not service.capabilities.metadata
+        return
+    service.check(message)
+    outcome_of(service, message)
+    body = seen(server.requests[0])["body"]
+    assert contract_of(provider).our_ids(body) == [message.message_id]
+
+
+@every_batching_provider
+def test_in_a_batch_each_message_has_its_own_id_as_data(provider, stand_in):
+    server = stand_in(answer(*contract_of(provider).batch[0]))
+    messages = two_messages()
+    make_service(provider, server.url).send_batch(messages, 5)
+    body = seen(server.requests[0])["body"]
+    assert contract_of(provider).our_ids(body) == [message.message_id for message in messages]
+
+
 def two_messages():
     return [make_message(to_recipients=f"{name}@example.org") for name in ("a", "b")]
 
@@ -599,7 +690,7 @@ def test_two_messages_can_share_a_call(provider, stand_in):
 
 
 @every_batching_provider
-@pytest.mark.parametrize("status", [400, 401, 429, 500])
+@pytest.mark.parametrize("status", [400, 401, 429, 500, 502, 504, 520, 524])
 def test_the_fault_of_a_call_is_every_messages(provider, status, stand_in):
     service = make_service(provider, stand_in(answer(status)).url)
     expected = {**STATUSES, **contract_of(provider).statuses}[status]

@@ -4,7 +4,15 @@ import time
 from datetime import datetime, timezone
 
 import pytest
-from contract import PROVIDER_KEY, Contract, in_json, make_message, make_service, outcome_of
+from contract import (
+    PROVIDER_KEY,
+    Contract,
+    data_of,
+    in_json,
+    make_message,
+    make_service,
+    outcome_of,
+)
 from messages import PDF, PLAIN
 from standins import answer, answer_json, response, send_and_close
 
@@ -30,7 +38,7 @@ def refused(status, name, text="", headers=None):
 CONTRACT = Contract(
     accepted=in_json(200, {"id": ID}),
     message_id=ID,
-    without_id=[b"{}", b'{"id": null}', b'{"id": 7}'],
+    without_id=[b'{"id": null}', b'{"id": 7}'],
     secrets={"authorization": f"Bearer {PROVIDER_KEY}"},
     error=lambda text: {"message": text},
     answers={
@@ -61,6 +69,10 @@ CONTRACT = Contract(
         "a fault of theirs": (refused(500, "application_error"), ServiceUnavailable),
     },
     batch=(in_json(200, {"data": [{"id": ID}, {"id": OTHER_ID}]}), [ID, OTHER_ID]),
+    our_ids=lambda body: [
+        data_of(email["tags"])["mailpool_id"]
+        for email in (body if isinstance(body, list) else [body])
+    ],
 )
 
 
@@ -68,12 +80,8 @@ def check(**fields):
     make_service("resend", "http://127.0.0.1:1").check(make_message(**fields))
 
 
-def tags_of(**fields):
-    return (
-        make_service("resend", "http://127.0.0.1:1")
-        .build_request(make_message(**fields))
-        .json["tags"]
-    )
+def tags_of(message):
+    return make_service("resend", "http://127.0.0.1:1").build_request(message).json["tags"]
 
 
 def test_a_message_sent_twice_has_the_same_idempotency_key(stand_in):
@@ -87,9 +95,11 @@ def test_a_message_sent_twice_has_the_same_idempotency_key(stand_in):
 
 
 def test_tags_and_metadata_are_both_its_tags():
-    assert tags_of(tags=["welcome", "spring_2026"], metadata={"order": "42"}) == [
+    message = make_message(tags=["welcome", "spring_2026"], metadata={"order": "42"})
+    assert tags_of(message) == [
         {"name": "welcome", "value": "1"},
         {"name": "spring_2026", "value": "1"},
+        {"name": "mailpool_id", "value": message.message_id},
         {"name": "order", "value": "42"},
     ]
 
@@ -101,6 +111,7 @@ def test_tags_and_metadata_are_both_its_tags():
         ({"metadata": {"customer": "Zoë"}}, "only tags and metadata of"),
         ({"metadata": {"order": "x" * 257}}, "only tags and metadata of"),
         ({"tags": "order", "metadata": {"order": "42"}}, "the name of a key in metadata"),
+        ({"tags": "mailpool_id"}, "or called mailpool_id"),
         ({"track_opens": False}, "tracking"),
         ({"track_clicks": True}, "tracking"),
         ({"to_recipients": [f"{n}@example.org" for n in range(51)]}, "at most 50 addresses"),
@@ -235,9 +246,16 @@ def test_a_batch_whose_answer_does_not_fit_is_unknown(said, stand_in):
 
 def test_a_batch_whose_answer_is_cut_is_unknown(stand_in):
     whole = response(*in_json(200, {"data": [{"id": ID}] * 3}))
-    server = stand_in(send_and_close(whole[:-20]))
+    server = stand_in(send_and_close(whole[:-60]))
     results = make_service("resend", server.url).send_batch(three(), 5)
     assert [type(result) for result in results] == [OutcomeUnknown] * 3
+
+
+def test_a_batch_whose_answer_is_cut_after_everybody_was_named_is_sent(stand_in):
+    whole = response(*in_json(200, {"data": [{"id": ID}] * 3}))
+    server = stand_in(send_and_close(whole[:-20]))
+    results = make_service("resend", server.url).send_batch(three(), 5)
+    assert results == [Acceptance(ID), Acceptance(ID), Acceptance()]
 
 
 def test_a_batch_without_ids_is_sent(stand_in):

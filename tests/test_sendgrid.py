@@ -4,9 +4,15 @@ import time
 
 import pytest
 from contract import PROVIDER_KEY, Contract, in_json, make_message, make_service, outcome_of
-from standins import answer, answer_json
+from standins import answer, answer_json, response, send_and_close
 
-from email_services.exceptions import AccountRefused, CannotCarry, MessageRejected, RateLimited
+from email_services.exceptions import (
+    AccountRefused,
+    CannotCarry,
+    MessageRejected,
+    OutcomeUnknown,
+    RateLimited,
+)
 
 
 def errors(text):
@@ -35,6 +41,9 @@ CONTRACT = Contract(
         "size": (in_json(413, errors("Payload too large")), MessageRejected),
         "rate": (in_json(429, errors("too many requests")), RateLimited),
     },
+    our_ids=lambda body: [
+        to_one["custom_args"]["mailpool_id"] for to_one in body["personalizations"]
+    ],
 )
 
 
@@ -43,6 +52,13 @@ def test_the_end_of_a_rate_limit_is_in_unix_time(stand_in):
     server = stand_in(answer_json(429, {}, {"X-RateLimit-Reset": reset_at}))
     error = outcome_of(make_service("sendgrid", server.url))
     assert 290 < error.retry_after <= 300
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>"])
+def test_a_202_without_an_id_that_announces_a_body_is_unknown(body, stand_in):
+    head = response(202, {}, b"x" * 100)[:-100]
+    server = stand_in(send_and_close(head + body))
+    assert type(outcome_of(make_service("sendgrid", server.url))) is OutcomeUnknown
 
 
 def test_a_body_that_begins_like_a_key_is_refused_by_its_sdk(stand_in):
@@ -58,11 +74,18 @@ def test_a_files_name_with_a_comma_is_not_for_it():
         make_service("sendgrid", "http://127.0.0.1:1").check(message)
 
 
+@pytest.mark.parametrize("field", ["from_email", "to_recipients", "to_cc", "to_bcc", "reply_to"])
+def test_an_address_beyond_ascii_left_of_the_at_is_not_for_it(field):
+    service = make_service("sendgrid", "http://127.0.0.1:1")
+    with pytest.raises(CannotCarry, match="left of the @"):
+        service.check(make_message(**{field: "jörg@example.com"}))
+
+
 def test_it_takes_10000_bytes_of_metadata():
     service = make_service("sendgrid", "http://127.0.0.1:1")
-    service.check(make_message(metadata={f"k{n}": "x" * 480 for n in range(20)}))
+    service.check(make_message(metadata={f"k{n}": "x" * 486 for n in range(20)}))
     with pytest.raises(CannotCarry, match="metadata"):
-        service.check(make_message(metadata={f"k{n}": "x" * 500 for n in range(20)}))
+        service.check(make_message(metadata={f"k{n}": "x" * 487 for n in range(20)}))
 
 
 def test_messages_of_one_content_are_one_call_with_substitutions(stand_in):
@@ -95,7 +118,7 @@ def test_messages_of_one_content_are_one_call_with_substitutions(stand_in):
                     "{{sub.text.name}}": "Ada & Co",
                     "{{sub.html.name}}": "Ada &amp; Co",
                 },
-                "custom_args": {"order": "1"},
+                "custom_args": {"mailpool_id": ada.message_id, "order": "1"},
             },
             {
                 "to": [{"email": "bob@example.org"}],
@@ -105,7 +128,7 @@ def test_messages_of_one_content_are_one_call_with_substitutions(stand_in):
                     "{{sub.text.name}}": "<b>",
                     "{{sub.html.name}}": "&lt;b&gt;",
                 },
-                "custom_args": {"order": "2"},
+                "custom_args": {"mailpool_id": bob.message_id, "order": "2"},
             },
         ],
         "content": [

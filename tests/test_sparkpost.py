@@ -3,9 +3,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from contract import PROVIDER_KEY, Contract, in_json, make_message, make_service, outcome_of
+from contract import JSON, PROVIDER_KEY, Contract, in_json, make_message, make_service, outcome_of
 from messages import PDF
-from standins import answer_json
+from standins import answer_json, response, send_and_close
 
 from email_services.abstract import Acceptance
 from email_services.exceptions import (
@@ -35,7 +35,10 @@ WITH_ERRORS = errors("transmission created, but with validation errors", code="2
 CONTRACT = Contract(
     accepted=in_json(200, totals(1, 0)),
     message_id="11668787484950529",
-    without_id=[b'{"results": {}}', b'{"results": {"id": 7, "total_rejected_recipients": 0}}'],
+    without_id=[
+        b'{"results": {"total_accepted_recipients": 1}}',
+        b'{"results": {"id": 7, "total_accepted_recipients": 1, "total_rejected_recipients": 0}}',
+    ],
     secrets={"authorization": PROVIDER_KEY},
     error=errors,
     answers={
@@ -76,8 +79,11 @@ CONTRACT = Contract(
             MessageRejected,
         ),
         "nobody accepted": (in_json(200, totals(0, 1)), OutcomeUnknown),
+        "no count": (in_json(200, {"results": {"id": "1"}}), OutcomeUnknown),
+        "a count that is a list": (in_json(200, totals([1], 0)), OutcomeUnknown),
         "a count that is none": (in_json(200, totals(0, "some")), OutcomeUnknown),
     },
+    our_ids=lambda body: [body["metadata"]["mailpool_id"]],
 )
 
 TWO = {"to_recipients": ["Ada@example.org", "bob@example.org"]}
@@ -117,6 +123,25 @@ def test_some_rejected_and_nobody_knows_whom_is_unknown(stand_in, told):
         sent_to_two(stand_in, {**told, **WITH_ERRORS})
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        totals(1, 0),
+        totals(3, 0),
+        totals(0, 1, {**SYNTAX, "description": "ada@example.org"}),
+    ],
+)
+def test_numbers_that_do_not_add_up_to_everybody_are_unknown(stand_in, told):
+    with pytest.raises(OutcomeUnknown):
+        sent_to_two(stand_in, told)
+
+
+def test_an_answer_that_was_cut_after_it_counted_everybody_is_accepted(stand_in):
+    counted = b'{"results": {"total_rejected_recipients": 0, "total_accepted_recipients": 2, "id": '
+    server = stand_in(send_and_close(response(200, JSON, counted + b'"116"}}')[:-4]))
+    assert a_service(server.url).send(make_message(**TWO), 5) == Acceptance()
+
+
 def test_everybody_rejected_is_refused_in_its_own_words(stand_in):
     told = {**totals(0, 2, {**SYNTAX, "description": f"{PROVIDER_KEY} It works."}), **WITH_ERRORS}
     with pytest.raises(MessageRejected) as refused:
@@ -142,8 +167,10 @@ def test_everybody_sees_the_same_to_and_nobody_the_bcc():
     assert "dave" not in str(payload["content"])
 
 
-def test_its_template_language_is_switched_off():
-    payload = payload_of(raw_text_body="{{name}}")
+def test_its_template_language_is_switched_off_in_bodies():
+    body = {"raw_text_body": "{{name}}", "html_body": "<p>{{name}}</p>"}
+    a_service().check(make_message(**body, to_bcc="{{name}} <b@example.org>"))
+    payload = payload_of(**body)
     assert payload["content"]["text"] == "{{name}}"
     assert payload["options"] == {"perform_substitutions": False}
 
@@ -162,10 +189,19 @@ def test_a_time_to_send_at_is_in_seconds_with_its_zone():
         ({"tags": "t" * 65}, "64 bytes in a tag"),
         ({"tags": ["a", "b"]}, "at most 1 tag"),
         ({"attachments": [{**PDF, "filename": "ä" * 126 + ".pdf"}]}, "255 bytes in a file's name"),
-        ({"metadata": {f"k{n}": "x" * 500 for n in range(20)}}, "10,000 bytes of metadata"),
+        ({"metadata": {f"k{n}": "x" * 487 for n in range(20)}}, "10,000 bytes of metadata"),
         ({"raw_text_body": "x" * 21 * 1024 * 1024}, "at most 20 MB"),
         ({"send_at": "2126-01-01T00:00:00Z"}, "3 days"),
         ({"to_recipients": [], "to_bcc": "a@example.org"}, "to_recipients"),
+        ({"subject": "{{name}}"}, "{{ in bodies alone"),
+        ({"from_name": "{{name}}"}, "{{ in bodies alone"),
+        ({"reply_to": "{{name}} <b@example.org>"}, "{{ in bodies alone"),
+        ({"reply_to": "{{name}}@example.org"}, "{{ in bodies alone"),
+        ({"headers": {"X-Name": "{{name}}"}}, "{{ in bodies alone"),
+        ({"to_recipients": "{{name}} <b@example.org>"}, "{{ in bodies alone"),
+        ({"to_cc": "{{name}} <b@example.org>"}, "{{ in bodies alone"),
+        ({"headers": {"list-unsubscribe": "<https://example.com/u>"}}, "which it sets itself"),
+        ({"headers": {"List-Unsubscribe-Post": "One-Click"}}, "which it sets itself"),
     ],
 )
 def test_what_it_cannot_carry(not_carried, why):
@@ -174,7 +210,7 @@ def test_what_it_cannot_carry(not_carried, why):
 
 
 def test_what_it_carries_at_the_most():
-    metadata = {f"k{n}": "x" * 480 for n in range(20)}
+    metadata = {f"k{n}": "x" * 486 for n in range(20)}
     files = [{**PDF, "filename": "ä" * 125 + ".pdf"}]
     a_service().check(make_message(to_bcc=[f"{n}@example.org" for n in range(999)]))
     a_service().check(make_message(tags="t" * 64, attachments=files, metadata=metadata))

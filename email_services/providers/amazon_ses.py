@@ -193,7 +193,7 @@ def _parameters(message: EmailMessage) -> dict[str, Any]:
         "CcAddresses": _mailboxes(message.to_cc),
         "BccAddresses": _mailboxes(message.to_bcc),
     }
-    tags = [*((TAG, tag) for tag in message.tags), *message.metadata.items()]
+    tags = [*((TAG, tag) for tag in message.tags), *message.event_data.items()]
     parameters = {
         "FromEmailAddress": _mailbox(message.from_email),
         "Destination": _given(recipients),

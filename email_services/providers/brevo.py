@@ -15,7 +15,7 @@ from uuid import UUID
 
 import requests
 
-from email_services.abstract import USER_AGENT, Acceptance, HTTPEmailService, not_the_providers
+from email_services.abstract import USER_AGENT, Acceptance, HTTPEmailService
 from email_services.addresses import Address
 from email_services.capabilities import Capabilities
 from email_services.exceptions import AccountRefused, OutcomeUnknown
@@ -48,8 +48,9 @@ class Brevo(HTTPEmailService):
     - A message without HTML is taken (docs, send-a-transactional-email), and reaches its readers
       as HTML alone, which Brevo makes of the text (seen by users of django-anymail, whose pull
       requests 483 and 487 tell it). The SDK still says that HTML is required.
-    - Metadata is the header X-Mailin-custom, which Brevo's events give back (SDK) and every
-      recipient can read. That it would be folded is not confirmed, so it must fit one line.
+    - Metadata, our id among them, is the header X-Mailin-custom, which Brevo's events give back
+      (SDK) and every recipient can read; nothing else comes back with them. That it would be folded
+      is not confirmed, so it must fit one line.
     - A header's value beyond ASCII leaves as raw UTF-8, JSON's escapes too; so does a name in
       replyTo. A name elsewhere that is beyond ASCII and holds a comma or the like is dropped,
       unless we encode it (all seen by the authors of django-anymail).
@@ -60,10 +61,14 @@ class Brevo(HTTPEmailService):
       (docs, heterogenous-versions-batch-emails). That the status is 400 is not confirmed.
     - Standard headers are not supported (SDK), so that our Message-ID stays behind.
     - A file's type is the one of its extension, and there are no inline images nor tracking by
-      message (SDK, django-anymail). Names of files beyond ASCII are not confirmed.
+      message (SDK, django-anymail). A file's name beyond ASCII arrives garbled, and every text file
+      is said to be UTF-8 (django-anymail, issue 449).
+    - Where an address is beyond ASCII left of the @, its name in `to` goes missing, and in `cc` the
+      whole Cc header (django-anymail).
     - `scheduledAt` reaches 72 hours ahead (docs, schedule-batch-sendings).
     - Quota is 402; an account under validation, and a sender that is not valid, may be 400 (not
       confirmed).
+    - Of 500 and 503 its reference says nothing: see HTTPEmailService.
     - 429 has no Retry-After; x-sib-ratelimit-reset holds seconds (docs, limit-headers).
     - An acceptance may have no body (django-anymail provides for it).
     """
@@ -75,6 +80,8 @@ class Brevo(HTTPEmailService):
         bcc_alone=False,
         reply_to=1,
         inline=0,
+        any_filename=False,
+        any_charset=False,
         tracking=False,
         schedule_days=3,
         megabytes=20,
@@ -89,15 +96,19 @@ class Brevo(HTTPEmailService):
         addresses = (message.from_email, *message.recipients, *message.reply_to)
         if any(len(_name(address)) > MAX_NAME for address in addresses):
             yield f"It carries names of at most {MAX_NAME} characters."
+        if not all(address.email.isascii() for address in message.to_cc):
+            yield "It carries no address beyond ASCII left of the @ in to_cc."
+        if any(address.name and not address.email.isascii() for address in message.to_recipients):
+            yield "It carries no name of an address beyond ASCII left of the @."
         if not all(address.name.isascii() for address in message.reply_to):
             yield "It carries no name beyond ASCII in reply_to."
         if "idempotencykey" in map(str.lower, message.headers):
             yield "It carries no header called idempotencyKey, which it keeps for itself."
-        metadata = json.dumps(message.metadata)
+        metadata = json.dumps(message.event_data)
         if "\\u" in metadata:
             yield "It carries no metadata beyond ASCII."
         if len(metadata) > MAX_METADATA:
-            yield f"It carries at most {MAX_METADATA} characters of metadata."
+            yield f"It carries at most {MAX_METADATA} characters of metadata with our id."
         if not all(FILE.fullmatch(file.filename) for file in message.attachments):
             yield "It carries no file with such an extension."
         texts = (message.subject, message.raw_text_body, message.html_body)
@@ -106,9 +117,11 @@ class Brevo(HTTPEmailService):
 
     def build_request(self, message: EmailMessage) -> requests.Request:
         """See HTTPEmailService."""
-        headers = {**message.headers, "idempotencyKey": str(UUID(message.message_id))}
-        if message.metadata:
-            headers["X-Mailin-custom"] = json.dumps(message.metadata)
+        headers = {
+            **message.headers,
+            "idempotencyKey": str(UUID(message.message_id)),
+            "X-Mailin-custom": json.dumps(message.event_data),
+        }
         payload = {
             "sender": _mailbox(message.from_email),
             "replyTo": _mailbox(message.reply_to[0]) if message.reply_to else None,
@@ -137,10 +150,10 @@ class Brevo(HTTPEmailService):
         if "messageId" in answer.json_object:
             message_id = answer.json_object["messageId"]
             return Acceptance(message_id if isinstance(message_id, str) else None)
-        cut = answer.claims_json and not answer.complete
-        if cut or (answer.status in {HTTPStatus.CREATED, HTTPStatus.ACCEPTED} and not answer.body):
+        is_accepted = answer.status in {HTTPStatus.CREATED, HTTPStatus.ACCEPTED}
+        if is_accepted and answer.complete and not answer.body:
             return Acceptance()
-        raise not_the_providers(answer)
+        return self.unread(answer)
 
     def error_text(self, answer: Answer) -> str:
         """`{"code": "...", "message": "..."}`."""

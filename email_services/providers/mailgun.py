@@ -21,7 +21,6 @@ from email_services.abstract import (
     USER_AGENT,
     Acceptance,
     HTTPEmailService,
-    not_the_providers,
     shared_content,
 )
 from email_services.capabilities import Capabilities
@@ -42,14 +41,21 @@ class Mailgun(HTTPEmailService):
       (github.com/TryGhost/Ghost issues 15725 and 24494).
     - 429 has no documented Retry-After; the text says "try again after 120 seconds" (OpenAPI).
     - 401 is the bare string "Forbidden", not JSON (documentation, responses).
+    - 500 is "Internal Error on the Mailgun side", to be tried again (documentation, responses); of
+      503 it says nothing: see HTTPEmailService.
+    - A 200 without an id is an acceptance if it says "Queued. Thank you." (documentation): one
+      with other words, or with none, is not.
     - A wrong path is answered 200 "Mailgun Magnificent API", which is no acceptance (seen by the
       authors of django-anymail).
     - An account that is not activated gives 400, told apart by the text (not confirmed).
     - A sender beyond ASCII left of the @ leaves with broken headers (django-anymail).
     - `to` is required (documentation): a message with bcc alone is not for Mailgun.
+    - A file's type is that of its part, with its charset (django-anymail issue 449).
     - The filename of an inline image is its content id (documentation).
     - `o:deliverytime` reaches 3 days ahead on every plan, 7 on some (documentation).
     - Headers, tags and metadata may have 16 KB together (documentation).
+    - Metadata, `v:`, are in the header X-Mailgun-Variables, which recipients can read (OpenAPI). In
+      a batch, each is a variable of the recipient's, called "v:KEY" (django-anymail).
     - A batch has no Message-ID of ours: a header is the same for all its recipients.
     """
 
@@ -81,13 +87,19 @@ class Mailgun(HTTPEmailService):
                 ("subject", message.subject),
                 ("h:Message-Id", message.message_id_header),
                 *_bodies(message.raw_text_body, message.html_body),
+                *((f"v:{key}", value) for key, value in message.event_data.items()),
             ],
         )
 
     def batch_key(self, message: EmailMessage) -> Hashable | None:
-        """Messages of one content, each to one recipient who sees nobody else."""
-        content = shared_content(message, reserved="%recipient")
-        return content and (content, *message.metadata.items())
+        """Messages of one content, each to one recipient who sees nobody else.
+
+        Their metadata have the same keys: a key that one lacks would come back empty.
+        """
+        if any(_RESERVED in value for value in message.metadata.values()):
+            return None
+        content = shared_content(message, reserved=_RESERVED)
+        return content and (content, *sorted(message.metadata))
 
     def build_batch(self, messages: Sequence[EmailMessage]) -> requests.Request:
         """One content with `recipient-variables`; HTML has variables of its own, escaped."""
@@ -103,6 +115,7 @@ class Mailgun(HTTPEmailService):
                     first.marked(first.raw_text_body, _TEXT_VARIABLE),
                     first.marked(first.html_body, _HTML_VARIABLE),
                 ),
+                *((f"v:{key}", _DATA_VARIABLE(key)) for key in first.event_data),
             ],
         )
 
@@ -118,7 +131,6 @@ class Mailgun(HTTPEmailService):
             form.append(("h:Reply-To", ", ".join(map(str, message.reply_to))))
         form += [(f"h:{name}", value) for name, value in message.headers.items()]
         form += [("o:tag", tag) for tag in message.tags]
-        form += [(f"v:{key}", value) for key, value in message.metadata.items()]
         if message.track_opens is not None:
             form.append(("o:tracking-opens", _yes_or_no(message.track_opens)))
         if message.track_clicks is not None:
@@ -126,8 +138,8 @@ class Mailgun(HTTPEmailService):
         if message.send_at:
             form.append(("o:deliverytime", format_datetime(message.send_at)))
         files = [
-            *(("attachment", (f.filename, f.content, f.content_type)) for f in message.attachments),
-            *(("inline", (f.content_id, f.content, f.content_type)) for f in message.inline),
+            *(("attachment", (f.filename, f.content, f.full_type)) for f in message.attachments),
+            *(("inline", (f.content_id, f.content, f.full_type)) for f in message.inline),
         ]
         return requests.Request(
             "POST",
@@ -140,14 +152,11 @@ class Mailgun(HTTPEmailService):
 
     def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:  # noqa: ARG002
         """The id keeps its angle brackets, as Mailgun's events and logs show it."""
-        if isinstance(answer.json, dict):
-            if answer.json and not answer.json.keys() & {"id", "message"}:
-                raise not_the_providers(answer)
-            queued = answer.json.get("id")
-            return Acceptance(queued if isinstance(queued, str) else None)
-        if answer.claims_json and not answer.complete:
-            return Acceptance()
-        raise not_the_providers(answer)
+        said = answer.json_object
+        if "id" not in said and not str(said.get("message", "")).startswith("Queued"):
+            return self.unread(answer)
+        queued = said.get("id")
+        return Acceptance(queued if isinstance(queued, str) else None)
 
     def error_text(self, answer: Answer) -> str:
         """`{"message": "..."}`, or a bare string."""
@@ -167,12 +176,17 @@ class Mailgun(HTTPEmailService):
 
 _TEXT_VARIABLE = "%recipient.text_{}%".format
 _HTML_VARIABLE = "%recipient.html_{}%".format
+_DATA_VARIABLE = "%recipient.v:{}%".format
+_RESERVED = "%recipient"
 
 
 def _variables(message: EmailMessage) -> dict[str, str]:
     values = message.substitutions or {}
-    plain = {f"text_{name}": value for name, value in values.items()}
-    return plain | {f"html_{name}": html.escape(value) for name, value in values.items()}
+    return {
+        **{f"text_{name}": value for name, value in values.items()},
+        **{f"html_{name}": html.escape(value) for name, value in values.items()},
+        **{f"v:{key}": value for key, value in message.event_data.items()},
+    }
 
 
 def _bodies(text: str, rich: str) -> list[tuple[str, str]]:
@@ -184,7 +198,8 @@ def _yes_or_no(wanted: bool) -> str:
 
 
 def _parameter_bytes(message: EmailMessage) -> int:
-    pairs = (*message.headers.items(), *message.metadata.items(), *((t, "") for t in message.tags))
+    tags = ((tag, "") for tag in message.tags)
+    pairs = (*message.headers.items(), *message.event_data.items(), *tags)
     return sum(len(name.encode()) + len(value.encode()) for name, value in pairs)
 
 

@@ -23,7 +23,7 @@ from email_services.abstract import (
     HTTPEmailService,
     Key,
     ServiceSettings,
-    not_the_providers,
+    each_of,
 )
 from email_services.addresses import Address
 from email_services.attachments import Attachment
@@ -63,6 +63,8 @@ class Mailjet(HTTPEmailService):
     - Each refusal has a StatusCode of its own, which is the one that is classified here (guide).
     - Wrong keys are 401 mj-0015, a suspended key 401 mj-0001, a sender that is not validated 403
       send-0008 (guide). 429 is plain text, not JSON (django-anymail).
+    - 500 is an error of its own, with an ErrorIdentifier to tell its support (guide); of 503 it
+      says nothing: see HTTPEmailService.
     - Every recipient has an id of its own; ours is the MessageID of the first in To, which
       Mailjet's other APIs and its events take (guide).
     - Message-Id is a forbidden header, so that our Message-ID stays behind; CustomID, which
@@ -71,9 +73,10 @@ class Mailjet(HTTPEmailService):
     - `To` is required (mj-0003, guide): a message with bcc alone is not for it.
     - 50 recipients a message, and by some accounts 50 a call: messages that share one have one
       recipient each, so that both hold. They have no files either, whose 15 MB may be a call's.
+    - ContentType is a MIME type (guide); that it takes a charset is not confirmed.
     - An empty string is refused where a file's content should be (mj-0012, guide).
-    - Opens and clicks are tracked in HTML alone (guide).
-    - Addresses beyond ASCII left of the @ are left to Mailjet to judge (not confirmed).
+    - Opens and clicks are tracked in HTML alone, and asked for with HTML alone (guide).
+    - Addresses beyond ASCII left of the @ are carried (django-anymail).
     """
 
     provider = "mailjet"
@@ -90,6 +93,7 @@ class Mailjet(HTTPEmailService):
         megabytes=15,
     )
     max_batch = 50
+    refuses_in_2xx = True
     rules = ((400, r"mj-0001|mj-0015|send-000[678]", AccountRefused),)
 
     def lacking(self, message: EmailMessage) -> Iterable[str]:
@@ -99,6 +103,8 @@ class Mailjet(HTTPEmailService):
         for name in message.headers:
             if name.lower() in ITS_HEADERS:
                 yield f"It carries no header {name}, which it sets itself."
+        if not message.html_body and (message.track_opens or message.track_clicks):
+            yield "It tracks opens and clicks in HTML alone."
         if not all(file.content for file in message.files):
             yield "It carries no empty file."
 
@@ -145,21 +151,17 @@ class Mailjet(HTTPEmailService):
         """One result for each message, in their order."""
         results = _results(answer)
         if results is None:
-            if answer.claims_json and not answer.complete:
-                return [Acceptance() for _ in messages]
-            raise not_the_providers(answer)
-        if len(results) != len(messages):  # which is whose, it does not say
-            raise OutcomeUnknown(f"HTTP {answer.status}, without what became of each message.")
+            return [self.unread(answer) for _ in messages]
         return [
             self._outcome(answer, result, message)
-            for result, message in zip(results, messages, strict=True)
+            for result, message in zip(each_of(answer, results, messages), messages, strict=True)
         ]
 
     def _outcome(
         self, answer: Answer, result: Any, message: EmailMessage
     ) -> Acceptance | ProviderError:
         """What became of `message`, by its own Status."""
-        status = result.get("Status") if isinstance(result, dict) else None
+        status = _status(result)
         if status == "success":
             return Acceptance(_first_id(result))
         if status != "error":
@@ -196,13 +198,17 @@ def _message(message: EmailMessage) -> dict[str, Any]:
         "CustomID": message.message_id,
         "CustomCampaign": message.tags[0] if message.tags else None,
         "EventPayload": json.dumps(message.metadata) if message.metadata else None,
-        "TrackOpens": _TRACK[message.track_opens],
-        "TrackClicks": _TRACK[message.track_clicks],
+        **(_tracking(message) if message.html_body else {}),
     }
     return {name: value for name, value in fields.items() if value}
 
 
-_TRACK: Final = {None: None, True: "enabled", False: "disabled"}
+def _tracking(message: EmailMessage) -> dict[str, str | None]:
+    wanted = {None: None, True: "enabled", False: "disabled"}
+    return {
+        "TrackOpens": wanted[message.track_opens],
+        "TrackClicks": wanted[message.track_clicks],
+    }
 
 
 def _mailbox(address: Address) -> dict[str, str]:
@@ -212,16 +218,25 @@ def _mailbox(address: Address) -> dict[str, str]:
 
 def _file(file: Attachment) -> dict[str, str]:
     return {
-        "ContentType": file.content_type,
+        "ContentType": file.full_type,
         "Filename": file.filename,
         "Base64Content": file.base64,
     }
 
 
 def _results(answer: Answer) -> list[Any] | None:
-    """What the answer tells of each message, or None."""
+    """What the answer tells of each message, or of those it was not cut before; or None."""
     results = answer.json_object.get("Messages")
-    return results if isinstance(results, list) else None
+    if not isinstance(results, list):
+        return None
+    if answer.complete:
+        return results
+    has_whole_end = bool(results) and _status(results[-1])
+    return (results if has_whole_end else results[:-1]) or None
+
+
+def _status(result: Any) -> Any:
+    return result.get("Status") if isinstance(result, dict) else None
 
 
 def _first_id(result: dict[str, Any]) -> str | None:

@@ -13,7 +13,13 @@ from typing import Any, Final
 
 import requests
 
-from email_services.abstract import USER_AGENT, Acceptance, HTTPEmailService, not_the_providers
+from email_services.abstract import (
+    USER_AGENT,
+    Acceptance,
+    HTTPEmailService,
+    each_of,
+    was_cut,
+)
 from email_services.addresses import Address
 from email_services.attachments import Attachment, InlineImage
 from email_services.capabilities import Capabilities
@@ -65,11 +71,15 @@ class Postmark(HTTPEmailService):
     - A batch is answered 200 with an ErrorCode for each message, in order (batch emails).
     - Message-ID is kept (send a single email); X-PM-KeepID asks for it where it is not, as over
       SMTP (Symfony's and Swift's bridges; that the API needs it is not confirmed).
-    - One tag. Metadata: 10 pairs, keys of 20 and values of 80 characters (not confirmed).
+    - One tag. Metadata: 10 pairs, one of them our id, keys of 20 and values of 80 characters (not
+      confirmed). Recipients do not see them (custom metadata).
     - The server's TrackOpens cannot be switched off by a message (tracking opens, per email);
       its TrackLinks can (tracking links).
+    - ContentType takes a charset (django-anymail issue 449).
     - A message without `To` is taken if it has Cc or Bcc (django-anymail).
     - No addresses beyond ASCII left of the @ (django-anymail). 50 recipients, 10 MB (overview).
+    - After a 500 the message is lost "in most cases", and 503 is maintenance (overview, response
+      codes): neither is sent.
     - A 429 has no Retry-After (rate limits); there is no idempotency key.
     """
 
@@ -79,6 +89,7 @@ class Postmark(HTTPEmailService):
         recipients=50, any_local_part=False, tags=1, schedule_days=0, megabytes=10
     )
     max_batch = 500
+    refuses_in_2xx = True
     rules = (
         *(
             (status, rf"^ErrorCode ({codes}):", fault)
@@ -95,11 +106,11 @@ class Postmark(HTTPEmailService):
             yield "It carries at most 5 MB of text and 5 MB of HTML."
         if message.track_opens is False:
             yield "It cannot switch the tracking of opens off for a message."
-        if len(message.metadata) > MAX_METADATA or any(
+        if len(message.event_data) > MAX_METADATA or any(
             len(key) > MAX_METADATA_KEY or len(value) > MAX_METADATA_VALUE
-            for key, value in message.metadata.items()
+            for key, value in message.event_data.items()
         ):
-            yield "It carries at most 10 metadata, keys of 20 and values of 80 characters."
+            yield "It carries at most 9 metadata with keys of 20 and values of 80 characters."
 
     def build_request(self, message: EmailMessage) -> requests.Request:
         """See HTTPEmailService."""
@@ -115,14 +126,14 @@ class Postmark(HTTPEmailService):
 
     def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:
         """MessageID, and which recipients are inactive."""
-        if answer.claims_json and not answer.complete:
-            return Acceptance()
         return self._acceptance(answer, answer.json, message)
 
     def _acceptance(self, answer: Answer, said: Any, message: EmailMessage) -> Acceptance:
         """What Postmark `said` of one message, alone or in a batch."""
         if not isinstance(said, dict) or not said.keys() & {"ErrorCode", "MessageID"}:
-            raise not_the_providers(answer)
+            return self.unread(answer)
+        if not answer.complete and not said.keys() >= {"ErrorCode", "Message"}:
+            raise was_cut(answer)
         text = _words(said)
         inactive = _inactive(text, message)
         if _code(said) or len(inactive) == len(message.recipients):
@@ -147,9 +158,7 @@ class Postmark(HTTPEmailService):
         self, answer: Answer, messages: Sequence[EmailMessage]
     ) -> list[Acceptance | ProviderError]:
         """An object for each, like the one that a message alone is answered with."""
-        said = answer.json
-        if not isinstance(said, list) or len(said) != len(messages):
-            raise OutcomeUnknown(f"HTTP {answer.status}, without what became of each message.")
+        said = each_of(answer, answer.json, messages)
         return [self._result(answer, *pair) for pair in zip(said, messages, strict=True)]
 
     def _result(
@@ -192,7 +201,7 @@ def _email(message: EmailMessage) -> dict[str, Any]:
         "Headers": [{"Name": name, "Value": value} for name, value in headers.items()],
         "Attachments": [_attachment(file) for file in message.files],
         "Tag": "".join(message.tags),  # there is one at most
-        "Metadata": message.metadata,
+        "Metadata": message.event_data,
         "TrackOpens": message.track_opens,
     }
     if message.track_clicks is not None:
@@ -208,7 +217,7 @@ def _attachment(file: Attachment) -> dict[str, str]:
     attachment = {
         "Name": file.filename,
         "Content": file.base64,
-        "ContentType": file.content_type,
+        "ContentType": file.full_type,
     }
     if isinstance(file, InlineImage):
         attachment["ContentID"] = f"cid:{file.content_id}"

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import requests
 
-from email_services.abstract import USER_AGENT, Acceptance, HTTPEmailService, not_the_providers
+from email_services.abstract import USER_AGENT, Acceptance, HTTPEmailService
 from email_services.attachments import Attachment, InlineImage
 from email_services.capabilities import Capabilities
 from email_services.exceptions import (
@@ -23,7 +23,7 @@ from email_services.exceptions import (
     OutcomeUnknown,
     ProviderError,
 )
-from email_services.message import EmailMessage
+from email_services.message import ID_NAME, EmailMessage
 from email_services.transport import Answer
 
 MAX_TO: Final = 50
@@ -39,10 +39,13 @@ class Resend(HTTPEmailService):
     - The same Idempotency-Key and payload within 24 hours give the first id again, and nothing is
       sent. 409 says that the key is in use or stood for another payload: the message may have been
       sent before (errors; changelog, batch idempotency keys).
-    - A tag has a name and a value (OpenAPI). One of ours has the value "1", and metadata are tags
-      by their key; events give both back by name, so that no name may occur twice.
+    - A tag has a name and a value (OpenAPI). One of ours has the value "1", and metadata, our id
+      of the message among them, are tags by their key; events give both back by name, so that no
+      name may occur twice.
     - Tracking is set for a domain, never for a message (docs).
     - An exhausted quota is 429, like a rate limit; the name tells them apart (errors).
+    - 500 is an unexpected error of its own, to be tried again (errors); of 503 it says nothing: see
+      HTTPEmailService.
     - A wrong key is 403 in the docs; 400 "API key is invalid" has been seen.
     - 451 security_error is taken to be about the message (not confirmed).
     - `to` is required and has 50 addresses at most (OpenAPI). No addresses beyond ASCII left of
@@ -50,6 +53,7 @@ class Resend(HTTPEmailService):
     - `scheduled_at` reaches 30 days ahead (not confirmed).
     - Message-ID is asked for as any header; Amazon SES, which delivers, may set its own (not
       confirmed).
+    - content_type takes a charset (django-anymail issue 449).
     - A batch has no files, which it drops in silence, and no `scheduled_at` (docs). It is sent
       `permissive`: one bad message does not stop the others, and `errors` names it by its index,
       while `data` has the ids of the others in order (changelog, batch validation modes; that
@@ -83,8 +87,8 @@ class Resend(HTTPEmailService):
             yield f"It carries at most {MAX_TO} addresses in to_recipients."
         if not all(TAG.fullmatch(text) for text in (*message.tags, *message.metadata.values())):
             yield "It carries only tags and metadata of at most 256 letters, digits, - and _."
-        if not message.metadata.keys().isdisjoint(message.tags):
-            yield "It carries no tag with the name of a key in metadata."
+        if not message.event_data.keys().isdisjoint(message.tags):
+            yield f"It carries no tag with the name of a key in metadata, or called {ID_NAME}."
 
     def build_request(self, message: EmailMessage) -> requests.Request:
         """See HTTPEmailService."""
@@ -100,13 +104,7 @@ class Resend(HTTPEmailService):
 
     def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:  # noqa: ARG002
         """`{"id": "..."}`."""
-        if isinstance(answer.json, dict):
-            if answer.json and "id" not in answer.json:
-                raise not_the_providers(answer)
-            return _acceptance(answer.json)
-        if answer.claims_json and not answer.complete:
-            return Acceptance()
-        raise not_the_providers(answer)
+        return _acceptance(answer.json) if "id" in answer.json_object else self.unread(answer)
 
     def batch_key(self, message: EmailMessage) -> Hashable | None:
         """Any messages can share a call, unless they have files or wait for a time."""
@@ -150,7 +148,7 @@ class Resend(HTTPEmailService):
 
 
 def _email(message: EmailMessage) -> dict[str, Any]:
-    tags = {**dict.fromkeys(message.tags, "1"), **message.metadata}
+    tags = {**dict.fromkeys(message.tags, "1"), **message.event_data}
     email: dict[str, Any] = {
         "from": str(message.from_email),
         "to": [str(address) for address in message.to_recipients],
@@ -175,7 +173,7 @@ def _attachment(file: Attachment) -> dict[str, str]:
     attachment = {
         "filename": file.filename,
         "content": file.base64,
-        "content_type": file.content_type,
+        "content_type": file.full_type,
     }
     if isinstance(file, InlineImage):
         attachment["content_id"] = file.content_id

@@ -73,21 +73,34 @@ class SendGrid(HTTPEmailService):
     - An exhausted quota is 401 "Maximum credits exceeded", like a bad key; both are the account's
       (twilio.com support article 34677918767131, sendgrid-nodejs issue 1032).
     - 429 has no documented Retry-After; X-RateLimit-Reset holds the time in Unix seconds (docs).
-    - 202 has an empty body; the id is in X-Message-Id (docs).
+    - 500 and 503 are its own words ("an error occurred on a SendGrid server", "the v3 API is not
+      available": docs, errors); it documents 504 too, which is a gateway's here.
+    - 202 has an empty body; the id is in X-Message-Id (docs). Without either, one that announces
+      a body is somebody else's.
     - `to` is required in every personalization (docs): a message with bcc alone is not for it.
     - The SDK refuses a body that begins with something like an API key (its ValidateApiKey).
     - Message-ID is not among the headers it reserves, so that it is asked to keep ours (docs;
       whether it does is not confirmed).
     - The name of a file must hold no comma and no semicolon (docs); one beyond ASCII
       arrives garbled (seen by the authors of django-anymail).
+    - The type of a file must hold no semicolon (docs; "The attachment type cannot contain ';'",
+      django-anymail issue 492), so that its charset stays behind; SendGrid adds one of its own.
     - Substitutions go into the bodies of a batch as they are (docs); the subject is finished here.
     - `send_at` reaches 72 hours ahead (docs).
-    - Addresses beyond ASCII left of the @ are left to SendGrid to judge (not confirmed).
+    - An address is of the format "email" (OpenAPI description), which has no characters beyond
+      ASCII left of the @: those are another format, "idn-email" (JSON Schema, 7.3.2).
     """
 
     provider = "sendgrid"
     default_base_url = "https://api.sendgrid.com"
-    capabilities = Capabilities(bcc_alone=False, any_filename=False, schedule_days=3, megabytes=30)
+    capabilities = Capabilities(
+        bcc_alone=False,
+        any_local_part=False,
+        any_filename=False,
+        any_charset=False,
+        schedule_days=3,
+        megabytes=30,
+    )
     max_batch = 1000
     substitutes = True
 
@@ -106,8 +119,8 @@ class SendGrid(HTTPEmailService):
             yield "It carries no file's name with a comma."
         if not all(file.content for file in message.files):
             yield "It carries no empty file."
-        if len(json.dumps(message.metadata)) > MAX_METADATA_BYTES:
-            yield "It carries at most 10,000 bytes of metadata."
+        if len(json.dumps(message.event_data)) > MAX_METADATA_BYTES:
+            yield "It carries at most 10,000 bytes of metadata with our id."
 
     def build_request(self, message: EmailMessage) -> requests.Request:
         """See HTTPEmailService; the SDK's helpers write the payload."""
@@ -158,7 +171,7 @@ class SendGrid(HTTPEmailService):
         """X-Message-Id; the `sg_message_id` of SendGrid's events begins with it."""
         if message_id := answer.headers.get("X-Message-Id"):
             return Acceptance(message_id)
-        if answer.status == HTTPStatus.ACCEPTED and not answer.body:
+        if answer.status == HTTPStatus.ACCEPTED and answer.complete and not answer.body:
             return Acceptance()
         raise not_the_providers(answer)
 
@@ -247,7 +260,7 @@ def _recipients(message: EmailMessage) -> Personalization:
     ):
         for address in addresses:
             recipients.add_email(_mailbox(kind, address))
-    for key, value in message.metadata.items():
+    for key, value in message.event_data.items():
         recipients.add_custom_arg(CustomArg(key, value))
     return recipients
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import requests
 
-from email_services.abstract import USER_AGENT, Acceptance, HTTPEmailService, not_the_providers
+from email_services.abstract import USER_AGENT, Acceptance, HTTPEmailService, was_cut
 from email_services.addresses import Address
 from email_services.attachments import Attachment
 from email_services.capabilities import Capabilities
@@ -29,6 +29,9 @@ MAX_METADATA_BYTES: Final = 10_000
 MAX_HEADER_TO: Final = 5 * MEGABYTE
 """Characters of all header_to together, each of which names everybody in to; our own limit."""
 
+ITS_HEADERS: Final = frozenset({"list-unsubscribe", "list-unsubscribe-post"})
+
+_COUNTED: Final = ("accepted", "rejected")
 _BETWEEN_WORDS = re.compile(r"[\s<>()\[\]\"',;:]+")
 
 
@@ -41,28 +44,36 @@ class SparkPost(HTTPEmailService):
     - Everybody is in `recipients`. header_to is the To that they see, and content.headers.Cc the
       Cc (sparkpost.com/docs/faq/cc-bcc-with-rest-api). That To has to name somebody: a message
       with cc or bcc alone is not for it.
-    - {{...}} is its template language unless perform_substitutions is false (documentation).
+    - {{...}} is its template language in from, subject, reply_to, headers and the bodies
+      (documentation, inline content). perform_substitutions switches it off in the bodies alone; it
+      has no escape. Where it stands in header_to is not confirmed, and taken for a header.
+    - A List-Unsubscribe of the message's own is ignored in silence: SparkPost sets one (user guide,
+      remove-list-unsubscribe-header; django-anymail, whose authors saw it).
     - It adds up whom it accepted and whom it rejected. A 200 may reject some, and rcpt_to_errors,
       which its reference shows and does not explain, need not name them (documentation). Where
       they cannot be told, all is unknown: some got the message and some did not.
     - A 200 that accepted nobody is a refusal if it tells an error, and else unknown: the reference
-      shows such a one for a scheduled transmission.
+      shows such a one for a scheduled transmission. So is one whose numbers do not add up to all
+      recipients.
     - Over a limit of the account is 420, "Exceed Sending Limit", and nothing is sent
       (documentation). A sending domain that is not verified is 400, code 7001 (documentation), or
       1100 where its DKIM is missing (not confirmed).
+    - 500 and 503 are its own: to be tried again (documentation, API conventions).
     - A suppressed recipient is accepted, and an event tells; older accounts were answered 400,
       code 1902 (not confirmed).
     - One tag, campaign_id, of 64 bytes; start_time is at most 3 days ahead (documentation).
+    - A file's type takes a charset (documentation, attachment object).
     - An inline image's name is its content id, and its file's name is not sent (documentation).
     - It is asked to keep our Message-ID (not confirmed), and several addresses in reply_to are
       joined by commas, as django-anymail does.
-    - Addresses beyond ASCII left of the @, and empty files, are left to SparkPost to judge (not
-      confirmed).
+    - Addresses beyond ASCII left of the @ are delivered (django-anymail). Empty files are left to
+      SparkPost to judge (not confirmed).
     """
 
     provider = "sparkpost"
     default_base_url = "https://api.sparkpost.com"
     capabilities = Capabilities(bcc_alone=False, tags=1, schedule_days=3, megabytes=20)
+    refuses_in_2xx = True
     rules = (
         (400, r"\b(7001|1100)\b|sending domain", AccountRefused),
         (420, "", AccountRefused),
@@ -76,8 +87,13 @@ class SparkPost(HTTPEmailService):
             yield f"It carries at most {MAX_TAG_BYTES} bytes in a tag."
         if any(len(file.filename.encode()) > MAX_FILENAME_BYTES for file in message.attachments):
             yield f"It carries at most {MAX_FILENAME_BYTES} bytes in a file's name."
-        if len(json.dumps(message.metadata)) > MAX_METADATA_BYTES:
-            yield f"It carries at most {MAX_METADATA_BYTES:,} bytes of metadata."
+        if any("{{" in text for text in _rendered(message)):
+            yield "It carries {{ in bodies alone: elsewhere it is its template language."
+        for name in message.headers:
+            if name.lower() in ITS_HEADERS:
+                yield f"It carries no header {name}, which it sets itself."
+        if len(json.dumps(message.event_data)) > MAX_METADATA_BYTES:
+            yield f"It carries at most {MAX_METADATA_BYTES:,} bytes of metadata with our id."
 
     def build_request(self, message: EmailMessage) -> requests.Request:
         """See HTTPEmailService."""
@@ -101,7 +117,7 @@ class SparkPost(HTTPEmailService):
                 }
             ),
             "campaign_id": message.tags[0] if message.tags else None,
-            "metadata": message.metadata,
+            "metadata": message.event_data,
             "options": _options(message),
         }
         return requests.Request(
@@ -115,22 +131,22 @@ class SparkPost(HTTPEmailService):
         """`{"results": {"id": "...", "total_accepted_recipients": 1, ...}}`."""
         results = answer.json_object.get("results")
         if not isinstance(results, dict):
-            if answer.claims_json and not answer.complete:
-                return Acceptance()
-            raise not_the_providers(answer)
+            return self.unread(answer)
         found = results.get("id")
         message_id = found if isinstance(found, str) else None
-        rejected = results.get("total_rejected_recipients", 0)
+        accepted, rejected = (results.get(f"total_{what}_recipients") for what in _COUNTED)
+        if not answer.complete and (accepted is None or rejected is None):
+            raise was_cut(answer)
         if not rejected:
-            if results.get("total_accepted_recipients") == 0:
-                raise OutcomeUnknown("It took nobody, and refused nobody.")
+            if accepted != len(message.recipients):
+                raise OutcomeUnknown("It does not account for all of the recipients.")
             return Acceptance(message_id)
         errors = _dicts(results.get("rcpt_to_errors")) + _dicts(answer.json_object.get("errors"))
         if rejected == len(message.recipients) and errors:
             words = self.redacted(_text(errors), [message])
             raise MessageRejected(f"It rejected every recipient: {words}", summary="HTTP 200.")
         refused = self._refused(message, errors)
-        if rejected == len(refused) < len(message.recipients):
+        if rejected == len(refused) and accepted == len(message.recipients) - rejected:
             return Acceptance(message_id, refused)
         raise OutcomeUnknown("It rejected some of the recipients, and does not say whom.")
 
@@ -150,6 +166,12 @@ class SparkPost(HTTPEmailService):
 
 def _words(text: str) -> list[str]:
     return [word.strip(".") for word in _BETWEEN_WORDS.split(text)]
+
+
+def _rendered(message: EmailMessage) -> list[str]:
+    """Every text in which it follows its template language whatever the options say."""
+    addresses = [message.from_email, *message.reply_to, *message.to_recipients, *message.to_cc]
+    return [message.subject, *map(str, addresses), *message.headers.values()]
 
 
 def _headers(message: EmailMessage) -> dict[str, str]:
@@ -172,7 +194,7 @@ def _joined(addresses: list[Address]) -> str:
 
 
 def _file(file: Attachment, name: str) -> dict[str, str]:
-    return {"name": name, "type": file.content_type, "data": file.base64}
+    return {"name": name, "type": file.full_type, "data": file.base64}
 
 
 def _filled(fields: dict[str, Any]) -> dict[str, Any]:
