@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg.abc import RV, PQGen
@@ -62,6 +62,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from email_services.drill import Drill
 from email_services.exceptions import UNKNOWN, ConfigError, StoreUnavailable
 from email_services.health import Health
+from email_services.store_sqlite import Turns, begun, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,15 @@ REMOVE_EVERY_SECONDS: Final = 3600
 REMOVED_AT_ONCE: Final = 1000
 """Rows of a table; the rest a second later. A long removal would lock out every other writer."""
 
+WRITTEN_AT_ONCE: Final = 100
+"""Rows in one transaction, so that others get their turn between those of a large batch.
+
+The keys of a batch are the exception: all are reserved, or none.
+"""
+
 IN_PROGRESS: Final = "in progress"
+
+Item = TypeVar("Item")
 
 _metadata = MetaData()
 
@@ -181,7 +190,13 @@ _IS_KEY: Final = and_(
     _keys.c.email_domain == bindparam("of_domain"), _keys.c.key == bindparam("of_key")
 )
 _IS_RESERVATION: Final = and_(_IS_KEY, _keys.c.at == bindparam("since"))
-_KEY: Final = select(_keys).where(_IS_KEY).with_for_update()
+_KEYS: Final = (
+    select(_keys)
+    .where(_keys.c.email_domain == bindparam("of_domain"))
+    .where(_keys.c.key.in_(bindparam("of_keys", expanding=True)))
+    .order_by(_keys.c.key)  # in one order: no two requests wait for each other
+    .with_for_update()
+)
 # SQLite has the same words for it. Only with the option is the count of rows to be had.
 _RESERVE_KEY: Final = (
     postgresql.insert(_keys).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
@@ -263,6 +278,7 @@ class Store:
     def __init__(self, url: str = DEFAULT_URL, keep_seconds: float = 30 * 24 * 3600) -> None:
         self._engine = _make_engine(url)
         self._autocommit = _make_autocommit(self._engine)
+        self._turns = Turns() if self._engine.dialect.name == "sqlite" else None
         self._keep_seconds = keep_seconds
         self._away_until = {False: 0.0, True: 0.0}  # to read, to write
         self._next_removal = 0.0
@@ -344,9 +360,9 @@ class Store:
 
     def log_messages(self, messages: Sequence[LoggedMessage]) -> None:
         """Write that the messages are about to be tried."""
-        with self._written_together(messages) as connection:
-            for message in messages:
-                connection.execute(_LOG_MESSAGE, _message_columns(message))
+        for some in _in_parts(messages, _rows_of):
+            with self._written_together(some) as connection:
+                _log(connection, some)
         now = messages[0].at
         if now >= self._next_removal:
             self._next_removal = now + REMOVE_EVERY_SECONDS  # in each worker
@@ -355,13 +371,15 @@ class Store:
 
     def log_outcomes(self, messages: Sequence[LoggedMessage]) -> None:
         """Write what became of them, also where their beginning could not be written."""
-        with self._written_together(messages) as connection:
-            for message in messages:
-                columns = _message_columns(message)
-                outcome = {name: columns[name] for name in _OUTCOME_COLUMNS}
-                key = {"of_message": message.message_id}
-                if not connection.execute(_LOG_OUTCOME, {**key, **outcome}).rowcount:
-                    connection.execute(_LOG_MESSAGE, columns)
+        for some in _in_parts(messages, _rows_of):
+            with self._written_together(some) as connection:
+                outcomes = [_outcome_columns(message) for message in some]
+                if connection.execute(_LOG_OUTCOME, outcomes).rowcount == len(some):
+                    continue
+                ids = [message.message_id for message in some]
+                known = select(_messages.c.message_id).where(_messages.c.message_id.in_(ids))
+                begun = set(connection.execute(known).scalars())
+                _log(connection, [message for message in some if message.message_id not in begun])
 
     def messages(
         self,
@@ -437,29 +455,41 @@ class Store:
         keys: each with the fingerprint of its request. until: when the reservations lapse, if no
         answer is stored.
         """
-        if len(keys) == 1:
-            (key, fingerprint), times = keys[0], {"at": now, "reserved_until": until}
-            row = _key_columns(email_domain, key, fingerprint, times)
+        times = {"at": now, "reserved_until": until}
+        rows = {key: _key_columns(email_domain, key, mark, times) for key, mark in sorted(keys)}
+        if len(rows) == 1:  # the usual case, which needs no transaction
             with self._statement(writes=True) as connection:
-                if connection.execute(_RESERVE_KEY, row).rowcount:
+                if connection.execute(_RESERVE_KEY, list(rows.values())).rowcount:
                     return [Reservation("new")]
-        return self._reserve_keys(email_domain, keys, now, until)
+        found = None
+        while found is None:
+            found = self._reserve_keys(email_domain, rows, now)
+        return [found[key] for key, _ in keys]
 
     def _reserve_keys(
-        self, email_domain: str, keys: Sequence[tuple[str, str]], now: float, until: float
-    ) -> list[Reservation]:
-        times = {"at": now, "reserved_until": until}
-        found = []
-        with self._transaction() as connection:
-            for key, fingerprint in sorted(
-                keys
-            ):  # in one order: no two requests wait for the other
-                row = _key_columns(email_domain, key, fingerprint, times)
-                found.append((key, _reserve(connection, row, now)))
-            if {"in progress", "other"} & {reservation.state for _, reservation in found}:
-                connection.rollback()
-        by_key = dict(found)
-        return [by_key[key] for key, _ in keys]
+        self, email_domain: str, rows: Mapping[str, Mapping[str, Any]], now: float
+    ) -> dict[str, Reservation] | None:
+        """Reserve all or none; None if another node was quicker, so that it is to be done again.
+
+        rows: by their key, in the order of the keys.
+        """
+        asked = {"of_domain": email_domain, "of_keys": list(rows)}
+        with suppress(_Undone), self._transaction() as connection:
+            known = {
+                row.key: _reservation(row, rows[row.key]["fingerprint"], now)
+                for row in connection.execute(_KEYS, asked)
+            }
+            found = {key: known.get(key, Reservation("new")) for key in rows}
+            if {"in progress", "other"} & {reservation.state for reservation in found.values()}:
+                return found
+            fresh = [row for key, row in rows.items() if key not in known]
+            if fresh and connection.execute(_RESERVE_KEY, fresh).rowcount < len(fresh):
+                raise _Undone
+            lapsed = [rows[key] for key in known if found[key].state in {"new", "abandoned"}]
+            if lapsed:
+                connection.execute(_TAKE_KEY, [_taken_columns(row) for row in lapsed])
+            return found
+        return None
 
     def settle_keys(
         self, email_domain: str, at: float, answers: Mapping[str, Mapping[str, Any] | None]
@@ -469,13 +499,19 @@ class Store:
         at: when the keys were reserved. Nothing is done with one whose reservation has lapsed and
         that another request has now.
         """
-        with self._written_together(answers) as connection:
-            for key, answer in answers.items():
+        for some in _in_parts(sorted(answers.items())):
+            ended, freed = [], []
+            for key, answer in some:
                 reservation = {"of_domain": email_domain, "of_key": key, "since": at}
                 if answer is None:  # its message was surely not sent
-                    connection.execute(_FREE_KEY, reservation)
+                    freed.append(reservation)
                 else:
-                    connection.execute(_STORE_ANSWER, {**reservation, "answer": json.dumps(answer)})
+                    ended.append({**reservation, "answer": json.dumps(answer)})
+            with self._written_together(some) as connection:
+                if ended:
+                    connection.execute(_STORE_ANSWER, ended)
+                if freed:
+                    connection.execute(_FREE_KEY, freed)
 
     # Secrets
 
@@ -516,8 +552,7 @@ class Store:
 
         patiently: whether the steps may take as long as a big table needs. No message may wait so.
         """
-        with self._answering(writes=True), self._engine.begin() as connection:
-            _take_the_right_to_write(connection)
+        with self._answering(writes=True), self._begun() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(0x6D61696C)))
                 if patiently:
@@ -538,8 +573,13 @@ class Store:
     def _statement(self, *, writes: bool = False) -> Iterator[Connection]:
         """For single statements, each a transaction of its own without the cost of one."""
         self._ensure_schema()
-        with self._answering(writes=writes), self._autocommit.connect() as connection:
-            yield connection
+        with self._answering(writes=writes):
+            if writes and self._turns:
+                with self._begun() as connection:
+                    yield connection
+            else:
+                with self._autocommit.connect() as connection:
+                    yield connection
 
     @contextmanager
     def _written_together(self, rows: Sized) -> Iterator[Connection]:
@@ -551,9 +591,22 @@ class Store:
     def _transaction(self) -> Iterator[Connection]:
         """A transaction that has the right to write from its beginning."""
         self._ensure_schema()
-        with self._answering(writes=True), self._engine.begin() as connection:
-            _take_the_right_to_write(connection)
+        with self._answering(writes=True), self._begun() as connection:
             yield connection
+
+    @contextmanager
+    def _begun(self) -> Iterator[Connection]:
+        if self._turns is None:
+            with self._engine.begin() as connection:
+                yield connection
+        else:
+            # The turn comes first: who waits for it holds no connection that others could use.
+            with (
+                self._turns.turn(WAIT_SECONDS),
+                self._engine.connect() as connection,
+                begun(connection, WAIT_SECONDS),
+            ):
+                yield connection
 
     @contextmanager
     def _answering(self, *, writes: bool) -> Iterator[None]:
@@ -573,8 +626,8 @@ class Store:
             raise StoreUnavailable("The state database does not answer.") from error
 
 
-UNAVAILABLE: Final = (DatabaseError, InterfaceError, PoolTimeoutError)
-"""What SQLAlchemy raises where the database is away, full, locked, damaged or read-only."""
+UNAVAILABLE: Final = (DatabaseError, InterfaceError, PoolTimeoutError, sqlite3.Error)
+"""What is raised where the database is away, full, locked, damaged or read-only."""
 
 
 def _is_out_of_reach(error: Exception) -> bool:
@@ -612,19 +665,10 @@ def _key_columns(
     }
 
 
-def _reserve(connection: Connection, row: Mapping[str, Any], now: float) -> Reservation:
-    """Reserve one key in a transaction that may be rolled back."""
-    if connection.execute(_RESERVE_KEY, row).rowcount:
-        return Reservation("new")
-    name = {"of_domain": row["email_domain"], "of_key": row["key"]}
-    known = connection.execute(_KEY, name).one_or_none()
-    if known is None:  # freed between our two statements
-        return _reserve(connection, row, now)
-    found = _reservation(known, row["fingerprint"], now)
-    if found.state in {"new", "abandoned"}:
-        values = {k: v for k, v in row.items() if k not in {"email_domain", "key"}}
-        connection.execute(_TAKE_KEY, {**name, **values})
-    return found
+def _taken_columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The same reservation for one that another request had."""
+    values = {name: value for name, value in row.items() if name not in {"email_domain", "key"}}
+    return {"of_domain": row["email_domain"], "of_key": row["key"], **values}
 
 
 def _reservation(row: Row[Any], fingerprint: str, now: float) -> Reservation:
@@ -644,6 +688,39 @@ def _message_columns(message: LoggedMessage) -> dict[str, Any]:
         "recipients": "\n" + "\n".join(message.recipients) + "\n",
         "attempts": json.dumps(list(message.attempts)),
     }
+
+
+def _outcome_columns(message: LoggedMessage) -> dict[str, Any]:
+    columns = _message_columns(message)
+    return {
+        "of_message": message.message_id,
+        **{name: columns[name] for name in _OUTCOME_COLUMNS},
+    }
+
+
+def _log(connection: Connection, messages: Sequence[LoggedMessage]) -> None:
+    connection.execute(_LOG_MESSAGE, [_message_columns(message) for message in messages])
+
+
+def _rows_of(message: LoggedMessage) -> int:
+    """How many rows it takes to log the message."""
+    return 1 + len(message.recipients)
+
+
+def _in_parts(
+    items: Sequence[Item], weight: Callable[[Item], int] = lambda _: 1
+) -> Iterator[Sequence[Item]]:
+    """The items in parts of at most WRITTEN_AT_ONCE rows, or of one that is larger."""
+    part: list[Item] = []
+    rows = 0
+    for item in items:
+        rows += weight(item)
+        if part and rows > WRITTEN_AT_ONCE:
+            yield part
+            part, rows = [], weight(item)
+        part.append(item)
+    if part:
+        yield part
 
 
 def _message(row: Row[Any], now: float) -> LoggedMessage:
@@ -677,7 +754,7 @@ def _make_engine(url: str) -> Engine:
     except (ArgumentError, ImportError, ValueError):
         raise ConfigError("The state's URL ($DATABASE_URL or state_url) is not usable.") from None
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "connect", prepare)
     elif engine.driver == "psycopg":
         event.listen(engine, "do_connect", _connect_to_postgresql)
         event.listen(engine, "checkin", _note_the_time)
@@ -748,21 +825,3 @@ def _make_autocommit(engine: Engine) -> Engine:
     if engine.dialect.name == "sqlite":
         return engine  # it is so there, until we begin one
     return engine.execution_options(isolation_level="AUTOCOMMIT")
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    """Readers never wait for a writer (WAL), and a writer waits for another instead of failing."""
-    connection.isolation_level = (
-        None  # transactions begin where we say so, not where Python guesses
-    )
-    connection.execute(f"PRAGMA busy_timeout = {WAIT_SECONDS * 1000}")
-    # It is a property of the file: where this fails, another one is just about to set it.
-    with suppress(sqlite3.OperationalError):
-        connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-
-
-def _take_the_right_to_write(connection: Connection) -> None:
-    """On SQLite, which could not give it later to a transaction that reads first."""
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
