@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Final, cast
 
 from sqlalchemy import Connection
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from email_services.exceptions import StoreUnavailable
 
@@ -25,6 +26,13 @@ SQLite itself looks every 100 ms after a while (its busy_timeout), and then seld
 
 LONG_SECONDS: Final = 0.002
 """A transaction that took longer is followed by a pause as long, in which other processes begin."""
+
+LOOK_EVERY: Final = 1_000_000
+"""Steps of SQLite's machine, some 20 ms, after which a reader looks whether its time is over. For
+each look it has to wait for Python, which other threads may be using."""
+
+INTERRUPTED: Final = "interrupted"
+"""What SQLite says then."""
 
 _BE_PATIENT: Final = f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}"
 
@@ -87,6 +95,14 @@ def prepare(connection: sqlite3.Connection, _record: object) -> None:
     with suppress(sqlite3.OperationalError):
         connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def prepare_for_the_log(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
+    """Have a reader's statements end at the time in the connection's `info["until"]`."""
+    connection.execute("PRAGMA query_only = ON")
+    connection.set_progress_handler(
+        lambda: time.monotonic() > record.info.get("until", float("inf")), LOOK_EVERY
+    )
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from email_services.exceptions import (
     KeyRefused,
     KeyReused,
     MessageTooLarge,
+    SearchTooSlow,
     StoreUnavailable,
     UnknownDomain,
     UnknownMessage,
@@ -80,10 +81,11 @@ STATUS_OF_ERROR = {
     KeyInProgress: HTTPStatus.CONFLICT,
     KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    SearchTooSlow: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 LAST_MESSAGES = 5
 """How many of a domain's messages a listing shows."""
-RETRY_AFTER = {KeyInProgress: 1, StoreUnavailable: 5}
+RETRY_AFTER = {KeyInProgress: 1, StoreUnavailable: 5, SearchTooSlow: 5}
 """Seconds after which the same request may fare better, where that can be said."""
 
 EXAMPLE_BODY = {

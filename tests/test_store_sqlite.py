@@ -10,22 +10,13 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import event
-from test_store import NOW, logged
+from test_store import NOW, logged, wait_until
 
 from email_services.exceptions import StoreUnavailable
 from email_services.store import WRITTEN_AT_ONCE, Store
 from email_services.store_sqlite import Turns
 
 PATIENCE = 30
-
-
-def wait_until(condition) -> None:
-    pause = threading.Event()
-    for _ in range(10_000):
-        if condition():
-            return
-        pause.wait(0.001)
-    pytest.fail("it does not come to pass")
 
 
 def test_writers_have_their_turns_in_the_order_in_which_they_came():
