@@ -319,7 +319,7 @@ def messages(email_domain: str) -> ResponseReturnValue:
 
     | in the URL | what it is |
     |---|---|
-    | `recipient` | an address |
+    | `recipient` | an address, or a part of one: `ada`, `@example.org` |
     | `outcome` | `sent`, `not sent`, `unknown` or `in progress` |
     | `service` | one that was tried or passed by |
     | `since`, `until` | times, ISO 8601 with a zone: `2026-11-24T12:00:00Z` |

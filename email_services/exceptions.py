@@ -11,6 +11,7 @@
     ├── KeyInProgress             the request with this Idempotency-Key is still in progress
     ├── KeyReused                 the Idempotency-Key stands for another request
     ├── StoreUnavailable          the state that workers share cannot be read or written
+    ├── SearchTooSlow             what is wanted of the log takes too long to find
     └── ProviderError             the one family that the pool catches and fails over on
         ├── MessageRejected       the message itself is refused; other services may take it
         │   └── CannotCarry       the provider has no way to express something in it
@@ -161,6 +162,17 @@ class StoreUnavailable(EmailServicesError):
     """The database behind $DATABASE_URL did not answer, or is locked."""
 
     retry_after = 5
+
+
+class SearchTooSlow(EmailServicesError):
+    """A look at the log took too long, or too many others were looking at it."""
+
+    retry_after = 5
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The search in the log took too long: narrow it with since and until, or try again."
+        )
 
 
 class ProviderError(Exception):

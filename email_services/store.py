@@ -11,11 +11,12 @@ import logging
 import re
 import secrets
 import sqlite3
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeVar
 
 import psycopg
 from psycopg.abc import RV, PQGen
@@ -23,6 +24,7 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy import (
     Boolean,
     Column,
+    ColumnElement,
     Connection,
     Engine,
     Float,
@@ -48,6 +50,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
@@ -60,8 +63,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from email_services.drill import Drill
-from email_services.exceptions import UNKNOWN, ConfigError, StoreUnavailable
+from email_services.exceptions import UNKNOWN, ConfigError, SearchTooSlow, StoreUnavailable
 from email_services.health import Health
+from email_services.store_sqlite import INTERRUPTED, Turns, begun, prepare, prepare_for_the_log
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +82,15 @@ TRUSTED_SECONDS: Final = 1.0
 AWAY_SECONDS: Final = 2.0
 """For how long nobody waits again after that: a message asks several times, and has a deadline."""
 
-CONNECTIONS: Final = {"pool_size": 5, "max_overflow": 3, "pool_timeout": WAIT_SECONDS}
+CONNECTIONS: Final = {"pool_size": 5, "max_overflow": 2, "pool_timeout": WAIT_SECONDS}
 """In each worker; a statement takes milliseconds, and small databases allow 20 connections."""
+
+LOG_SECONDS: Final = 5
+"""How long who looks at the log waits: for a connection, and for each statement."""
+
+LOG_CONNECTIONS: Final = {"pool_size": 2, "max_overflow": 0, "pool_timeout": LOG_SECONDS}
+"""Those of the log's readers, in each worker. However many they are, no message waits for them, and
+they keep no more processors busy."""
 
 KEPT_ERRORS: Final = 5
 """The last faults of a service that are shown."""
@@ -94,7 +105,27 @@ REMOVE_EVERY_SECONDS: Final = 3600
 REMOVED_AT_ONCE: Final = 1000
 """Rows of a table; the rest a second later. A long removal would lock out every other writer."""
 
+REMOVED_PARTS: Final = 25
+"""Transactions for messages with their recipients, of which one may have a thousand."""
+
+MOST_CANDIDATES: Final = 5000
+"""Recipients looked at in one step of a search; a statement may not have many more parameters."""
+
+FILLED_AT_ONCE: Final = 500
+"""Rows in one part of a step that goes over all there is."""
+
+WRITTEN_AT_ONCE: Final = 100
+"""Rows in one transaction, so that others get their turn between those of a large batch.
+
+The keys of a batch are the exception: all are reserved, or none.
+"""
+
 IN_PROGRESS: Final = "in progress"
+
+Item = TypeVar("Item")
+
+Place = tuple[float, str]
+"""Between two messages of the log: after the one of that time and id, going back."""
 
 _metadata = MetaData()
 
@@ -147,6 +178,21 @@ _messages = Table(
     Index("messages_by_domain", "email_domain", "at", "message_id"),
     Index("messages_by_time", "at"),
 )
+_recipients = Table(
+    "recipients",
+    _metadata,
+    # What is in _messages, to be searched: in the order of the table for a whole address, and for a
+    # part of one because it is narrow.
+    Column("email_domain", String(255), primary_key=True),
+    Column(
+        "address",
+        Text().with_variant(postgresql.TEXT(collation="C"), "postgresql"),
+        primary_key=True,
+    ),
+    Column("at", Float, primary_key=True),
+    Column("message_id", String(32), primary_key=True),
+    sqlite_with_rowid=False,
+)
 
 _keys = Table(
     "idempotency_keys",
@@ -179,7 +225,6 @@ _wrong_keys = Table(
 
 # What every message asks is made once: making a statement costs more than carrying it out.
 _STATES: Final = select(_services).where(_services.c.email_domain == bindparam("email_domain"))
-_LOG_MESSAGE: Final = insert(_messages)
 _LOG_OUTCOME: Final = update(_messages).where(_messages.c.message_id == bindparam("of_message"))
 _OUTCOME_COLUMNS: Final = (
     "outcome",
@@ -189,11 +234,36 @@ _OUTCOME_COLUMNS: Final = (
     "attempts",
 )
 
+_LOG_MESSAGE: Final = insert(_messages)
+_LOG_RECIPIENTS: Final = postgresql.insert(_recipients).on_conflict_do_nothing()
+# PostgreSQL can do both in one statement, which spares each message a round trip and a commit.
+_LOG_RECIPIENTS_OF: Final = (
+    "INSERT INTO recipients (email_domain, address, at, message_id)"
+    " SELECT %(email_domain)s, unnest(%(addresses)s::text[]), %(at)s, %(message_id)s"
+    " ON CONFLICT DO NOTHING"
+)
+_PSYCOPG: Final = psycopg_dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy gives it none
+_LOG_AT_ONCE: Final = (
+    f"WITH logged AS ({_LOG_MESSAGE.compile(dialect=_PSYCOPG)}) {_LOG_RECIPIENTS_OF}"
+)
+
+_RECIPIENT: Final = ("email_domain", "address", "at", "message_id")
+_REMOVE_MESSAGE: Final = delete(_messages).where(_messages.c.message_id == bindparam("of_message"))
+_REMOVE_RECIPIENT: Final = delete(_recipients).where(
+    *(_recipients.c[name] == bindparam(f"of_{name}") for name in _RECIPIENT)
+)
+
 _IS_KEY: Final = and_(
     _keys.c.email_domain == bindparam("of_domain"), _keys.c.key == bindparam("of_key")
 )
 _IS_RESERVATION: Final = and_(_IS_KEY, _keys.c.at == bindparam("since"))
-_KEY: Final = select(_keys).where(_IS_KEY).with_for_update()
+_KEYS: Final = (
+    select(_keys)
+    .where(_keys.c.email_domain == bindparam("of_domain"))
+    .where(_keys.c.key.in_(bindparam("of_keys", expanding=True)))
+    .order_by(_keys.c.key)  # in one order: no two requests wait for each other
+    .with_for_update()
+)
 # SQLite has the same words for it. Only with the option is the count of rows to be had.
 _RESERVE_KEY: Final = (
     postgresql.insert(_keys).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
@@ -226,10 +296,40 @@ def _add_wrong_keys(connection: Connection) -> None:
     _wrong_keys.create(connection, checkfirst=True)
 
 
-MIGRATIONS: Final[tuple[Callable[[Connection], None], ...]] = (
+def _add_recipients(connection: Connection) -> None:
+    _recipients.create(connection, checkfirst=True)
+
+
+@dataclass(frozen=True)
+class LongStep:
+    """A step that goes over all there is, in the background, while messages are sent.
+
+    do_some: does a part, in a transaction of its own. It takes the place that the part before it
+    has come to, None at first, and returns where it has come to itself, or None at the end. It may
+    be done again.
+    """
+
+    do_some: Callable[[Connection, Place | None], Place | None]
+
+
+def _fill_recipients(connection: Connection, before: Place | None) -> Place | None:
+    """For the messages of before there was such a table; the newest first."""
+    bounds = _Bounds(before=before)
+    query = bounds.applied(_SENDINGS, _messages).order_by(*_newest_first(_messages))
+    found = [_sending(row) for row in connection.execute(query.limit(FILLED_AT_ONCE))]
+    some = next(_in_parts(found, _rows_of, FILLED_AT_ONCE), None)
+    if not some:
+        return None
+    _log_recipients(connection, some)
+    return some[-1].at, some[-1].message_id
+
+
+MIGRATIONS: Final[tuple[Callable[[Connection], None] | LongStep, ...]] = (
     _create_tables,
     _add_secrets,
     _add_wrong_keys,
+    _add_recipients,
+    LongStep(_fill_recipients),
 )
 """Step n brings a database from version n to version n + 1. Append; never change one."""
 
@@ -292,10 +392,16 @@ class Store:
     def __init__(self, url: str = DEFAULT_URL, keep_seconds: float = 30 * 24 * 3600) -> None:
         self._engine = _make_engine(url)
         self._autocommit = _make_autocommit(self._engine)
+        self._log = _make_autocommit(_make_log_engine(url))
+        self._turns = Turns() if self._engine.dialect.name == "sqlite" else None
         self._keep_seconds = keep_seconds
         self._away_until = {False: 0.0, True: 0.0}  # to read, to write
+        self._log_away_until = 0.0
         self._next_removal = 0.0
         self._is_migrated = False
+        self._long_steps: list[tuple[int, LongStep]] = []
+        self._worker: threading.Thread | None = None
+        self._is_closing = threading.Event()
         try:
             self._migrate(patiently=True)
         except StoreUnavailable as error:
@@ -306,7 +412,13 @@ class Store:
 
     def close(self) -> None:
         """Close the connections; it may be used again."""
+        if self._worker:
+            self._is_closing.set()
+            self._worker.join()
+            self._is_closing.clear()
+            self._worker = None
         self._engine.dispose()
+        self._log.dispose()
 
     def check(self) -> None:
         """Ask the database for an answer."""
@@ -359,34 +471,39 @@ class Store:
         return after
 
     def service_changes(self, email_domain: str, limit: int = 20) -> list[dict[str, Any]]:
-        """The newest changes of the domain's services: at, service, change."""
+        """The newest changes of the domain's services: at, service, change.
+
+        Raises SearchTooSlow.
+        """
         query = (
             select(_changes.c.at, _changes.c.service, _changes.c.change)
             .where(_changes.c.email_domain == email_domain)
             .order_by(_changes.c.id.desc())
             .limit(limit)
         )
-        with self._statement() as connection:
+        with self._reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     # Messages
 
     def log_messages(self, messages: Sequence[LoggedMessage]) -> None:
         """Write that the messages are about to be tried."""
-        with self._written_together(messages) as connection:
-            for message in messages:
-                connection.execute(_LOG_MESSAGE, _message_columns(message))
+        for some in _in_parts(messages, _rows_of):
+            with self._written_together(some) as connection:
+                _log(connection, some)
         self._remove_when_due(messages[0].at)
 
     def log_outcomes(self, messages: Sequence[LoggedMessage]) -> None:
         """Write what became of them, also where their beginning could not be written."""
-        with self._written_together(messages) as connection:
-            for message in messages:
-                columns = _message_columns(message)
-                outcome = {name: columns[name] for name in _OUTCOME_COLUMNS}
-                key = {"of_message": message.message_id}
-                if not connection.execute(_LOG_OUTCOME, {**key, **outcome}).rowcount:
-                    connection.execute(_LOG_MESSAGE, columns)
+        for some in _in_parts(messages, _rows_of):
+            with self._written_together(some) as connection:
+                outcomes = [_outcome_columns(message) for message in some]
+                if connection.execute(_LOG_OUTCOME, outcomes).rowcount == len(some):
+                    continue
+                ids = [message.message_id for message in some]
+                known = select(_messages.c.message_id).where(_messages.c.message_id.in_(ids))
+                begun = set(connection.execute(known).scalars())
+                _log(connection, [message for message in some if message.message_id not in begun])
 
     def messages(
         self,
@@ -399,45 +516,40 @@ class Store:
         service: str | None = None,
         since: float | None = None,
         until: float | None = None,
-        before: tuple[float, str] | None = None,
+        before: Place | None = None,
         limit: int = 50,
     ) -> list[LoggedMessage]:
         """The domain's messages, newest first.
 
-        before: time and id of the last message of the page before. service: one that was tried.
-        since, until: bounds of the time. One that was cut off is unknown.
+        recipient: an address, or a part of one. service: one that was tried.
+        since, until: bounds of the time. before: the place where the page before ended. One that
+        was cut off is unknown. Raises SearchTooSlow.
         """
         table = _messages.c
-        query = select(_messages).where(
-            table.email_domain == email_domain, table.at >= now - self._keep_seconds
-        )
+        oldest = now - self._keep_seconds
+        bounds = _Bounds(oldest if since is None else max(since, oldest), until, before)
+        query = select(_messages).where(table.email_domain == email_domain)
         if message_id:
             query = query.where(table.message_id == message_id)
-        if recipient:
-            query = query.where(
-                table.recipients.contains(f"\n{recipient.lower()}\n", autoescape=True)
-            )
         if service:
             query = query.where(table.attempts.contains(f'"service": "{service}"', autoescape=True))
-        if since is not None:
-            query = query.where(table.at >= since)
-        if until is not None:
-            query = query.where(table.at < until)
-        if before:
-            query = query.where(
-                or_(table.at < before[0], and_(table.at == before[0], table.message_id < before[1]))
-            )
         query = _with_outcome(query, outcome, now)
-        query = query.order_by(table.at.desc(), table.message_id.desc()).limit(limit)
-        with self._statement() as connection:
-            return [_message(row, now) for row in connection.execute(query)]
+        query = query.order_by(table.at.desc(), table.message_id.desc())
+        with self._reading() as connection:
+            if recipient:
+                to = _is_to(email_domain, recipient.lower())
+                rows: Iterable[Row[Any]] = _found_by_recipient(connection, query, to, bounds, limit)
+            else:
+                rows = connection.execute(bounds.applied(query, _messages).limit(limit))
+            return [_message(row, now) for row in rows]
 
     def outcomes(
         self, email_domain: str, now: float, since: float
     ) -> list[tuple[str | None, str, int]]:
         """How many of the domain's messages since then had each outcome, by the service that sent.
 
-        The service is None for messages that none sent. One that was cut off is unknown.
+        The service is None for messages that none sent. One that was cut off is unknown. Raises
+        SearchTooSlow.
         """
         table = _messages.c
         cut_off = and_(table.outcome == IN_PROGRESS, table.deadline < now)
@@ -447,7 +559,7 @@ class Store:
             .where(table.email_domain == email_domain, table.at >= since)
             .group_by(table.service_used, "became")
         )
-        with self._statement() as connection:
+        with self._reading() as connection:
             rows = connection.execute(query)
             return [(row.service_used, row.became, row.number) for row in rows]
 
@@ -462,29 +574,41 @@ class Store:
         keys: each with the fingerprint of its request. until: when the reservations lapse, if no
         answer is stored.
         """
-        if len(keys) == 1:
-            (key, fingerprint), times = keys[0], {"at": now, "reserved_until": until}
-            row = _key_columns(email_domain, key, fingerprint, times)
+        times = {"at": now, "reserved_until": until}
+        rows = {key: _key_columns(email_domain, key, mark, times) for key, mark in sorted(keys)}
+        if len(rows) == 1:  # the usual case, which needs no transaction
             with self._statement(writes=True) as connection:
-                if connection.execute(_RESERVE_KEY, row).rowcount:
+                if connection.execute(_RESERVE_KEY, list(rows.values())).rowcount:
                     return [Reservation("new")]
-        return self._reserve_keys(email_domain, keys, now, until)
+        found = None
+        while found is None:
+            found = self._reserve_keys(email_domain, rows, now)
+        return [found[key] for key, _ in keys]
 
     def _reserve_keys(
-        self, email_domain: str, keys: Sequence[tuple[str, str]], now: float, until: float
-    ) -> list[Reservation]:
-        times = {"at": now, "reserved_until": until}
-        found = []
-        with self._transaction() as connection:
-            for key, fingerprint in sorted(
-                keys
-            ):  # in one order: no two requests wait for the other
-                row = _key_columns(email_domain, key, fingerprint, times)
-                found.append((key, _reserve(connection, row, now)))
-            if {"in progress", "other"} & {reservation.state for _, reservation in found}:
-                connection.rollback()
-        by_key = dict(found)
-        return [by_key[key] for key, _ in keys]
+        self, email_domain: str, rows: Mapping[str, Mapping[str, Any]], now: float
+    ) -> dict[str, Reservation] | None:
+        """Reserve all or none; None if another node was quicker, so that it is to be done again.
+
+        rows: by their key, in the order of the keys.
+        """
+        asked = {"of_domain": email_domain, "of_keys": list(rows)}
+        with suppress(_Undone), self._transaction() as connection:
+            known = {
+                row.key: _reservation(row, rows[row.key]["fingerprint"], now)
+                for row in connection.execute(_KEYS, asked)
+            }
+            found = {key: known.get(key, Reservation("new")) for key in rows}
+            if {"in progress", "other"} & {reservation.state for reservation in found.values()}:
+                return found
+            fresh = [row for key, row in rows.items() if key not in known]
+            if fresh and connection.execute(_RESERVE_KEY, fresh).rowcount < len(fresh):
+                raise _Undone
+            lapsed = [rows[key] for key in known if found[key].state in {"new", "abandoned"}]
+            if lapsed:
+                connection.execute(_TAKE_KEY, [_taken_columns(row) for row in lapsed])
+            return found
+        return None
 
     def settle_keys(
         self, email_domain: str, at: float, answers: Mapping[str, Mapping[str, Any] | None]
@@ -494,13 +618,19 @@ class Store:
         at: when the keys were reserved. Nothing is done with one whose reservation has lapsed and
         that another request has now.
         """
-        with self._written_together(answers) as connection:
-            for key, answer in answers.items():
+        for some in _in_parts(sorted(answers.items())):
+            ended, freed = [], []
+            for key, answer in some:
                 reservation = {"of_domain": email_domain, "of_key": key, "since": at}
                 if answer is None:  # its message was surely not sent
-                    connection.execute(_FREE_KEY, reservation)
+                    freed.append(reservation)
                 else:
-                    connection.execute(_STORE_ANSWER, {**reservation, "answer": json.dumps(answer)})
+                    ended.append({**reservation, "answer": json.dumps(answer)})
+            with self._written_together(some) as connection:
+                if ended:
+                    connection.execute(_STORE_ANSWER, ended)
+                if freed:
+                    connection.execute(_FREE_KEY, freed)
 
     # Wrong keys
 
@@ -549,45 +679,110 @@ class Store:
             self._remove_some(_keys, now - KEEP_KEY_SECONDS),
             self._remove_some(_wrong_keys, now - KEEP_WRONG_KEYS_SECONDS),
             self._remove_some(_changes, before),
-            self._remove_some(_messages, before),
+            self._remove_messages(before),
         ]
-        return REMOVED_AT_ONCE in removed
+        return True in removed
 
-    def _remove_some(self, table: Table, before: float) -> int:
+    def _remove_messages(self, before: float) -> bool:
+        query = _SENDINGS.where(_messages.c.at < before).order_by(_messages.c.at)
+        with self._statement() as connection:
+            old = [_sending(row) for row in connection.execute(query.limit(REMOVED_AT_ONCE))]
+        parts = list(_in_parts(old, _rows_of))
+        for some in parts[:REMOVED_PARTS]:
+            recipients = [row for one in some for row in _recipient_rows(one)]
+            with self._transaction() as connection:
+                connection.execute(
+                    _REMOVE_RECIPIENT,
+                    [{f"of_{name}": row[name] for name in _RECIPIENT} for row in recipients],
+                )
+                connection.execute(_REMOVE_MESSAGE, [{"of_message": o.message_id} for o in some])
+        return len(old) == REMOVED_AT_ONCE or len(parts) > REMOVED_PARTS
+
+    def _remove_some(self, table: Table, before: float) -> bool:
         key = tuple_(*table.primary_key.columns)
         old = select(*table.primary_key.columns).where(table.c.at < before).limit(REMOVED_AT_ONCE)
         with self._statement(writes=True) as connection:
-            return connection.execute(delete(table).where(key.in_(old))).rowcount
+            removed = connection.execute(delete(table).where(key.in_(old))).rowcount
+        return removed == REMOVED_AT_ONCE
 
     def _migrate(self, *, patiently: bool = False) -> None:
         """Bring the schema up to date; of several that start at once, one does, the others wait.
 
         patiently: whether the steps may take as long as a big table needs. No message may wait so.
         """
-        with self._answering(writes=True), self._engine.begin() as connection:
-            _take_the_right_to_write(connection)
+        with self._migrating(patiently=patiently) as (connection, done):
+            is_new = not done
+            self._long_steps = []
+            for number, step in enumerate(MIGRATIONS, 1):
+                if number in done:
+                    continue
+                if isinstance(step, LongStep):
+                    if not is_new:
+                        self._long_steps.append((number, step))
+                        continue
+                else:
+                    step(connection)
+                connection.execute(insert(_schema).values(version=number))
+        self._is_migrated = True
+
+    def _take_long_steps(self, steps: Sequence[tuple[int, LongStep]]) -> None:
+        """The work of a thread, since a message that waited for it would wait for long."""
+        for number, step in steps:
+            logger.info("Bringing the messages of before up to date (step %d).", number)
+            place, is_over, seconds = None, False, 0.0
+            while not is_over and not self._is_closing.wait(seconds):
+                started = time.monotonic()
+                try:
+                    place, is_over = self._take_some_of(number, step, place)
+                    seconds = time.monotonic() - started  # others have as much of the time
+                except StoreUnavailable:
+                    seconds = AWAY_SECONDS
+
+    def _take_some_of(
+        self, number: int, step: LongStep, place: Place | None
+    ) -> tuple[Place | None, bool]:
+        """Returns where it has come to, and whether the step is over."""
+        with self._migrating() as (connection, done):
+            if number in done:
+                return None, True
+            place = step.do_some(connection, place)
+            if place is None:
+                connection.execute(insert(_schema).values(version=number))
+            return place, place is None
+
+    @contextmanager
+    def _migrating(self, *, patiently: bool = False) -> Iterator[tuple[Connection, set[int]]]:
+        """A transaction to change the schema in, and the numbers of the steps that are done."""
+        with self._answering(writes=True), self._begun() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(0x6D61696C)))
                 if patiently:
                     _lift_limits(connection)
             _schema.create(connection, checkfirst=True)
-            version = connection.execute(select(func.max(_schema.c.version))).scalar() or 0
-            for number, step in enumerate(MIGRATIONS[version:], version + 1):
-                step(connection)
-                connection.execute(insert(_schema).values(version=number))
-        self._is_migrated = True
+            yield connection, set(connection.execute(select(_schema.c.version)).scalars())
 
     def _ensure_schema(self) -> None:
-        """Make up for a start at which the database was away."""
+        """Make up for a start at which the database was away, and begin what takes long."""
         if not self._is_migrated:
             self._migrate()
+        if self._long_steps:  # here, since a thread of before the fork would be in no worker
+            steps, self._long_steps = self._long_steps, []
+            self._worker = threading.Thread(
+                target=self._take_long_steps, args=(steps,), daemon=True
+            )
+            self._worker.start()
 
     @contextmanager
     def _statement(self, *, writes: bool = False) -> Iterator[Connection]:
         """For single statements, each a transaction of its own without the cost of one."""
         self._ensure_schema()
-        with self._answering(writes=writes), self._autocommit.connect() as connection:
-            yield connection
+        with self._answering(writes=writes):
+            if writes and self._turns:
+                with self._begun() as connection:
+                    yield connection
+            else:
+                with self._autocommit.connect() as connection:
+                    yield connection
 
     @contextmanager
     def _written_together(self, rows: Sized) -> Iterator[Connection]:
@@ -599,9 +794,43 @@ class Store:
     def _transaction(self) -> Iterator[Connection]:
         """A transaction that has the right to write from its beginning."""
         self._ensure_schema()
-        with self._answering(writes=True), self._engine.begin() as connection:
-            _take_the_right_to_write(connection)
+        with self._answering(writes=True), self._begun() as connection:
             yield connection
+
+    @contextmanager
+    def _begun(self) -> Iterator[Connection]:
+        if self._turns is None:
+            with self._engine.begin() as connection:
+                yield connection
+        else:
+            # The turn comes first: who waits for it holds no connection that others could use.
+            with (
+                self._turns.turn(WAIT_SECONDS),
+                self._engine.connect() as connection,
+                begun(connection, WAIT_SECONDS),
+            ):
+                yield connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """For who looks at the log, however long it takes, at nobody's cost but their own.
+
+        Raises SearchTooSlow, and StoreUnavailable.
+        """
+        self._ensure_schema()
+        now = time.monotonic()
+        if now < max(self._away_until[False], self._log_away_until):
+            raise StoreUnavailable("The state database does not answer.")
+        try:
+            with self._log.connect() as connection:
+                connection.info["until"] = time.monotonic() + LOG_SECONDS
+                yield connection
+        except UNAVAILABLE as error:
+            if isinstance(error, PoolTimeoutError) or _was_stopped(error):
+                raise SearchTooSlow from error
+            self._log_away_until = time.monotonic() + AWAY_SECONDS
+            self._is_migrated = False  # it may come back empty
+            raise StoreUnavailable("The state database does not answer.") from error
 
     @contextmanager
     def _answering(self, *, writes: bool) -> Iterator[None]:
@@ -612,6 +841,8 @@ class Store:
             yield
         except IntegrityError:  # another node was first: the caller's to settle
             raise
+        except PoolTimeoutError as error:  # many at once, which is no outage
+            raise StoreUnavailable("Too many ask the state database at once.") from error
         except UNAVAILABLE as error:
             away_until = time.monotonic() + AWAY_SECONDS
             self._away_until[True] = away_until
@@ -621,8 +852,15 @@ class Store:
             raise StoreUnavailable("The state database does not answer.") from error
 
 
-UNAVAILABLE: Final = (DatabaseError, InterfaceError, PoolTimeoutError)
-"""What SQLAlchemy raises where the database is away, full, locked, damaged or read-only."""
+UNAVAILABLE: Final = (DatabaseError, InterfaceError, PoolTimeoutError, sqlite3.Error)
+"""What is raised where the database is away, full, locked, damaged or read-only."""
+
+
+def _was_stopped(error: Exception) -> bool:
+    """Whether a statement was taking too long, which says nothing of the database."""
+    if not isinstance(error, DBAPIError):
+        return False
+    return isinstance(error.orig, psycopg.errors.QueryCanceled) or str(error.orig) == INTERRUPTED
 
 
 def _is_out_of_reach(error: Exception) -> bool:
@@ -660,19 +898,10 @@ def _key_columns(
     }
 
 
-def _reserve(connection: Connection, row: Mapping[str, Any], now: float) -> Reservation:
-    """Reserve one key in a transaction that may be rolled back."""
-    if connection.execute(_RESERVE_KEY, row).rowcount:
-        return Reservation("new")
-    name = {"of_domain": row["email_domain"], "of_key": row["key"]}
-    known = connection.execute(_KEY, name).one_or_none()
-    if known is None:  # freed between our two statements
-        return _reserve(connection, row, now)
-    found = _reservation(known, row["fingerprint"], now)
-    if found.state in {"new", "abandoned"}:
-        values = {k: v for k, v in row.items() if k not in {"email_domain", "key"}}
-        connection.execute(_TAKE_KEY, {**name, **values})
-    return found
+def _taken_columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The same reservation for one that another request had."""
+    values = {name: value for name, value in row.items() if name not in {"email_domain", "key"}}
+    return {"of_domain": row["email_domain"], "of_key": row["key"], **values}
 
 
 def _reservation(row: Row[Any], fingerprint: str, now: float) -> Reservation:
@@ -694,13 +923,163 @@ def _message_columns(message: LoggedMessage) -> dict[str, Any]:
     }
 
 
+def _outcome_columns(message: LoggedMessage) -> dict[str, Any]:
+    columns = _message_columns(message)
+    return {
+        "of_message": message.message_id,
+        **{name: columns[name] for name in _OUTCOME_COLUMNS},
+    }
+
+
+def _log(connection: Connection, messages: Sequence[LoggedMessage]) -> None:
+    """Write new messages, with their recipients."""
+    rows = [_message_columns(message) for message in messages]
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(
+            _LOG_AT_ONCE,
+            [{**row, "addresses": m.recipients} for row, m in zip(rows, messages, strict=True)],
+        )
+    else:
+        connection.execute(_LOG_MESSAGE, rows)
+        _log_recipients(connection, messages)
+
+
+def _log_recipients(connection: Connection, sent: Sequence[LoggedMessage | _Sending]) -> None:
+    if connection.dialect.name == "postgresql":
+        names = ("email_domain", "at", "message_id")
+        rows = [
+            {**{n: getattr(one, n) for n in names}, "addresses": one.recipients} for one in sent
+        ]
+        connection.exec_driver_sql(_LOG_RECIPIENTS_OF, rows)
+    else:
+        connection.execute(_LOG_RECIPIENTS, [row for one in sent for row in _recipient_rows(one)])
+
+
+class _Sending(NamedTuple):
+    """What of a message is in the table of recipients."""
+
+    message_id: str
+    at: float
+    email_domain: str
+    recipients: Sequence[str]
+
+
+_SENDINGS: Final = select(*(_messages.c[name] for name in _Sending._fields))
+
+
+def _sending(row: Row[Any]) -> _Sending:
+    return _Sending(row.message_id, row.at, row.email_domain, _addresses(row.recipients))
+
+
+def _recipient_rows(sent: LoggedMessage | _Sending) -> list[dict[str, Any]]:
+    rest = {"email_domain": sent.email_domain, "at": sent.at, "message_id": sent.message_id}
+    return [{"address": address, **rest} for address in sent.recipients]
+
+
+def _rows_of(sent: LoggedMessage | _Sending) -> int:
+    """How many rows the message has in the log."""
+    return 1 + len(sent.recipients)
+
+
+def _in_parts(
+    items: Sequence[Item],
+    weight: Callable[[Item], int] = lambda _: 1,
+    most: int = WRITTEN_AT_ONCE,
+) -> Iterator[Sequence[Item]]:
+    """The items in parts of `most` rows, or fewer, or of one item that has more.
+
+    weight: how many rows an item has.
+    """
+    part: list[Item] = []
+    rows = 0
+    for item in items:
+        rows += weight(item)
+        if part and rows > most:
+            yield part
+            part, rows = [], weight(item)
+        part.append(item)
+    if part:
+        yield part
+
+
 def _message(row: Row[Any], now: float) -> LoggedMessage:
     columns = {column.name: getattr(row, column.name) for column in fields(LoggedMessage)}
-    columns["recipients"] = row.recipients.strip("\n").split("\n")
+    columns["recipients"] = _addresses(row.recipients)
     columns["attempts"] = tuple(json.loads(row.attempts))
     message = LoggedMessage(**columns)
     cut_off = message.outcome == IN_PROGRESS and message.deadline < now
     return replace(message, outcome=UNKNOWN) if cut_off else message
+
+
+def _addresses(column: str) -> list[str]:
+    return column.strip("\n").split("\n")
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """Between which times messages are wanted. before: the place at which the page before ended."""
+
+    since: float | None = None
+    until: float | None = None
+    before: Place | None = None
+
+    def applied(self, query: Select[Any], table: Table) -> Select[Any]:
+        at = table.c.at
+        if self.since is not None:
+            query = query.where(at >= self.since)
+        if self.until is not None:
+            query = query.where(at < self.until)
+        if self.before:
+            time_, id_ = self.before
+            earlier = or_(at < time_, and_(at == time_, table.c.message_id < id_))
+            query = query.where(at <= time_, earlier)  # the first for the index
+        return query
+
+
+def _newest_first(table: Table) -> list[ColumnElement[Any]]:
+    return [table.c.at.desc(), table.c.message_id.desc()]
+
+
+def _is_to(email_domain: str, recipient: str) -> ColumnElement[bool]:
+    """Whether a row of the recipients is of that address, or has that part of one."""
+    table = _recipients.c
+    is_it = table.address == recipient
+    if not _WHOLE_ADDRESS.fullmatch(recipient):
+        is_it = table.address.contains(recipient, autoescape=True)
+    return and_(table.email_domain == email_domain, is_it)
+
+
+_WHOLE_ADDRESS: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
+
+
+def _found_by_recipient(
+    connection: Connection,
+    query: Select[Any],
+    to: ColumnElement[bool],
+    bounds: _Bounds,
+    limit: int,
+) -> list[Row[Any]]:
+    """The newest messages of `query` within `bounds` that have such a recipient.
+
+    No join, of which a database may think that it is best begun at the other end: the recipients
+    are gone through from the newest on, a larger part of them each time, until enough of their
+    messages are in `query`.
+    """
+    found: list[Row[Any]] = []
+    number = 4 * limit
+    while True:
+        candidates = select(_recipients.c.at, _recipients.c.message_id).where(to)
+        candidates = bounds.applied(candidates, _recipients).order_by(*_newest_first(_recipients))
+        some = connection.execute(candidates.limit(number)).all()
+        if some:
+            ids = {row.message_id for row in some}
+            found += connection.execute(query.where(_messages.c.message_id.in_(ids))).all()
+        if len(found) >= limit or len(some) < number:
+            return found[:limit]
+        if time.monotonic() > connection.info["until"]:
+            raise SearchTooSlow
+        bounds = replace(bounds, before=(some[-1].at, some[-1].message_id))
+        number = min(4 * number, MOST_CANDIDATES)
 
 
 def _with_outcome(query: Select[Any], outcome: str | None, now: float) -> Select[Any]:
@@ -715,9 +1094,28 @@ def _with_outcome(query: Select[Any], outcome: str | None, now: float) -> Select
 
 
 def _make_engine(url: str) -> Engine:
-    options: dict[str, Any] = {"hide_parameters": True, **CONNECTIONS}  # no value in any log
+    """For messages, of which none may wait for long."""
+    engine = _connected(url, CONNECTIONS, _POSTGRESQL)
+    if engine.driver == "psycopg":
+        event.listen(engine, "do_connect", _connect_to_postgresql)
+    return engine
+
+
+def _make_log_engine(url: str) -> Engine:
+    """For those who look at the log: they write nothing, and may wait."""
+    engine = _connected(url, LOG_CONNECTIONS, {**_POSTGRESQL, "options": _LOG_OPTIONS})
+    if engine.driver == "psycopg":
+        event.listen(engine, "do_connect", _connect_for_the_log)
+    elif engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", prepare_for_the_log)
+    return engine
+
+
+def _connected(url: str, pool: Mapping[str, Any], on_postgresql: Mapping[str, Any]) -> Engine:
+    """An engine, with what holds for all. Raises ConfigError for a URL that can be none."""
+    options: dict[str, Any] = {"hide_parameters": True, **pool}  # no value in any log
     if url.startswith("postgres"):
-        options["connect_args"] = _POSTGRESQL
+        options["connect_args"] = on_postgresql
     try:
         engine = create_engine(
             re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url), **options
@@ -725,9 +1123,8 @@ def _make_engine(url: str) -> Engine:
     except (ArgumentError, ImportError, ValueError):
         raise ConfigError("The state's URL ($DATABASE_URL or state_url) is not usable.") from None
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "connect", prepare)
     elif engine.driver == "psycopg":
-        event.listen(engine, "do_connect", _connect_to_postgresql)
         event.listen(engine, "checkin", _note_the_time)
         event.listen(engine, "checkout", _replace_if_stale)
     return engine
@@ -754,6 +1151,14 @@ def _connect_to_postgresql(
     _dialect: Any, _record: Any, arguments: Sequence[Any], options: Mapping[str, Any]
 ) -> _PostgreSQL:
     return _PostgreSQL.connect(*arguments, **options)
+
+
+def _connect_for_the_log(
+    dialect: Any, record: Any, arguments: Sequence[Any], options: Mapping[str, Any]
+) -> _PostgreSQL:
+    connection = _connect_to_postgresql(dialect, record, arguments, options)
+    connection.silence_seconds = LOG_SECONDS + 0.5
+    return connection
 
 
 def _note_the_time(_connection: Any, record: ConnectionPoolEntry) -> None:
@@ -790,27 +1195,15 @@ _POSTGRESQL: Final = {
     "options": f"-c statement_timeout={WAIT_SECONDS * 1000}",
 }
 
+_LOG_OPTIONS: Final = (
+    f"-c statement_timeout={LOG_SECONDS * 1000}"
+    " -c default_transaction_read_only=on"
+    " -c max_parallel_workers_per_gather=0"  # one search takes one processor
+)
+
 
 def _make_autocommit(engine: Engine) -> Engine:
     """The same connections, where each statement is a transaction of its own."""
     if engine.dialect.name == "sqlite":
         return engine  # it is so there, until we begin one
     return engine.execution_options(isolation_level="AUTOCOMMIT")
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    """Readers never wait for a writer (WAL), and a writer waits for another instead of failing."""
-    connection.isolation_level = (
-        None  # transactions begin where we say so, not where Python guesses
-    )
-    connection.execute(f"PRAGMA busy_timeout = {WAIT_SECONDS * 1000}")
-    # It is a property of the file: where this fails, another one is just about to set it.
-    with suppress(sqlite3.OperationalError):
-        connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-
-
-def _take_the_right_to_write(connection: Connection) -> None:
-    """On SQLite, which could not give it later to a transaction that reads first."""
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("BEGIN IMMEDIATE")

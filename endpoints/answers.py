@@ -29,6 +29,7 @@ from email_services.exceptions import (
     KeyRefused,
     KeyReused,
     MessageTooLarge,
+    SearchTooSlow,
     StoreUnavailable,
     TooManyWrongKeys,
     UnknownDomain,
@@ -83,6 +84,7 @@ STATUS_OF_ERROR: Mapping[type[EmailServicesError], HTTPStatus] = {
     KeyInProgress: HTTPStatus.CONFLICT,
     KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    SearchTooSlow: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 LAST_MESSAGES = 5
 """How many of a domain's messages a listing shows."""

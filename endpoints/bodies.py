@@ -163,7 +163,7 @@ class MessageFilter(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    recipient: Text | None = Field(None, description="An address it was sent to.")
+    recipient: Text | None = Field(None, description="An address it was sent to, or a part of one.")
     outcome: Outcome | None = Field(
         None,
         description="What became of it.",

@@ -476,6 +476,21 @@ def test_an_idempotency_key_is_checked_in_a_dry_run_and_not_used(client):
     assert client.post("/example.com/send", json=PLAIN, headers=with_key("k")).status_code == 200
 
 
+def test_a_search_that_takes_too_long_is_told_so_and_sends_do_not_notice(client, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("email_services.store.LOG_SECONDS", -1)
+        patch.setattr("email_services.store_sqlite.LOOK_EVERY", 1)
+        answer = client.get("/example.com/messages?recipient=ada", headers=POOL)
+        assert answer.status_code == 503
+        assert answer.headers["Retry-After"] == "5"
+        assert answer.json["error"].startswith("The search in the log took too long: narrow it")
+        keyed = {**POOL, "Idempotency-Key": "k"}
+        assert client.post("/example.com/send", json=PLAIN, headers=keyed).status_code == 200
+        assert client.get("/readyz").status_code == 200
+    found = client.get("/example.com/messages?recipient=EXAMPLE.org", headers=POOL).json
+    assert len(found["messages"]) == 1
+
+
 def test_messages_are_listed_filtered_paged_and_shown(client):
     ids = [
         client.post("/example.com/send", json={**PLAIN, "subject": f"{n} <b>"}, headers=POOL).json[

@@ -14,12 +14,13 @@ import pytest
 from sqlalchemy import create_engine, event, text
 
 from email_services.drill import Drill
-from email_services.exceptions import ConfigError, StoreUnavailable
+from email_services.exceptions import ConfigError, SearchTooSlow, StoreUnavailable
 from email_services.health import Health
 from email_services.store import (
     _POSTGRESQL,
     KEEP_KEY_SECONDS,
     KEPT_ERRORS,
+    LOG_CONNECTIONS,
     MIGRATIONS,
     LoggedMessage,
     Reservation,
@@ -53,6 +54,15 @@ def open_store(url):
 @pytest.fixture
 def store(open_store):
     return open_store()
+
+
+def wait_until(condition) -> None:
+    pause = threading.Event()
+    for _ in range(10_000):
+        if condition():
+            return
+        pause.wait(0.001)
+    pytest.fail("it does not come to pass")
 
 
 def in_threads(count: int, work) -> None:
@@ -159,6 +169,15 @@ FILTERS = [
     ({"recipient": "ADA@example.org"}, [3, 2, 1]),
     ({"recipient": "da@example.org"}, []),
     ({"recipient": "b%b@example.org"}, []),
+    ({"recipient": "Example.org"}, [3, 2, 1, 0]),
+    ({"recipient": "da@"}, [3, 2, 1]),
+    ({"recipient": "b_b"}, [3, 2, 1]),
+    ({"recipient": "b%b"}, []),
+    ({"recipient": "ada@example"}, [3, 2, 1]),
+    ({"recipient": "example.org", "limit": 2}, [3, 2]),
+    ({"recipient": "example.org", "before": (NOW + 2, f"{2:032x}")}, [1, 0]),
+    ({"recipient": "example.org", "since": NOW + 1, "until": NOW + 3}, [2, 1]),
+    ({"recipient": "example.org", "outcome": "not sent", "service": "mail_gun"}, [2]),
     ({"recipient": "b_b@example.org"}, [3, 2, 1]),
     ({"outcome": "sent"}, [1]),
     ({"outcome": "not sent"}, [2]),
@@ -180,6 +199,31 @@ def test_messages_are_found_newest_first(wanted, expected, store):
     store.log_messages([logged(3)])
     found = store.messages("example.com", NOW, **wanted)
     assert [int(message.message_id, 16) for message in found] == expected
+
+
+@pytest.mark.parametrize("recipient", ["ada@example.org", "example.org"])
+def test_a_search_goes_on_until_it_has_found_enough(recipient, store, monkeypatch):
+    monkeypatch.setattr("email_services.store.MOST_CANDIDATES", 10)
+    outcomes = ["sent" if number % 30 == 0 else "not sent" for number in range(100)]
+    store.log_messages([logged(n, outcome=outcome) for n, outcome in enumerate(outcomes)])
+    found = store.messages("example.com", NOW, recipient=recipient, outcome="sent", limit=3)
+    assert [int(message.message_id, 16) for message in found] == [90, 60, 30]
+
+
+def test_a_whole_address_is_found_without_looking_at_others(tmp_path):
+    with contextlib.closing(Store(f"sqlite:///{tmp_path}/state.sqlite3")) as store:
+        store.log_messages([logged()])
+        asked = []
+        event.listen(store._log, "before_cursor_execute", lambda *about: asked.append(about[2:4]))
+        assert len(store.messages("example.com", NOW, recipient="ada@example.org")) == 1
+        with store._log.connect() as connection:
+            plans = [
+                row[3]
+                for words, values in list(asked)
+                for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {words}", values)
+            ]
+    assert plans[0].startswith("SEARCH recipients USING PRIMARY KEY (email_domain=? AND address=?")
+    assert not [plan for plan in plans if plan.startswith("SCAN")]
 
 
 def test_pages_miss_nothing_where_messages_have_the_same_time(store):
@@ -218,6 +262,112 @@ def test_what_is_old_is_removed_a_little_at_a_time(open_store, monkeypatch):
         left.append(len(everything.messages("example.com", late, until=late)))
     assert left == [3, 1, 0, 0]
     assert reserve(store, key="0", fingerprint="other", now=late).state == "new"
+
+
+def test_the_recipients_of_a_message_are_removed_with_it(open_store):
+    store = open_store(keep_seconds=DAY)
+    many = [f"u{number}@example.org" for number in range(1000)]
+    store.log_messages([logged(1, recipients=many), logged(2)])
+    store.log_messages([logged(3, at=NOW + 3 * DAY)])
+    with store._engine.connect() as connection:
+        left = connection.execute(text("SELECT DISTINCT message_id FROM recipients")).scalars()
+        assert list(left) == [f"{3:032x}"]
+
+
+def test_who_searches_too_long_hears_so_and_nobody_else_notices(
+    request, url, open_store, monkeypatch
+):
+    monkeypatch.setattr("email_services.store._LOG_OPTIONS", "-c statement_timeout=50")
+    monkeypatch.setattr("email_services.store_sqlite.LOOK_EVERY", 1)
+    store = open_store()
+    reserve(store)
+    with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
+        if url.startswith("sqlite"):
+            patch.setattr("email_services.store.LOG_SECONDS", -1)
+        else:
+            engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+            stack.callback(engine.dispose)
+            other = stack.enter_context(engine.connect())
+            other.execute(text("LOCK TABLE recipients, messages, service_changes"))
+        for look in readers(store):
+            with pytest.raises(SearchTooSlow):
+                look()
+        store.check()
+        assert store.service_states("example.com") == {}
+        assert reserve(store).state == "in progress"
+        store.settle_keys("example.com", NOW, {"k": {}})
+    for look in readers(store):
+        look()
+
+
+def readers(store) -> list:
+    return [
+        lambda: store.messages("example.com", NOW),
+        lambda: store.messages("example.com", NOW, recipient="ada@example.org"),
+        lambda: store.messages("example.com", NOW, recipient="ada"),
+        lambda: store.outcomes("example.com", NOW, NOW),
+        lambda: store.service_changes("example.com"),
+    ]
+
+
+def test_those_who_read_the_log_take_no_connection_from_senders(open_store, monkeypatch):
+    monkeypatch.setitem(LOG_CONNECTIONS, "pool_timeout", 0.01)
+    store = open_store()
+    with contextlib.ExitStack() as stack:
+        for _ in range(LOG_CONNECTIONS["pool_size"]):
+            stack.enter_context(store._reading())
+        with pytest.raises(SearchTooSlow):
+            store.messages("example.com", NOW)
+        in_threads(20, lambda number: store.log_messages([logged(number)]))
+    assert len(store.messages("example.com", NOW)) == 20
+
+
+def make_older(url: str) -> None:
+    """Take back what came after version 2."""
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE recipients"))
+        connection.execute(text("DELETE FROM schema_version WHERE version > 2"))
+    engine.dispose()
+
+
+def test_recipients_of_before_there_was_a_table_of_them_are_found(url, open_store, monkeypatch):
+    monkeypatch.setattr("email_services.store.FILLED_AT_ONCE", 7)
+    store = open_store()
+    store.log_messages([replace(logged(n), at=NOW + n // 4) for n in range(50)])
+    make_older(url)
+    store = open_store()
+    store.log_messages([logged(100)])
+    store._worker.join()
+    for recipient in ("ada@example.org", "b_b"):
+        found = store.messages("example.com", NOW, recipient=recipient, limit=99)
+        assert len(found) == 51
+        assert found == store.messages("example.com", NOW, limit=99)
+
+
+def test_what_takes_long_goes_on_after_a_restart_and_once_it_is_done_is_done(
+    url, open_store, monkeypatch
+):
+    monkeypatch.setattr("email_services.store.FILLED_AT_ONCE", 3)
+    open_store().log_messages([logged(number) for number in range(3)])
+    make_older(url)
+    with monkeypatch.context() as patch:
+        patch.setattr("email_services.store._log_recipients", fail)
+        store = open_store()
+        store.check()
+        wait_until(lambda: store._away_until[True])
+        store.close()
+    store = open_store()
+    assert store._long_steps
+    store._away_until = {False: 0.0, True: 0.0}
+    store.check()
+    store._worker.join()
+    assert len(store.messages("example.com", NOW, recipient="ada@example.org")) == 3
+    assert not open_store()._long_steps
+
+
+def fail(*_):
+    raise sqlite3.OperationalError("disk I/O error")
 
 
 def reserve(store, key="k", fingerprint="f", now=NOW):
