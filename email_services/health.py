@@ -33,6 +33,9 @@ JITTER: Final = 0.2
 LONGEST_PROBE_SECONDS: Final = 120.0
 """No timeout with its grace is longer (email_services.abstract, email_services.pool)."""
 
+SKEW_SECONDS: Final = 60.0
+"""By how much the clocks of a fleet may differ."""
+
 WORKING: Final = "working"
 RESTING: Final = "resting"
 PROBING: Final = "probing"
@@ -75,10 +78,12 @@ class Health:
 def believable(health: Health, now: float) -> Health:
     """The health without times that cannot be: the clock has been set back since.
 
-    A service would rest, and a lost probe would last, until the clock is where it was again.
+    A service would rest, and a lost probe would last, until the clock is where it was again. A rest
+    that begins later than now is due instead: one message finds out.
     """
     longest = max(LONGEST_ACCOUNT_REST_SECONDS, LONGEST_ASKED_SECONDS) * (1 + JITTER)
-    if health.rest_until is not None and health.rest_until > now + longest:
+    begins_later = health.since is not None and health.since > now + SKEW_SECONDS
+    if health.rest_until is not None and (begins_later or health.rest_until > now + longest):
         health = replace(health, rest_until=now)
     if health.probe_until is not None and health.probe_until > now + LONGEST_PROBE_SECONDS:
         health = replace(health, probe_until=None)

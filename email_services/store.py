@@ -64,7 +64,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from email_services.drill import Drill
 from email_services.exceptions import UNKNOWN, ConfigError, SearchTooSlow, StoreUnavailable
-from email_services.health import Health
+from email_services.health import SKEW_SECONDS, Health
 from email_services.store_sqlite import INTERRUPTED, Turns, begun, prepare, prepare_for_the_log
 
 logger = logging.getLogger(__name__)
@@ -912,7 +912,9 @@ def _reservation(row: Row[Any], fingerprint: str, now: float) -> Reservation:
         return Reservation("other")
     if row.answer is not None:
         return Reservation("done", json.loads(row.answer))
-    return Reservation("in progress" if now < row.reserved_until else "abandoned")
+    # One that begins later than now is of a clock that has been set back: it would last until then.
+    is_valid = row.at <= now + SKEW_SECONDS and now < row.reserved_until
+    return Reservation("in progress" if is_valid else "abandoned")
 
 
 def _message_columns(message: LoggedMessage) -> dict[str, Any]:

@@ -219,6 +219,27 @@ def test_a_clock_that_is_set_back_ends_a_rest(fault, failures, _rest, pool, firs
     assert send(pool).service_used == "first"
 
 
+def test_a_rest_that_began_while_the_clock_was_two_hours_ahead_is_due(pool, first, clock):
+    first.fault = AccountRefused("key")
+    pool.send(make_message())
+    clock.now -= 7200
+    first.fault = None
+    assert pool.send(make_message()).service_used == "first"
+
+
+def test_clocks_that_differ_a_little_end_no_rest(pool, first, clock):
+    first.fault = AccountRefused("key")
+    pool.send(make_message())
+    clock.now -= 1
+    assert pool.send(make_message()).service_used == "second"
+
+
+def test_a_key_reserved_while_the_clock_was_two_hours_ahead_is_free_with_a_flag(pool, store, clock):
+    store.reserve_keys("example.com", [("key", "print")], clock.now + 7200, clock.now + 7230)
+    delivery = pool.send(make_message(), once=Once("key", "print"))
+    assert (delivery.outcome, delivery.possible_duplicate) == ("sent", True)
+
+
 def test_a_clock_that_is_set_back_ends_a_lost_probe(pool, first, clock):
     first.fault = AccountRefused("quota")
     send(pool)
