@@ -231,3 +231,10 @@ def test_every_link_between_the_documents_leads_somewhere():
     for document in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_trials_name_tests_that_are_there():
+    named = re.findall(r"`(test_\w+\.py)::(\w+)`", (ROOT / "docs" / "trials.md").read_text())
+    assert named
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"
