@@ -65,7 +65,14 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from email_services.drill import Drill
 from email_services.exceptions import UNKNOWN, ConfigError, SearchTooSlow, StoreUnavailable
 from email_services.health import SKEW_SECONDS, Health
-from email_services.store_sqlite import INTERRUPTED, Turns, begun, prepare, prepare_for_the_log
+from email_services.store_sqlite import (
+    INTERRUPTED,
+    DatabaseFile,
+    Turns,
+    begun,
+    prepare,
+    prepare_for_the_log,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -390,10 +397,13 @@ class Store:
     """
 
     def __init__(self, url: str = DEFAULT_URL, keep_seconds: float = 30 * 24 * 3600) -> None:
-        self._engine = _make_engine(url)
-        self._autocommit = _make_autocommit(self._engine)
-        self._log = _make_autocommit(_make_log_engine(url))
+        self._engine, log_engine = _make_engine(url), _make_log_engine(url)
+        self._autocommit, self._log = _make_autocommit(self._engine), _make_autocommit(log_engine)
         self._turns = Turns() if self._engine.dialect.name == "sqlite" else None
+        self._file = DatabaseFile(path) if (path := _path_of(self._engine)) else None
+        if self._file:
+            self._file.watch(self._engine)
+            self._file.watch(log_engine)
         self._keep_seconds = keep_seconds
         self._away_until = {False: 0.0, True: 0.0}  # to read, to write
         self._log_away_until = 0.0
@@ -403,6 +413,7 @@ class Store:
         self._worker: threading.Thread | None = None
         self._is_closing = threading.Event()
         try:
+            self._look_at_the_file()
             self._migrate(patiently=True)
         except StoreUnavailable as error:
             # Messages go out without it; only what needs it answers 503.
@@ -419,6 +430,8 @@ class Store:
             self._worker = None
         self._engine.dispose()
         self._log.dispose()
+        if self._file:
+            self._file.close()
 
     def check(self) -> None:
         """Ask the database for an answer."""
@@ -753,7 +766,7 @@ class Store:
     @contextmanager
     def _migrating(self, *, patiently: bool = False) -> Iterator[tuple[Connection, set[int]]]:
         """A transaction to change the schema in, and the numbers of the steps that are done."""
-        with self._answering(writes=True), self._begun() as connection:
+        with self._answering(writes=True), self._begun(is_part=True) as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(0x6D61696C)))
                 if patiently:
@@ -763,6 +776,7 @@ class Store:
 
     def _ensure_schema(self) -> None:
         """Make up for a start at which the database was away, and begin what takes long."""
+        self._look_at_the_file()
         if not self._is_migrated:
             self._migrate()
         if self._long_steps:  # here, since a thread of before the fork would be in no worker
@@ -771,6 +785,15 @@ class Store:
                 target=self._take_long_steps, args=(steps,), daemon=True
             )
             self._worker.start()
+
+    def _look_at_the_file(self) -> None:
+        """Have all connections be to the one that is there now."""
+        if self._file is None or self._file.is_the_same():
+            return
+        with self._answering(writes=True):
+            if words := self._file.open():
+                logger.error("%s", words)
+                self._is_migrated = False
 
     @contextmanager
     def _statement(self, *, writes: bool = False) -> Iterator[Connection]:
@@ -794,21 +817,24 @@ class Store:
     def _transaction(self) -> Iterator[Connection]:
         """A transaction that has the right to write from its beginning."""
         self._ensure_schema()
-        with self._answering(writes=True), self._begun() as connection:
+        with self._answering(writes=True), self._begun(is_part=True) as connection:
             yield connection
 
     @contextmanager
-    def _begun(self) -> Iterator[Connection]:
+    def _begun(self, *, is_part: bool = False) -> Iterator[Connection]:
         if self._turns is None:
             with self._engine.begin() as connection:
                 yield connection
         else:
             # The turn comes first: who waits for it holds no connection that others could use.
             with (
-                self._turns.turn(WAIT_SECONDS),
+                self._turns.turn(WAIT_SECONDS, is_part=is_part),
                 self._engine.connect() as connection,
                 begun(connection, WAIT_SECONDS),
             ):
+                if self._file and not self._file.is_what_has_open(connection):
+                    # It waited for its turn meanwhile. What it wrote, nobody would find.
+                    raise StoreUnavailable("The state database has just been deleted or replaced.")
                 yield connection
 
     @contextmanager
@@ -852,7 +878,7 @@ class Store:
             raise StoreUnavailable("The state database does not answer.") from error
 
 
-UNAVAILABLE: Final = (DatabaseError, InterfaceError, PoolTimeoutError, sqlite3.Error)
+UNAVAILABLE: Final = (DatabaseError, InterfaceError, PoolTimeoutError, sqlite3.Error, OSError)
 """What is raised where the database is away, full, locked, damaged or read-only."""
 
 
@@ -1202,6 +1228,12 @@ _LOG_OPTIONS: Final = (
     " -c default_transaction_read_only=on"
     " -c max_parallel_workers_per_gather=0"  # one search takes one processor
 )
+
+
+def _path_of(engine: Engine) -> str | None:
+    """The file of an SQLite database that has one."""
+    path = engine.url.database if engine.dialect.name == "sqlite" else None
+    return None if not path or path == ":memory:" or path.startswith("file:") else path
 
 
 def _make_autocommit(engine: Engine) -> Engine:

@@ -1,16 +1,21 @@
-"""What SQLite needs and PostgreSQL does not: writers that take turns."""
+"""What SQLite needs and PostgreSQL does not: writers that take turns, and an eye on the file."""
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 import sqlite3
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Final, cast
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple, cast
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from email_services.exceptions import StoreUnavailable
@@ -25,7 +30,7 @@ SQLite itself looks every 100 ms after a while (its busy_timeout), and then seld
 """
 
 LONG_SECONDS: Final = 0.002
-"""A transaction that took longer is followed by a pause as long, in which other processes begin."""
+"""A part of much that took longer is followed by a pause, in which other processes begin."""
 
 LOOK_EVERY: Final = 1_000_000
 """Steps of SQLite's machine, some 20 ms, after which a reader looks whether its time is over. For
@@ -49,17 +54,17 @@ class Turns:
         self._is_taken = False
 
     @contextmanager
-    def turn(self, patience: float) -> Iterator[None]:
+    def turn(self, patience: float, *, is_part: bool = False) -> Iterator[None]:
         """Wait for this caller's turn, and have it. Raises StoreUnavailable.
 
-        patience: seconds to wait at most.
+        patience: seconds to wait at most. is_part: whether the caller will be back at once.
         """
         self._take(patience)
         started = time.monotonic()
         try:
             yield
         finally:
-            if time.monotonic() - started > LONG_SECONDS:
+            if is_part and time.monotonic() - started > LONG_SECONDS:
                 time.sleep(2 * POLL_SECONDS)
             self._pass_on()
 
@@ -86,7 +91,151 @@ class Turns:
                 self._is_taken = False
 
 
-def prepare(connection: sqlite3.Connection, _record: object) -> None:
+class _Identity(NamedTuple):
+    """Which files there are, each by its device and number; None for one that is not there."""
+
+    database: tuple[int, int] | None
+    wal: tuple[int, int] | None
+    shm: tuple[int, int] | None
+
+
+class DatabaseFile:
+    """The file of a database, which somebody may delete or replace while it is in use.
+
+    Who has it open would go on with what is no longer there, and who opens it later would begin
+    another: keys that one of them reserves are new to the other. So each use of the database is
+    preceded by a look.
+
+    The log of what was written last and its index are files beside it (-wal, -shm). While they are
+    in use they belong to their database: with another one's, SQLite would read nonsense.
+
+    path: of the database.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._database = Path(path).resolve()
+        self._wal, self._shm = (Path(f"{self._database}{end}") for end in ("-wal", "-shm"))
+        self._lock = threading.Lock()
+        # They stay open, so that no other file gets the numbers of those they have: one to forbid
+        # all writing, and one to read meanwhile.
+        self._guards: list[sqlite3.Connection] = []
+        self._known: _Identity | None = None
+
+    def watch(self, engine: Engine) -> None:
+        """Have the engine's connections be to the file that is known."""
+        event.listen(engine, "do_connect", self._connect)
+        event.listen(engine, "checkout", self._refuse_if_stale)
+
+    def is_the_same(self) -> bool:
+        """Whether all is as it was when it was opened."""
+        return self._known is not None and self._found() == self._known
+
+    def is_what_has_open(self, connection: Connection) -> bool:
+        """Whether what the connection writes is found by all others."""
+        return connection.info["file"] is self._known and self.is_the_same()
+
+    def open(self) -> str:
+        """Open what is there, or a new one; all processes come to the same.
+
+        Returns what to say of the one before, or "" if this is the first, or it is the same. Raises
+        OSError and sqlite3.Error.
+        """
+        with self._lock:
+            if self.is_the_same():
+                return ""
+            with _alone_in(self._database.parent):
+                words = self._made_usable()
+                self._let_go()
+                for _ in range(2):
+                    guard = sqlite3.connect(self._database, check_same_thread=False)
+                    self._guards.append(guard)
+                    prepare(guard)
+                    guard.execute("SELECT count(*) FROM sqlite_master")  # opens the others too
+                self._known = self._found()
+                return words
+
+    def close(self) -> None:
+        """Whatever is there when it is opened again will be taken for the same."""
+        with self._lock:
+            self._let_go()
+            self._known = None
+
+    def _let_go(self) -> None:
+        while self._guards:
+            self._guards.pop().close()
+
+    def _found(self) -> _Identity:
+        return _Identity(_number(self._database), _number(self._wal), _number(self._shm))
+
+    def _connect(
+        self, _dialect: Any, record: ConnectionPoolEntry, _arguments: Any, options: dict[str, Any]
+    ) -> sqlite3.Connection:
+        record.info["file"] = self._known
+        # It makes no file: that is for one at a time.
+        connection: sqlite3.Connection = sqlite3.connect(
+            f"{self._database.as_uri()}?mode=rw", uri=True, **options
+        )
+        return connection
+
+    def _refuse_if_stale(self, _connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+        if record.info["file"] is not self._known:
+            raise InvalidatePoolError
+
+    def _made_usable(self) -> str:
+        """Leave no file beside the database that belongs to another one."""
+        lost, found = self._known, self._found()
+        if lost and found.database == lost.database and self._guards:
+            self._copy()
+            return "Files beside the state database were deleted; it has been copied to a new one."
+        if found.database is None or (lost and found.wal == lost.wal):
+            self._wal.unlink(missing_ok=True)
+        if found.database is None or (lost and found.shm == lost.shm):
+            self._shm.unlink(missing_ok=True)
+        if lost is None:
+            return ""
+        how = "deleted" if found.database is None else "replaced"
+        return (
+            f"The state database was {how} while it was in use. Idempotency-Keys, the log of"
+            " messages and the health of services are those of the file that is there now."
+        )
+
+    def _copy(self) -> None:
+        """Put the database in a new file, with what is only in the log that was deleted.
+
+        Other processes find that it is another one, and leave the old one alone.
+        """
+        copy = Path(f"{self._database}-copy")
+        copy.unlink(missing_ok=True)
+        lock, whole = self._guards
+        lock.execute("BEGIN IMMEDIATE")  # nobody writes what would not be in the copy
+        with closing(sqlite3.connect(copy)) as target:
+            whole.backup(target)
+        shutil.copymode(self._database, copy)
+        self._wal.unlink(missing_ok=True)
+        self._shm.unlink(missing_ok=True)
+        copy.replace(self._database)
+
+
+def _number(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """While no other process is here. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def prepare(connection: sqlite3.Connection, _record: object = None) -> None:
     """Make a new connection one whose readers never wait for a writer (WAL)."""
     # Transactions begin where we say so, not where Python guesses.
     connection.isolation_level = None

@@ -1,8 +1,9 @@
-"""What SQLite needs: writers in turns."""
+"""What SQLite needs: writers in turns, and an eye on the file."""
 
 from __future__ import annotations
 
 import contextlib
+import secrets
 import sqlite3
 import threading
 from collections import Counter
@@ -10,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import event
-from test_store import NOW, logged, wait_until
+from test_store import NOW, in_threads, logged, reserve, wait_until
 
 from email_services.exceptions import StoreUnavailable
 from email_services.store import WRITTEN_AT_ONCE, Store
@@ -119,3 +120,99 @@ def test_a_writer_that_waits_for_another_process_finds_a_short_moment(tmp_path, 
             stop.set()
             busy.join()
         assert len(store.messages("example.com", NOW)) == 5
+
+
+DELETED = {
+    "the database": ["state.sqlite3"],
+    "all of it": ["state.sqlite3", "state.sqlite3-wal", "state.sqlite3-shm"],
+    "what was written last": ["state.sqlite3-wal"],
+    "the index of that": ["state.sqlite3-shm"],
+    "both": ["state.sqlite3-wal", "state.sqlite3-shm"],
+}
+
+
+@pytest.fixture
+def workers(tmp_path):
+    """Several processes' stores, each of which has used the database."""
+    with contextlib.ExitStack() as stack:
+        url = f"sqlite:///{tmp_path}/state.sqlite3"
+        opened = [stack.enter_context(contextlib.closing(Store(url))) for _ in range(3)]
+        for number, store in enumerate(opened):
+            store.log_messages([logged(number)])
+            store.messages("example.com", NOW)
+            reserve(store, f"of before {number}")
+        yield opened
+
+
+@pytest.mark.parametrize("case", DELETED)
+def test_workers_agree_on_one_database_after_files_of_it_were_deleted(
+    case, workers, tmp_path, caplog
+):
+    for name in DELETED[case]:
+        (tmp_path / name).unlink()
+    caplog.clear()
+    keys = [f"key {number}" for number in range(30)]
+    for turn in range(3):
+        for number, key in enumerate(keys):
+            expected = "in progress" if turn else "new"
+            assert reserve(workers[(number + turn) % 3], key).state == expected
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * len(workers)
+    for store in workers:
+        store.check()
+        store.log_messages([replace(logged(99), message_id=secrets.token_hex(16))])
+    for store in workers:
+        kept = 0 if "state.sqlite3" in DELETED[case] else 3
+        assert len(store.messages("example.com", NOW)) == 3 + kept
+        with store._engine.connect() as connection:
+            assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+    state = "in progress" if kept else "new"
+    assert reserve(workers[0], "of before 1").state == state
+
+
+def test_a_database_that_was_replaced_is_taken_for_what_it_is(workers, tmp_path, caplog):
+    other = tmp_path / "other.sqlite3"
+    with contextlib.closing(Store(f"sqlite:///{other}")) as store:
+        reserve(store, "of the other")
+        store.log_messages([logged(7)])
+    caplog.clear()
+    other.replace(tmp_path / "state.sqlite3")
+    for store in workers:
+        assert reserve(store, "of the other").state == "in progress"
+        assert [m.message_id for m in store.messages("example.com", NOW)] == [f"{7:032x}"]
+    assert "replaced" in caplog.records[0].message
+
+
+def test_who_waited_while_the_database_was_deleted_writes_into_no_file_that_is_gone(
+    workers, tmp_path
+):
+    waiting, deleting = workers[:2]
+    outcome = []
+
+    def wait():
+        try:
+            outcome.append(reserve(waiting))
+        except StoreUnavailable as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=wait)
+    with waiting._turns.turn(PATIENCE):
+        thread.start()
+        wait_until(lambda: waiting._turns._waiting)
+        (tmp_path / "state.sqlite3").unlink()
+        assert reserve(deleting).state == "new"
+    thread.join()
+    assert isinstance(outcome[0], StoreUnavailable)
+    assert reserve(waiting).state == "in progress"
+
+
+def test_workers_that_find_out_at_once_agree(workers, tmp_path):
+    (tmp_path / "state.sqlite3").unlink()
+    states = Counter()
+
+    def ask(number):
+        with contextlib.suppress(StoreUnavailable):
+            states[reserve(workers[number % 3], "the same").state] += 1
+
+    in_threads(24, ask)
+    assert states["new"] == 1
+    assert set(states) <= {"new", "in progress"}
