@@ -150,12 +150,14 @@ class Run:
     stops: whether nobody is asked after an attempt that may have been accepted.
     once_key: its Idempotency-Key, if it has one.
     follows_cut_off: whether an earlier request with that key was cut off, and may have sent it.
+    began: when that was, if it is known, in seconds since the epoch.
     """
 
     template: EmailMessage
     stops: bool = False
     once_key: str | None = None
     follows_cut_off: bool = False
+    began: float | None = None
     attempts: list[Attempt] = field(default_factory=list)
     faults: list[ProviderError] = field(default_factory=list)
     recipients: dict[str, Recipient] = field(default_factory=dict)
@@ -170,6 +172,16 @@ class Run:
 
     def __post_init__(self) -> None:
         self.given = self.template
+
+    def follow(self, begun: tuple[str, float] | None) -> None:
+        """Note that an earlier request was cut off, and may have sent it.
+
+        begun: the id that it had, which all copies have then, and when that was.
+        """
+        self.follows_cut_off = True
+        if begun:
+            message_id, self.began = begun
+            self.template = self.given = self.template.known_as(message_id)
 
     @property
     def message(self) -> EmailMessage:

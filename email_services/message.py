@@ -368,6 +368,12 @@ class EmailMessage(BaseModel):
         """Our own id of this message: 32 hexadecimal digits, new for every parse."""
         return self._message_id
 
+    def known_as(self, message_id: str) -> EmailMessage:
+        """The same message by the id that it was given when it was parsed before."""
+        copy = self.model_copy()
+        copy._message_id = message_id  # noqa: SLF001 - it is one of these
+        return copy
+
     @property
     def message_id_header(self) -> str:
         """The Message-ID of every copy, whoever carries it: recipients can tell them for one."""

@@ -181,7 +181,8 @@ class PooledEmailService:
         """Reserve the keys; returns the stored answers, by the number of the message."""
         until = now + self.deadline_seconds + GRACE_SECONDS
         keys = [(one.key, one.fingerprint) for one in [*once, *([whole] if whole else [])]]
-        found = self._store.reserve_keys(self.email_domain, keys, now, until)
+        ids = {one.key: run.given.message_id for run, one in zip(runs, once, strict=True)}
+        found = self._store.reserve_keys(self.email_domain, keys, now, until, ids)
         states = {reservation.state for reservation in found}
         if "other" in states:
             raise KeyReused("This Idempotency-Key was used for another request.")
@@ -192,17 +193,18 @@ class PooledEmailService:
             zip(runs, once, found[: len(once)], strict=True)
         ):
             run.once_key = one.key
-            run.follows_cut_off = reservation.state == "abandoned"
+            if reservation.state == "abandoned":
+                run.follow(reservation.message)
             if reservation.answer is not None:
                 answered[n] = Delivery.from_stored(reservation.answer)
         return answered
 
     def _logged(self, run: Run, now: float) -> LoggedMessage:
-        """How the message log shows it, which began `now`."""
+        """How the message log shows it, which began `now`, if not before."""
         message = run.given
         return LoggedMessage(
             message.message_id,
-            now,
+            now if run.began is None else run.began,
             self.email_domain,
             message.from_email.email,
             [address.key for address in message.recipients],

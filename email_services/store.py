@@ -44,6 +44,7 @@ from sqlalchemy import (
     event,
     func,
     insert,
+    inspect,
     or_,
     select,
     tuple_,
@@ -210,6 +211,9 @@ _keys = Table(
     Column("at", Float, nullable=False),
     Column("reserved_until", Float, nullable=False),
     Column("answer", Text),  # NULL while the first request with it is in progress
+    # The message that the first request began, for one that takes the key over
+    Column("message_id", String(32)),
+    Column("message_at", Float),
     Index("idempotency_keys_by_time", "at"),
 )
 
@@ -232,7 +236,6 @@ _wrong_keys = Table(
 
 # What every message asks is made once: making a statement costs more than carrying it out.
 _STATES: Final = select(_services).where(_services.c.email_domain == bindparam("email_domain"))
-_LOG_OUTCOME: Final = update(_messages).where(_messages.c.message_id == bindparam("of_message"))
 _OUTCOME_COLUMNS: Final = (
     "outcome",
     "service_used",
@@ -240,8 +243,17 @@ _OUTCOME_COLUMNS: Final = (
     "possible_duplicate",
     "attempts",
 )
-
-_LOG_MESSAGE: Final = insert(_messages)
+_NEW_MESSAGE: Final = postgresql.insert(_messages)
+# There is one already where a request takes over what was cut off.
+_LOG_MESSAGE: Final = _NEW_MESSAGE.on_conflict_do_update(
+    index_elements=[_messages.c.message_id],
+    set_={name: _NEW_MESSAGE.excluded[name] for name in (*_OUTCOME_COLUMNS, "deadline")},
+)
+_LOG_OUTCOME: Final = update(_messages).where(
+    _messages.c.message_id == bindparam("of_message"),
+    # One that comes late changes nothing of what became of it since another has taken it over.
+    or_(_messages.c.deadline == bindparam("of_deadline"), _messages.c.outcome == IN_PROGRESS),
+)
 _LOG_RECIPIENTS: Final = postgresql.insert(_recipients).on_conflict_do_nothing()
 # PostgreSQL can do both in one statement, which spares each message a round trip and a commit.
 _LOG_RECIPIENTS_OF: Final = (
@@ -331,12 +343,20 @@ def _fill_recipients(connection: Connection, before: Place | None) -> Place | No
     return some[-1].at, some[-1].message_id
 
 
+def _keep_messages_with_keys(connection: Connection) -> None:
+    there = {column["name"] for column in inspect(connection).get_columns("idempotency_keys")}
+    for name, kind in {"message_id": "VARCHAR(32)", "message_at": "FLOAT"}.items():
+        if name not in there:
+            connection.exec_driver_sql(f"ALTER TABLE idempotency_keys ADD COLUMN {name} {kind}")
+
+
 MIGRATIONS: Final[tuple[Callable[[Connection], None] | LongStep, ...]] = (
     _create_tables,
     _add_secrets,
     _add_wrong_keys,
     _add_recipients,
     LongStep(_fill_recipients),
+    _keep_messages_with_keys,
 )
 """Step n brings a database from version n to version n + 1. Append; never change one."""
 
@@ -377,11 +397,13 @@ class Reservation:
 
     state: "new" (reserved for this request), "abandoned" (reserved too, after a request that was
     cut off), "in progress", "other" (used for another request), or "done".
-    answer: the stored one, if it is done.
+    answer: the stored one, if it is done. message: the id and the time of the message that the
+    request before began, if it was abandoned: what follows is another copy of that.
     """
 
     state: str
     answer: Mapping[str, Any] | None = None
+    message: tuple[str, float] | None = None
 
 
 class _Undone(Exception):
@@ -513,10 +535,11 @@ class Store:
                 outcomes = [_outcome_columns(message) for message in some]
                 if connection.execute(_LOG_OUTCOME, outcomes).rowcount == len(some):
                     continue
-                ids = [message.message_id for message in some]
-                known = select(_messages.c.message_id).where(_messages.c.message_id.in_(ids))
-                begun = set(connection.execute(known).scalars())
-                _log(connection, [message for message in some if message.message_id not in begun])
+                id_ = _messages.c.message_id
+                known = select(id_).where(id_.in_([message.message_id for message in some]))
+                ids = set(connection.execute(known).scalars())
+                if lost := [message for message in some if message.message_id not in ids]:
+                    _log(connection, lost)
 
     def messages(
         self,
@@ -579,16 +602,25 @@ class Store:
     # Idempotency keys
 
     def reserve_keys(
-        self, email_domain: str, keys: Sequence[tuple[str, str]], now: float, until: float
+        self,
+        email_domain: str,
+        keys: Sequence[tuple[str, str]],
+        now: float,
+        until: float,
+        message_ids: Mapping[str, str] | None = None,
     ) -> list[Reservation]:
         """Reserve each key for a request, or tell what it already stands for.
 
         If one of them is in progress or stands for another request, none is reserved.
         keys: each with the fingerprint of its request. until: when the reservations lapse, if no
-        answer is stored.
+        answer is stored. message_ids: of the messages that the keys stand for, by key.
         """
-        times = {"at": now, "reserved_until": until}
-        rows = {key: _key_columns(email_domain, key, mark, times) for key, mark in sorted(keys)}
+        times = {"at": now, "reserved_until": until, "message_at": now}
+        ids = message_ids or {}
+        rows = {
+            key: {**_key_columns(email_domain, key, mark), **times, "message_id": ids.get(key)}
+            for key, mark in sorted(keys)
+        }
         if len(rows) == 1:  # the usual case, which needs no transaction
             with self._statement(writes=True) as connection:
                 if connection.execute(_RESERVE_KEY, list(rows.values())).rowcount:
@@ -617,9 +649,10 @@ class Store:
             fresh = [row for key, row in rows.items() if key not in known]
             if fresh and connection.execute(_RESERVE_KEY, fresh).rowcount < len(fresh):
                 raise _Undone
-            lapsed = [rows[key] for key in known if found[key].state in {"new", "abandoned"}]
+            lapsed = [key for key in known if found[key].state in {"new", "abandoned"}]
             if lapsed:
-                connection.execute(_TAKE_KEY, [_taken_columns(row) for row in lapsed])
+                taken = [_taken_columns(rows[key], found[key]) for key in lapsed]
+                connection.execute(_TAKE_KEY, taken)
             return found
         return None
 
@@ -912,21 +945,20 @@ def _columns(state: ServiceState) -> dict[str, Any]:
     }
 
 
-def _key_columns(
-    email_domain: str, key: str, fingerprint: str, times: Mapping[str, float]
-) -> dict[str, Any]:
+def _key_columns(email_domain: str, key: str, fingerprint: str) -> dict[str, Any]:
     return {
         "email_domain": email_domain,
         "key": key,
         "fingerprint": fingerprint,
         "answer": None,
-        **times,
     }
 
 
-def _taken_columns(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The same reservation for one that another request had."""
+def _taken_columns(row: Mapping[str, Any], before: Reservation) -> dict[str, Any]:
+    """The same reservation for a key that another request had."""
     values = {name: value for name, value in row.items() if name not in {"email_domain", "key"}}
+    if before.message:
+        values["message_id"], values["message_at"] = before.message
     return {"of_domain": row["email_domain"], "of_key": row["key"], **values}
 
 
@@ -940,7 +972,11 @@ def _reservation(row: Row[Any], fingerprint: str, now: float) -> Reservation:
         return Reservation("done", json.loads(row.answer))
     # One that begins later than now is of a clock that has been set back: it would last until then.
     is_valid = row.at <= now + SKEW_SECONDS and now < row.reserved_until
-    return Reservation("in progress" if is_valid else "abandoned")
+    if is_valid:
+        return Reservation("in progress")
+    # A row of a version before has no message.
+    message = (row.message_id, row.message_at) if row.message_id else None
+    return Reservation("abandoned", message=message)
 
 
 def _message_columns(message: LoggedMessage) -> dict[str, Any]:
@@ -955,6 +991,7 @@ def _outcome_columns(message: LoggedMessage) -> dict[str, Any]:
     columns = _message_columns(message)
     return {
         "of_message": message.message_id,
+        "of_deadline": message.deadline,
         **{name: columns[name] for name in _OUTCOME_COLUMNS},
     }
 

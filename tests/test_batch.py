@@ -442,11 +442,14 @@ def test_a_batch_that_was_cut_off_is_sent_again_with_a_flag(make_pool, store, cl
     pool = make_pool(Scripted("first", max_batch=10))
     messages = messages_for("a", "b")
     once = keys_for(messages)
-    store.reserve_keys("example.com", [(o.key, o.fingerprint) for o in once], NOW, NOW + 30)
+    keys = [(o.key, o.fingerprint) for o in once]
+    ids = {once[0].key: "0" * 32, once[1].key: "1" * 32}
+    store.reserve_keys("example.com", keys, NOW, NOW + 30, ids)
     store.settle_keys("example.com", NOW, {once[0].key: None})
     clock.now += 31
     deliveries = pool.send_all(messages, once=once)
     assert [d.possible_duplicate for d in deliveries] == [False, True]
+    assert [d.message_id for d in deliveries] == [messages[0].message_id, "1" * 32]
 
 
 def test_who_takes_others_of_the_same_call_is_not_to_blame(make_pool, store):

@@ -541,6 +541,44 @@ def test_a_key_in_progress_is_told_and_one_that_was_cut_off_is_flagged(pool, fir
     assert logged.possible_duplicate is True, "and the log"
 
 
+class Killed(BaseException):
+    """What ends a worker."""
+
+
+def test_every_copy_of_a_message_has_the_id_of_the_first(pool, first, store, clock):
+    ids = []
+    accept = first.send
+
+    def send(message, timeout):
+        ids.append(message.message_id_header)
+        if len(ids) < 3:
+            raise Killed
+        return accept(message, timeout)
+
+    first.send = send
+    began = clock.now
+    for _ in range(2):
+        with pytest.raises(Killed):
+            pool.send(make_message(), once=ONCE)
+        clock.now += 25 + GRACE_SECONDS + 1
+    delivery = pool.send(make_message(), once=ONCE)
+    assert ids == [f"<{delivery.message_id}@example.com>"] * 3
+    assert (delivery.outcome, delivery.possible_duplicate) == ("sent", True)
+    (logged,) = store.messages("example.com", clock.now)
+    assert (logged.message_id, logged.at) == (delivery.message_id, began), "one in the log, too"
+    assert (logged.outcome, logged.possible_duplicate) == ("sent", True)
+    address = logged.recipients[0]
+    assert store.messages("example.com", clock.now, recipient=address) == [logged]
+    assert store.messages("example.com", clock.now, recipient=address[:5]) == [logged]
+
+
+def test_a_message_that_was_not_sent_is_another_one_when_it_is_repeated(pool, first, second):
+    first.fault = second.fault = ServiceUnavailable("down")
+    before = pool.send(make_message(), once=ONCE)
+    first.fault = None
+    assert pool.send(make_message(), once=ONCE).message_id != before.message_id
+
+
 def test_a_failure_after_a_cut_off_request_says_unknown_and_keeps_the_key(
     pool, first, second, store, clock
 ):

@@ -163,6 +163,16 @@ def test_an_outcome_is_logged_even_if_the_beginning_was_not(store):
     assert store.messages("example.com", NOW) == [logged(outcome="sent")]
 
 
+def test_what_comes_late_changes_nothing_of_a_message_that_another_has_taken_over(store):
+    store.log_messages([logged()])
+    again = logged(deadline=NOW + 90)
+    store.log_messages([again])
+    assert store.messages("example.com", NOW + 60) == [again]
+    store.log_outcomes([replace(again, outcome="sent")])
+    store.log_outcomes([logged(outcome="not sent")])
+    assert store.messages("example.com", NOW + 60) == [replace(again, outcome="sent")]
+
+
 ATTEMPT = {"service": "mail_gun", "outcome": "not sent", "reason": "50% _", "milliseconds": 3}
 FILTERS = [
     ({}, [3, 2, 1, 0]),
@@ -395,6 +405,31 @@ def test_a_reservation_whose_worker_died_lapses(store):
     reserve(store)
     assert reserve(store, now=NOW + 30).state == "abandoned"
     assert reserve(store, now=NOW + 59).state == "in progress", "the second request has it now"
+
+
+def test_a_key_of_a_version_before_is_known(url, open_store):
+    store = open_store()
+    reserve(store)
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        for column in ("message_id", "message_at"):
+            connection.execute(text(f"ALTER TABLE idempotency_keys DROP COLUMN {column}"))
+        connection.execute(text("DELETE FROM schema_version WHERE version > 5"))
+    engine.dispose()
+    assert reserve(open_store(), now=NOW + 31) == Reservation("abandoned")
+
+
+def test_a_key_is_taken_over_with_the_message_of_the_first(store):
+    def taken(now, message_id):
+        ids = {"k": message_id}
+        return store.reserve_keys("example.com", [("k", "f")], now, now + 30, ids)[0]
+
+    assert taken(NOW, "first") == Reservation("new")
+    assert taken(NOW + 31, "second") == Reservation("abandoned", message=("first", NOW))
+    assert taken(NOW + 62, "third") == Reservation("abandoned", message=("first", NOW))
+    store.settle_keys("example.com", NOW + 62, {"k": None})
+    assert taken(NOW + 63, "fourth") == Reservation("new")
+    assert taken(NOW + 94, "fifth") == Reservation("abandoned", message=("fourth", NOW + 63))
 
 
 def test_a_request_that_lost_its_key_to_another_touches_it_no_more(store):
