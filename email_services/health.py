@@ -46,7 +46,8 @@ class Health:
     """The health of one service.
 
     failures: in a row. rests: in a row, without a success between them.
-    rest_until: None while it works. probe_until: until when a probe may take, None without one.
+    rest_until: None while it works. rest_seconds: how long it was to rest when that was decided.
+    probe_until: until when a probe may take, None without one.
     since: when it began to work or to rest. reason: the fault that made it rest.
     simulated: whether a drill's fault was the last one; what a drill did ends with it.
     """
@@ -58,6 +59,7 @@ class Health:
     since: float | None = None
     reason: str = ""
     simulated: bool = False
+    rest_seconds: float | None = None
 
     def state(self, now: float) -> str:
         """One of working, resting and probing."""
@@ -79,11 +81,12 @@ def believable(health: Health, now: float) -> Health:
     """The health without times that cannot be: the clock has been set back since.
 
     A service would rest, and a lost probe would last, until the clock is where it was again. A rest
-    that begins later than now is due instead: one message finds out.
+    with more before it than it was to last is due instead: one message finds out.
     """
-    longest = max(LONGEST_ACCOUNT_REST_SECONDS, LONGEST_ASKED_SECONDS) * (1 + JITTER)
-    begins_later = health.since is not None and health.since > now + SKEW_SECONDS
-    if health.rest_until is not None and (begins_later or health.rest_until > now + longest):
+    longest = health.rest_seconds
+    if longest is None:  # a version before decided
+        longest = max(LONGEST_ACCOUNT_REST_SECONDS, LONGEST_ASKED_SECONDS) * (1 + JITTER)
+    if health.rest_until is not None and health.rest_until > now + longest + SKEW_SECONDS:
         health = replace(health, rest_until=now)
     if health.probe_until is not None and health.probe_until > now + LONGEST_PROBE_SECONDS:
         health = replace(health, probe_until=None)
@@ -125,10 +128,12 @@ def after_fault(
     if failures < FAILURES_TO_REST and not urgent and not was_probe:
         return replace(health, failures=failures, simulated=fault.simulated)
     rest = _rest_seconds(fault, health.rests) * (1 + JITTER * random())
+    rest_until = max(now + rest, health.rest_until or 0.0)
     return Health(
         failures=failures,
         rests=health.rests + 1,
-        rest_until=max(now + rest, health.rest_until or 0.0),
+        rest_until=rest_until,
+        rest_seconds=rest_until - now,
         since=health.since if health.rest_until is not None else now,
         reason=fault.summary,
         simulated=fault.simulated,
@@ -140,7 +145,13 @@ def _lengthened(health: Health, rest_until: float, fault: ProviderError, now: fl
     asked = now + _asked_seconds(fault)
     if not fault.retry_after or asked <= rest_until:
         return health
-    return replace(health, rest_until=asked, reason=fault.summary, simulated=fault.simulated)
+    return replace(
+        health,
+        rest_until=asked,
+        rest_seconds=asked - now,
+        reason=fault.summary,
+        simulated=fault.simulated,
+    )
 
 
 def _rest_seconds(fault: ProviderError, rests: int) -> float:

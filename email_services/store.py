@@ -152,6 +152,7 @@ _services = Table(
     Column("since", Float),
     Column("reason", Text, nullable=False, default=""),
     Column("simulated", Boolean, nullable=False, default=False),
+    Column("rest_seconds", Float),
     # A Drill, if there is one
     Column("drill", Text),
     Column("last_errors", Text, nullable=False, default="[]"),
@@ -290,6 +291,7 @@ _RESERVE_KEY: Final = (
 _ADD_SECRET: Final = postgresql.insert(_secrets).on_conflict_do_nothing()
 _SECRET: Final = select(_secrets.c.value).where(_secrets.c.name == bindparam("name"))
 _TAKE_KEY: Final = update(_keys).where(_IS_KEY)
+_BOUND_KEY: Final = _TAKE_KEY.where(_keys.c.answer.is_(None))
 _STORE_ANSWER: Final = update(_keys).where(_IS_RESERVATION)
 _FREE_KEY: Final = delete(_keys).where(_IS_RESERVATION)
 _COUNTED: Final = postgresql.insert(_wrong_keys)
@@ -344,10 +346,19 @@ def _fill_recipients(connection: Connection, before: Place | None) -> Place | No
 
 
 def _keep_messages_with_keys(connection: Connection) -> None:
-    there = {column["name"] for column in inspect(connection).get_columns("idempotency_keys")}
-    for name, kind in {"message_id": "VARCHAR(32)", "message_at": "FLOAT"}.items():
+    _add_columns(connection, "idempotency_keys", message_id="VARCHAR(32)", message_at="FLOAT")
+
+
+def _keep_how_long_rests_were_to_be(connection: Connection) -> None:
+    _add_columns(connection, "services", rest_seconds="FLOAT")
+
+
+def _add_columns(connection: Connection, table: str, **kinds: str) -> None:
+    """Those that are not there: a new database has all since the first step."""
+    there = {column["name"] for column in inspect(connection).get_columns(table)}
+    for name, kind in kinds.items():
         if name not in there:
-            connection.exec_driver_sql(f"ALTER TABLE idempotency_keys ADD COLUMN {name} {kind}")
+            connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
 
 
 MIGRATIONS: Final[tuple[Callable[[Connection], None] | LongStep, ...]] = (
@@ -357,6 +368,7 @@ MIGRATIONS: Final[tuple[Callable[[Connection], None] | LongStep, ...]] = (
     _add_recipients,
     LongStep(_fill_recipients),
     _keep_messages_with_keys,
+    _keep_how_long_rests_were_to_be,
 )
 """Step n brings a database from version n to version n + 1. Append; never change one."""
 
@@ -627,11 +639,11 @@ class Store:
                     return [Reservation("new")]
         found = None
         while found is None:
-            found = self._reserve_keys(email_domain, rows, now)
+            found = self._reserve_keys(email_domain, rows, now, until)
         return [found[key] for key, _ in keys]
 
     def _reserve_keys(
-        self, email_domain: str, rows: Mapping[str, Mapping[str, Any]], now: float
+        self, email_domain: str, rows: Mapping[str, Mapping[str, Any]], now: float, until: float
     ) -> dict[str, Reservation] | None:
         """Reserve all or none; None if another node was quicker, so that it is to be done again.
 
@@ -639,12 +651,11 @@ class Store:
         """
         asked = {"of_domain": email_domain, "of_keys": list(rows)}
         with suppress(_Undone), self._transaction() as connection:
-            known = {
-                row.key: _reservation(row, rows[row.key]["fingerprint"], now)
-                for row in connection.execute(_KEYS, asked)
-            }
+            there = connection.execute(_KEYS, asked).all()
+            known = {r.key: _reservation(r, rows[r.key]["fingerprint"], now) for r in there}
             found = {key: known.get(key, Reservation("new")) for key in rows}
             if {"in progress", "other"} & {reservation.state for reservation in found.values()}:
+                _bound(connection, there, now, until)
                 return found
             fresh = [row for key, row in rows.items() if key not in known]
             if fresh and connection.execute(_RESERVE_KEY, fresh).rowcount < len(fresh):
@@ -962,6 +973,17 @@ def _taken_columns(row: Mapping[str, Any], before: Reservation) -> dict[str, Any
     return {"of_domain": row["email_domain"], "of_key": row["key"], **values}
 
 
+def _bound(connection: Connection, rows: Iterable[Row[Any]], now: float, until: float) -> None:
+    """Have reservations of a clock that was ahead, and has been set back, last until then at most.
+
+    They may be of requests that are still in progress, so that they do not end at once.
+    """
+    for row in rows:
+        if row.at > now + SKEW_SECONDS and row.answer is None and row.reserved_until > until:
+            name = {"of_domain": row.email_domain, "of_key": row.key}
+            connection.execute(_BOUND_KEY, {**name, "reserved_until": until})
+
+
 def _reservation(row: Row[Any], fingerprint: str, now: float) -> Reservation:
     """What the row of an Idempotency-Key means for a request with it."""
     if now - row.at > KEEP_KEY_SECONDS:
@@ -970,9 +992,7 @@ def _reservation(row: Row[Any], fingerprint: str, now: float) -> Reservation:
         return Reservation("other")
     if row.answer is not None:
         return Reservation("done", json.loads(row.answer))
-    # One that begins later than now is of a clock that has been set back: it would last until then.
-    is_valid = row.at <= now + SKEW_SECONDS and now < row.reserved_until
-    if is_valid:
+    if now < row.reserved_until:
         return Reservation("in progress")
     # A row of a version before has no message.
     message = (row.message_id, row.message_at) if row.message_id else None

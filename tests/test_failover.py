@@ -234,8 +234,22 @@ def test_clocks_that_differ_a_little_end_no_rest(pool, first, clock):
     assert pool.send(make_message()).service_used == "second"
 
 
+def test_a_longer_rest_that_began_while_the_clock_was_two_hours_ahead_is_due(pool, first, clock):
+    first.fault = AccountRefused("key")
+    pool.send(make_message())
+    clock.now += 7200
+    pool.send(make_message())  # its probe, so that it rests for longer
+    clock.now -= 7200
+    first.fault = None
+    assert pool.send(make_message()).service_used == "first"
+
+
 def test_a_key_reserved_while_the_clock_was_two_hours_ahead_is_free_with_a_flag(pool, store, clock):
     store.reserve_keys("example.com", [("key", "print")], clock.now + 7200, clock.now + 7230)
+    for _ in range(2):
+        with pytest.raises(KeyInProgress):  # as far as anybody knows
+            pool.send(make_message(), once=Once("key", "print"))
+        clock.now += (25 + GRACE_SECONDS) / 2
     delivery = pool.send(make_message(), once=Once("key", "print"))
     assert (delivery.outcome, delivery.possible_duplicate) == ("sent", True)
 

@@ -20,6 +20,7 @@ from email_services.health import (
     LONGEST_ACCOUNT_REST_SECONDS,
     LONGEST_PROBE_SECONDS,
     LONGEST_REST_SECONDS,
+    SKEW_SECONDS,
     Health,
     after_fault,
     after_success,
@@ -212,7 +213,9 @@ def test_every_rest_that_can_be_is_believed(health, past):
 
 
 def test_what_cannot_be_is_not_believed():
-    now = NOW - 1
+    now = NOW - SKEW_SECONDS - 1
     assert believable(LONGEST, now) == replace(LONGEST, rest_until=now)
-    probed = replace(RESTING, probe_until=now + LONGEST_PROBE_SECONDS + 1)
-    assert believable(probed, now) == RESTING
+    probed = replace(RESTING, probe_until=NOW + LONGEST_PROBE_SECONDS + 1)
+    assert believable(probed, NOW) == RESTING
+    of_before = replace(LONGEST, rest_seconds=None)
+    assert believable(of_before, now) == replace(of_before, rest_until=now)
