@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, NamedTuple, TypeVar
@@ -27,6 +27,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    Executable,
     Float,
     Index,
     Integer,
@@ -47,11 +48,11 @@ from sqlalchemy import (
     inspect,
     or_,
     select,
+    text,
     tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
@@ -68,9 +69,11 @@ from email_services.exceptions import UNKNOWN, ConfigError, SearchTooSlow, Store
 from email_services.health import SKEW_SECONDS, Health
 from email_services.store_sqlite import (
     INTERRUPTED,
+    LONG_SECONDS,
     DatabaseFile,
     Turns,
     begun,
+    passing_over_a_lock,
     prepare,
     prepare_for_the_log,
 )
@@ -255,23 +258,28 @@ _LOG_OUTCOME: Final = update(_messages).where(
     # One that comes late changes nothing of what became of it since another has taken it over.
     or_(_messages.c.deadline == bindparam("of_deadline"), _messages.c.outcome == IN_PROGRESS),
 )
-_LOG_RECIPIENTS: Final = postgresql.insert(_recipients).on_conflict_do_nothing()
-# PostgreSQL can do both in one statement, which spares each message a round trip and a commit.
-_LOG_RECIPIENTS_OF: Final = (
-    "INSERT INTO recipients (email_domain, address, at, message_id)"
-    " SELECT %(email_domain)s, unnest(%(addresses)s::text[]), %(at)s, %(message_id)s"
-    " ON CONFLICT DO NOTHING"
-)
-_PSYCOPG: Final = psycopg_dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy gives it none
-_LOG_AT_ONCE: Final = (
-    f"WITH logged AS ({_LOG_MESSAGE.compile(dialect=_PSYCOPG)}) {_LOG_RECIPIENTS_OF}"
+_REMOVE_MESSAGES: Final = delete(_messages).where(
+    _messages.c.message_id.in_(bindparam("ids", expanding=True))
 )
 
-_RECIPIENT: Final = ("email_domain", "address", "at", "message_id")
-_REMOVE_MESSAGE: Final = delete(_messages).where(_messages.c.message_id == bindparam("of_message"))
-_REMOVE_RECIPIENT: Final = delete(_recipients).where(
-    *(_recipients.c[name] == bindparam(f"of_{name}") for name in _RECIPIENT)
-)
+_EACH_RECIPIENT: Final = {
+    # A byte that is in no address stands for the line breaks, since JSON writes those otherwise.
+    "sqlite": """json_each('[' || replace(
+        json_quote(replace(trim({row}.recipients, char(10)), char(10), char(127))),
+        char(127), '","') || ']')""",
+    "postgresql": """unnest(
+        string_to_array(trim(both chr(10) from {row}.recipients), chr(10))) AS one(value)""",
+}
+"""The recipients of a message as the rows of a table with one column, `value`."""
+
+_ADD_RECIPIENTS: Final = """
+    INSERT INTO recipients (email_domain, address, at, message_id)
+    SELECT {row}.email_domain, value, {row}.at, {row}.message_id FROM {source} WHERE {condition}
+    ON CONFLICT DO NOTHING"""
+_REMOVE_RECIPIENTS: Final = """
+    DELETE FROM recipients
+    WHERE email_domain = OLD.email_domain AND at = OLD.at AND message_id = OLD.message_id
+    AND address IN (SELECT value FROM {source})"""
 
 _IS_KEY: Final = and_(
     _keys.c.email_domain == bindparam("of_domain"), _keys.c.key == bindparam("of_key")
@@ -336,13 +344,47 @@ class LongStep:
 def _fill_recipients(connection: Connection, before: Place | None) -> Place | None:
     """For the messages of before there was such a table; the newest first."""
     bounds = _Bounds(before=before)
-    query = bounds.applied(_SENDINGS, _messages).order_by(*_newest_first(_messages))
-    found = [_sending(row) for row in connection.execute(query.limit(FILLED_AT_ONCE))]
+    query = bounds.applied(_SIZES, _messages).order_by(*_newest_first(_messages))
+    found = connection.execute(query.limit(FILLED_AT_ONCE)).all()
     some = next(_in_parts(found, _rows_of, FILLED_AT_ONCE), None)
     if not some:
         return None
-    _log_recipients(connection, some)
+    each = _EACH_RECIPIENT[connection.dialect.name].format(row="m")
+    words = _ADD_RECIPIENTS.format(
+        row="m", source=f"messages AS m, {each}", condition="m.message_id IN :ids"
+    )
+    fill = text(words).bindparams(bindparam("ids", expanding=True))
+    connection.execute(fill, {"ids": [row.message_id for row in some]})
     return some[-1].at, some[-1].message_id
+
+
+def _let_the_database_keep_recipients(connection: Connection) -> None:
+    """It does so in the statement that adds or removes a message, whoever does that."""
+    dialect = connection.dialect.name
+    changes = {
+        "INSERT": _ADD_RECIPIENTS.format(
+            row="NEW", source=_EACH_RECIPIENT[dialect].format(row="NEW"), condition="true"
+        ),
+        "DELETE": _REMOVE_RECIPIENTS.format(source=_EACH_RECIPIENT[dialect].format(row="OLD")),
+    }
+    for event_, words in changes.items():
+        name = f"recipients_at_{event_.lower()}"
+        for statement in _TRIGGER[dialect]:
+            connection.exec_driver_sql(statement.format(name=name, event=event_, words=words))
+
+
+_TRIGGER: Final = {
+    "sqlite": (
+        "DROP TRIGGER IF EXISTS {name}",
+        "CREATE TRIGGER {name} AFTER {event} ON messages BEGIN {words}; END",
+    ),
+    "postgresql": (
+        """CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql
+        AS $$ BEGIN {words}; RETURN NULL; END $$""",
+        "DROP TRIGGER IF EXISTS {name} ON messages",
+        "CREATE TRIGGER {name} AFTER {event} ON messages FOR EACH ROW EXECUTE FUNCTION {name}()",
+    ),
+}
 
 
 def _keep_messages_with_keys(connection: Connection) -> None:
@@ -369,6 +411,7 @@ MIGRATIONS: Final[tuple[Callable[[Connection], None] | LongStep, ...]] = (
     LongStep(_fill_recipients),
     _keep_messages_with_keys,
     _keep_how_long_rests_were_to_be,
+    _let_the_database_keep_recipients,
 )
 """Step n brings a database from version n to version n + 1. Append; never change one."""
 
@@ -469,6 +512,7 @@ class Store:
 
     def check(self) -> None:
         """Ask the database for an answer."""
+        self._look_at_the_file()
         with self._statement() as connection:
             connection.execute(select(_schema.c.version))
 
@@ -536,22 +580,24 @@ class Store:
     def log_messages(self, messages: Sequence[LoggedMessage]) -> None:
         """Write that the messages are about to be tried."""
         for some in _in_parts(messages, _rows_of):
-            with self._written_together(some) as connection:
-                _log(connection, some)
+            self._write(_LOG_MESSAGE, [_message_columns(message) for message in some])
         self._remove_when_due(messages[0].at)
 
     def log_outcomes(self, messages: Sequence[LoggedMessage]) -> None:
         """Write what became of them, also where their beginning could not be written."""
         for some in _in_parts(messages, _rows_of):
-            with self._written_together(some) as connection:
-                outcomes = [_outcome_columns(message) for message in some]
-                if connection.execute(_LOG_OUTCOME, outcomes).rowcount == len(some):
-                    continue
-                id_ = _messages.c.message_id
-                known = select(id_).where(id_.in_([message.message_id for message in some]))
-                ids = set(connection.execute(known).scalars())
-                if lost := [message for message in some if message.message_id not in ids]:
-                    _log(connection, lost)
+            outcomes = [_outcome_columns(message) for message in some]
+            if self._write(_LOG_OUTCOME, outcomes).number < len(some):
+                self._log_lost(some)
+
+    def _log_lost(self, messages: Sequence[LoggedMessage]) -> None:
+        """Log those of the messages that are not in the log."""
+        id_ = _messages.c.message_id
+        with self._statement() as connection:
+            found = select(id_).where(id_.in_([message.message_id for message in messages]))
+            known = set(connection.execute(found).scalars())
+        if lost := [message for message in messages if message.message_id not in known]:
+            self._write(_LOG_MESSAGE, [_message_columns(message) for message in lost])
 
     def messages(
         self,
@@ -633,10 +679,9 @@ class Store:
             key: {**_key_columns(email_domain, key, mark), **times, "message_id": ids.get(key)}
             for key, mark in sorted(keys)
         }
-        if len(rows) == 1:  # the usual case, which needs no transaction
-            with self._statement(writes=True) as connection:
-                if connection.execute(_RESERVE_KEY, list(rows.values())).rowcount:
-                    return [Reservation("new")]
+        # The usual case needs no look at what is there.
+        if len(rows) == 1 and self._write(_RESERVE_KEY, list(rows.values())).number:
+            return [Reservation("new")]
         found = None
         while found is None:
             found = self._reserve_keys(email_domain, rows, now, until)
@@ -683,11 +728,10 @@ class Store:
                     freed.append(reservation)
                 else:
                     ended.append({**reservation, "answer": json.dumps(answer)})
-            with self._written_together(some) as connection:
-                if ended:
-                    connection.execute(_STORE_ANSWER, ended)
-                if freed:
-                    connection.execute(_FREE_KEY, freed)
+            if ended:
+                self._write(_STORE_ANSWER, ended)
+            if freed:
+                self._write(_FREE_KEY, freed)
 
     # Wrong keys
 
@@ -700,8 +744,7 @@ class Store:
         """
         row = {"address": address, "at": now, "number": more}
         row |= {"since": now - seconds, "until": now + seconds}
-        with self._statement(writes=True) as connection:
-            found = connection.execute(_COUNT_WRONG_KEYS, row).one()
+        (found,) = self._write(_COUNT_WRONG_KEYS, [row]).rows
         self._remove_when_due(now)
         return found.at, found.number
 
@@ -709,14 +752,16 @@ class Store:
 
     def secret(self, name: str) -> str:
         """A secret that all workers share, made at random when it is first asked for."""
-        with self._statement() as connection:
-            known = connection.execute(_SECRET, {"name": name}).scalar()
+        known = self._known_secret(name)
         if known is None:
             made = {"name": name, "value": secrets.token_urlsafe(32)}
-            with self._statement(writes=True) as connection:
-                connection.execute(_ADD_SECRET, made)  # unless another worker was first
-                known = connection.execute(_SECRET, {"name": name}).scalar_one()
+            self._write(_ADD_SECRET, [made])  # unless another worker was first
+            known = self._known_secret(name)
         return str(known)
+
+    def _known_secret(self, name: str) -> str | None:
+        with self._statement() as connection:
+            return connection.execute(_SECRET, {"name": name}).scalar()
 
     # All of it
 
@@ -741,26 +786,19 @@ class Store:
         return True in removed
 
     def _remove_messages(self, before: float) -> bool:
-        query = _SENDINGS.where(_messages.c.at < before).order_by(_messages.c.at)
+        """Their recipients go with them, of which one may have a thousand."""
+        query = _SIZES.where(_messages.c.at < before).order_by(_messages.c.at)
         with self._statement() as connection:
-            old = [_sending(row) for row in connection.execute(query.limit(REMOVED_AT_ONCE))]
+            old = connection.execute(query.limit(REMOVED_AT_ONCE)).all()
         parts = list(_in_parts(old, _rows_of))
         for some in parts[:REMOVED_PARTS]:
-            recipients = [row for one in some for row in _recipient_rows(one)]
-            with self._transaction() as connection:
-                connection.execute(
-                    _REMOVE_RECIPIENT,
-                    [{f"of_{name}": row[name] for name in _RECIPIENT} for row in recipients],
-                )
-                connection.execute(_REMOVE_MESSAGE, [{"of_message": o.message_id} for o in some])
+            self._write(_REMOVE_MESSAGES, [{"ids": [row.message_id for row in some]}])
         return len(old) == REMOVED_AT_ONCE or len(parts) > REMOVED_PARTS
 
     def _remove_some(self, table: Table, before: float) -> bool:
         key = tuple_(*table.primary_key.columns)
         old = select(*table.primary_key.columns).where(table.c.at < before).limit(REMOVED_AT_ONCE)
-        with self._statement(writes=True) as connection:
-            removed = connection.execute(delete(table).where(key.in_(old))).rowcount
-        return removed == REMOVED_AT_ONCE
+        return self._write(delete(table).where(key.in_(old)), [{}]).number == REMOVED_AT_ONCE
 
     def _migrate(self, *, patiently: bool = False) -> None:
         """Bring the schema up to date; of several that start at once, one does, the others wait.
@@ -810,7 +848,7 @@ class Store:
     @contextmanager
     def _migrating(self, *, patiently: bool = False) -> Iterator[tuple[Connection, set[int]]]:
         """A transaction to change the schema in, and the numbers of the steps that are done."""
-        with self._answering(writes=True), self._begun(is_part=True) as connection:
+        with self._answering(writes=True), self._begun() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(0x6D61696C)))
                 if patiently:
@@ -818,9 +856,10 @@ class Store:
             _schema.create(connection, checkfirst=True)
             yield connection, set(connection.execute(select(_schema.c.version)).scalars())
 
-    def _ensure_schema(self) -> None:
+    def _ensure_schema(self, *, writes: bool = True) -> None:
         """Make up for a start at which the database was away, and begin what takes long."""
-        self._look_at_the_file()
+        if self._file and (writes or not self._file.is_open()):
+            self._look_at_the_file()
         if not self._is_migrated:
             self._migrate()
         if self._long_steps:  # here, since a thread of before the fork would be in no worker
@@ -840,45 +879,56 @@ class Store:
                 self._is_migrated = False
 
     @contextmanager
-    def _statement(self, *, writes: bool = False) -> Iterator[Connection]:
-        """For single statements, each a transaction of its own without the cost of one."""
-        self._ensure_schema()
-        with self._answering(writes=writes):
-            if writes and self._turns:
-                with self._begun() as connection:
-                    yield connection
-            else:
-                with self._autocommit.connect() as connection:
-                    yield connection
-
-    @contextmanager
-    def _written_together(self, rows: Sized) -> Iterator[Connection]:
-        """One row is a transaction of its own; several are one, which costs less than many."""
-        with self._transaction() if len(rows) > 1 else self._statement(writes=True) as connection:
+    def _statement(self) -> Iterator[Connection]:
+        """For single statements that read."""
+        self._ensure_schema(writes=False)
+        with self._answering(writes=False), self._autocommit.connect() as connection:
             yield connection
+
+    def _write(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> _Written:
+        """Carry out a statement that writes, in a transaction of its own, for one row or several.
+
+        For one that is without the cost of a transaction, and of SQLite's turns: it takes none.
+        """
+        if len(rows) > 1:
+            with self._transaction() as connection:
+                return _written(connection, statement, rows)
+        self._ensure_schema()
+        started = time.monotonic()
+        with self._answering(writes=True):
+            while True:
+                is_last = time.monotonic() >= started + WAIT_SECONDS
+                with passing_over_a_lock(is_last=is_last), self._autocommit.connect() as connection:
+                    written = _written(connection, statement, rows)
+                    if time.monotonic() > started + LONG_SECONDS:  # it may have waited
+                        self._refuse_if_moved(connection)
+                    return written
+
+    def _refuse_if_moved(self, connection: Connection) -> None:
+        """What is written into a file that is gone, nobody finds."""
+        if self._file and not self._file.is_what_has_open(connection):
+            raise StoreUnavailable("The state database has just been deleted or replaced.")
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         """A transaction that has the right to write from its beginning."""
         self._ensure_schema()
-        with self._answering(writes=True), self._begun(is_part=True) as connection:
+        with self._answering(writes=True), self._begun() as connection:
             yield connection
 
     @contextmanager
-    def _begun(self, *, is_part: bool = False) -> Iterator[Connection]:
+    def _begun(self) -> Iterator[Connection]:
         if self._turns is None:
             with self._engine.begin() as connection:
                 yield connection
         else:
             # The turn comes first: who waits for it holds no connection that others could use.
             with (
-                self._turns.turn(WAIT_SECONDS, is_part=is_part),
+                self._turns.turn(WAIT_SECONDS),
                 self._engine.connect() as connection,
                 begun(connection, WAIT_SECONDS),
             ):
-                if self._file and not self._file.is_what_has_open(connection):
-                    # It waited for its turn meanwhile. What it wrote, nobody would find.
-                    raise StoreUnavailable("The state database has just been deleted or replaced.")
+                self._refuse_if_moved(connection)
                 yield connection
 
     @contextmanager
@@ -920,6 +970,20 @@ class Store:
                 self._away_until[False] = away_until
                 self._is_migrated = False  # it may come back empty
             raise StoreUnavailable("The state database does not answer.") from error
+
+
+class _Written(NamedTuple):
+    """How many rows were written, and those that were asked back."""
+
+    number: int
+    rows: Sequence[Row[Any]]
+
+
+def _written(
+    connection: Connection, statement: Executable, rows: Sequence[Mapping[str, Any]]
+) -> _Written:
+    result = connection.execute(statement, rows)
+    return _Written(result.rowcount, result.all() if result.returns_rows else ())
 
 
 UNAVAILABLE: Final = (DatabaseError, InterfaceError, PoolTimeoutError, sqlite3.Error, OSError)
@@ -1016,54 +1080,14 @@ def _outcome_columns(message: LoggedMessage) -> dict[str, Any]:
     }
 
 
-def _log(connection: Connection, messages: Sequence[LoggedMessage]) -> None:
-    """Write new messages, with their recipients."""
-    rows = [_message_columns(message) for message in messages]
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(
-            _LOG_AT_ONCE,
-            [{**row, "addresses": m.recipients} for row, m in zip(rows, messages, strict=True)],
-        )
-    else:
-        connection.execute(_LOG_MESSAGE, rows)
-        _log_recipients(connection, messages)
+_SIZES: Final = select(_messages.c.at, _messages.c.message_id, _messages.c.recipients)
+"""What it takes to know how many rows messages have in the log, and where they are."""
 
 
-def _log_recipients(connection: Connection, sent: Sequence[LoggedMessage | _Sending]) -> None:
-    if connection.dialect.name == "postgresql":
-        names = ("email_domain", "at", "message_id")
-        rows = [
-            {**{n: getattr(one, n) for n in names}, "addresses": one.recipients} for one in sent
-        ]
-        connection.exec_driver_sql(_LOG_RECIPIENTS_OF, rows)
-    else:
-        connection.execute(_LOG_RECIPIENTS, [row for one in sent for row in _recipient_rows(one)])
-
-
-class _Sending(NamedTuple):
-    """What of a message is in the table of recipients."""
-
-    message_id: str
-    at: float
-    email_domain: str
-    recipients: Sequence[str]
-
-
-_SENDINGS: Final = select(*(_messages.c[name] for name in _Sending._fields))
-
-
-def _sending(row: Row[Any]) -> _Sending:
-    return _Sending(row.message_id, row.at, row.email_domain, _addresses(row.recipients))
-
-
-def _recipient_rows(sent: LoggedMessage | _Sending) -> list[dict[str, Any]]:
-    rest = {"email_domain": sent.email_domain, "at": sent.at, "message_id": sent.message_id}
-    return [{"address": address, **rest} for address in sent.recipients]
-
-
-def _rows_of(sent: LoggedMessage | _Sending) -> int:
-    """How many rows the message has in the log."""
-    return 1 + len(sent.recipients)
+def _rows_of(message: Any) -> int:
+    """How many rows a message has in the log, be it a LoggedMessage or a row of _SIZES."""
+    recipients = message.recipients
+    return 1 + (recipients.count("\n") - 1 if isinstance(recipients, str) else len(recipients))
 
 
 def _in_parts(
@@ -1089,15 +1113,11 @@ def _in_parts(
 
 def _message(row: Row[Any], now: float) -> LoggedMessage:
     columns = {column.name: getattr(row, column.name) for column in fields(LoggedMessage)}
-    columns["recipients"] = _addresses(row.recipients)
+    columns["recipients"] = row.recipients.strip("\n").split("\n")
     columns["attempts"] = tuple(json.loads(row.attempts))
     message = LoggedMessage(**columns)
     cut_off = message.outcome == IN_PROGRESS and message.deadline < now
     return replace(message, outcome=UNKNOWN) if cut_off else message
-
-
-def _addresses(column: str) -> list[str]:
-    return column.strip("\n").split("\n")
 
 
 @dataclass(frozen=True)

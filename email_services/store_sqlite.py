@@ -15,22 +15,21 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import InvalidatePoolError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from email_services.exceptions import StoreUnavailable
 
-BUSY_SECONDS: Final = 2
-"""How long a statement that is no writer's waits for a lock, as for a file that is being opened."""
+BUSY_MILLISECONDS: Final = 100
+"""How long SQLite waits for a lock. It looks after 1, 3, 8 ms and so on, then every 25 ms, later
+every 100 ms, when it seldom finds the moment. So what writes is tried again instead."""
 
-POLL_SECONDS: Final = 0.001
-"""How often a process looks whether another one has ended its writing.
-
-SQLite itself looks every 100 ms after a while (its busy_timeout), and then seldom finds the moment.
-"""
+LOOK_BESIDE_SECONDS: Final = 0.25
+"""How often a process looks whether the files beside the database are still there. Without them it
+goes on as before, until somebody opens the database anew; each look costs, if little."""
 
 LONG_SECONDS: Final = 0.002
-"""A part of much that took longer is followed by a pause, in which other processes begin."""
+"""A transaction that took longer is followed by a pause as long, in which others begin."""
 
 LOOK_EVERY: Final = 1_000_000
 """Steps of SQLite's machine, some 20 ms, after which a reader looks whether its time is over. For
@@ -39,11 +38,9 @@ each look it has to wait for Python, which other threads may be using."""
 INTERRUPTED: Final = "interrupted"
 """What SQLite says then."""
 
-_BE_PATIENT: Final = f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}"
-
 
 class Turns:
-    """The writers of this process, one at a time and in the order in which they came.
+    """The transactions of this process that write, one at a time and in the order they came in.
 
     One file has one writer. Without an order, who writes much comes before those who wait.
     """
@@ -54,18 +51,18 @@ class Turns:
         self._is_taken = False
 
     @contextmanager
-    def turn(self, patience: float, *, is_part: bool = False) -> Iterator[None]:
+    def turn(self, patience: float) -> Iterator[None]:
         """Wait for this caller's turn, and have it. Raises StoreUnavailable.
 
-        patience: seconds to wait at most. is_part: whether the caller will be back at once.
+        patience: seconds to wait at most.
         """
         self._take(patience)
         started = time.monotonic()
         try:
             yield
         finally:
-            if is_part and time.monotonic() - started > LONG_SECONDS:
-                time.sleep(2 * POLL_SECONDS)
+            if time.monotonic() - started > LONG_SECONDS:
+                time.sleep(LONG_SECONDS)
             self._pass_on()
 
     def _take(self, patience: float) -> None:
@@ -103,8 +100,7 @@ class DatabaseFile:
     """The file of a database, which somebody may delete or replace while it is in use.
 
     Who has it open would go on with what is no longer there, and who opens it later would begin
-    another: keys that one of them reserves are new to the other. So each use of the database is
-    preceded by a look.
+    another: keys that one of them reserves are new to the other. So who writes looks first.
 
     The log of what was written last and its index are files beside it (-wal, -shm). While they are
     in use they belong to their database: with another one's, SQLite would read nonsense.
@@ -120,15 +116,27 @@ class DatabaseFile:
         # all writing, and one to read meanwhile.
         self._guards: list[sqlite3.Connection] = []
         self._known: _Identity | None = None
+        self._next_look_beside = 0.0
 
     def watch(self, engine: Engine) -> None:
         """Have the engine's connections be to the file that is known."""
         event.listen(engine, "do_connect", self._connect)
         event.listen(engine, "checkout", self._refuse_if_stale)
 
+    def is_open(self) -> bool:
+        """Whether it has been opened."""
+        return self._known is not None
+
     def is_the_same(self) -> bool:
         """Whether all is as it was when it was opened."""
-        return self._known is not None and self._found() == self._known
+        known, now = self._known, time.monotonic()
+        if known is None or now < self._next_look_beside:
+            return known is not None and _number(self._database) == known.database
+        self._next_look_beside = now + LOOK_BESIDE_SECONDS
+        if self._found() == known:
+            return True
+        self._next_look_beside = 0.0  # for who looks next, until it is opened anew
+        return False
 
     def is_what_has_open(self, connection: Connection) -> bool:
         """Whether what the connection writes is found by all others."""
@@ -239,7 +247,7 @@ def prepare(connection: sqlite3.Connection, _record: object = None) -> None:
     """Make a new connection one whose readers never wait for a writer (WAL)."""
     # Transactions begin where we say so, not where Python guesses.
     connection.isolation_level = None
-    connection.execute(_BE_PATIENT)
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
     # It is a property of the file: where this fails, another one is just about to set it.
     with suppress(sqlite3.OperationalError):
         connection.execute("PRAGMA journal_mode = WAL")
@@ -263,12 +271,9 @@ def begun(connection: Connection, patience: float) -> Iterator[None]:
     """
     driver = cast("sqlite3.Connection", connection.connection.driver_connection)
     until = time.monotonic() + patience
-    driver.execute("PRAGMA busy_timeout = 0")
-    try:
-        while not _begins(driver, is_last=time.monotonic() >= until):
-            time.sleep(POLL_SECONDS)
-    finally:
-        driver.execute(_BE_PATIENT)
+    while not driver.in_transaction:
+        with passing_over_a_lock(is_last=time.monotonic() >= until):
+            driver.execute("BEGIN IMMEDIATE")
     try:
         yield
     except BaseException:
@@ -278,12 +283,11 @@ def begun(connection: Connection, patience: float) -> Iterator[None]:
     driver.execute("COMMIT")
 
 
-def _begins(driver: sqlite3.Connection, *, is_last: bool) -> bool:
-    """Whether a transaction has begun; that another process writes is an error the last time."""
+@contextmanager
+def passing_over_a_lock(*, is_last: bool) -> Iterator[None]:
+    """For an attempt to write: that another one writes is an error only the last time."""
     try:
-        driver.execute("BEGIN IMMEDIATE")
-    except sqlite3.OperationalError as error:
-        if is_last or str(error) != "database is locked":
+        yield
+    except (sqlite3.OperationalError, OperationalError) as error:
+        if is_last or str(getattr(error, "orig", error)) != "database is locked":
             raise
-        return False
-    return True
