@@ -25,12 +25,13 @@ from urllib.parse import unquote, urlsplit
 
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from browsable_api.request import STRANGERS_BYTES
 from lanes import Lanes, Ticket
 from refusals import refuse, whole_answer
 
 access_log = logging.getLogger("access")
 
-FIRST_PART: Final = 1024 * 1024
+FIRST_PART: Final = STRANGERS_BYTES
 """Bytes of a body that are here before a thread is taken: all of what a stranger may send."""
 
 MAX_HEAD_BYTES: Final = 128 * 1024
@@ -75,6 +76,7 @@ class Arrival:
         self.asks_first = False
         self._head_end = 0
         self._next_chunk = 0  # where it begins; 0 where the body is not in chunks
+        self._chunks_bytes = 0  # of the content of those before it
 
     def take(self, data: bytes) -> bool:
         """Add what has come; returns whether that is enough for a thread."""
@@ -117,11 +119,12 @@ class Arrival:
             self.asks_first = True
             del self.received[expects.start() : expects.end()]
             self._head_end = end = end - len(expects[0])
-        self.needed = end + min(body, FIRST_PART)
+        # In chunks, what is around the content counts for nothing: it can be most of it.
+        self.needed = end + (ARRIVING_BYTES if is_chunked else min(body, FIRST_PART))
         self._next_chunk = end if is_chunked else 0
 
     def _read_chunks(self) -> None:
-        """Look for the last chunk, or for what is none."""
+        """Look for the last chunk, for enough of their content, or for what is none."""
         while self._next_chunk < len(self.received):
             chunk = _CHUNK_SIZE.match(self.received, self._next_chunk)
             if chunk is None:
@@ -130,10 +133,14 @@ class Arrival:
                 self.needed = 0 if is_odd else self.needed
                 return
             size = int(chunk[1], 16)
-            if not size:
-                self.needed = 0  # what may follow, a trailer, is short
+            here = min(size, len(self.received) - chunk.end())
+            if not size or self._chunks_bytes + here >= FIRST_PART:
+                self.needed = 0  # what may follow the last, a trailer, is short
+                return
+            if here < size:
                 return
             self._next_chunk = chunk.end() + size + 2
+            self._chunks_bytes += size
 
     def _body_bytes(self) -> int:
         """As it says; 0 where it does not."""

@@ -26,6 +26,7 @@ WHOLE = [
     CHUNKED + b"3\r\nabc\r\n0\r\n\r\n",
     CHUNKED + b"5;a=b\r\n0\r\n\r\n\r\n0\r\nTrailer: x\r\n\r\n",
     CHUNKED + b"%x\r\n" % FIRST_PART + BIG,
+    CHUNKED + b"400\r\n" + b"x" * 1024 + b"\r\n%x\r\n" % FIRST_PART + BIG[1024:],
     CHUNKED + b"no size\r\n",
     CHUNKED + b"f" * 300,
     b"hello\r\n",
@@ -43,6 +44,8 @@ NOT_YET = [
     CHUNKED + b"3\r\nabc\r\n",
     CHUNKED + b"5\r\n0\r\n\r\n\r\n",
     CHUNKED + b"ff",
+    CHUNKED + (b"1;" + b"x" * 200 + b"\r\na\r\n") * (FIRST_PART // 100),
+    CHUNKED + b"%x\r\n" % FIRST_PART + BIG[1:],
     HEAD + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n",
 ]
 
