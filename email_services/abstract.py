@@ -18,6 +18,7 @@ from email_services.capabilities import Capabilities
 from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
+    LoginRefused,
     MessageRejected,
     OutcomeUnknown,
     ProviderError,
@@ -242,7 +243,7 @@ class HTTPEmailService(AbstractEmailService):
 
     general_rules: Final[tuple[Rule, ...]] = (
         (400, "", MessageRejected),
-        (401, "", AccountRefused),
+        (401, "", LoginRefused),
         (402, "", AccountRefused),
         (403, "", AccountRefused),
         (404, "", AccountRefused),

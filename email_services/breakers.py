@@ -14,8 +14,8 @@ from typing import Final, Literal
 
 from email_services.abstract import AbstractEmailService
 from email_services.drill import Drill
-from email_services.exceptions import ProviderError, StoreUnavailable
-from email_services.health import WORKING, Health, after_fault, after_success, believable
+from email_services.exceptions import Passing, ProviderError, StoreUnavailable
+from email_services.health import PROBING, WORKING, Health, after_fault, after_success, believable
 from email_services.store import ServiceState, Store
 
 logger = logging.getLogger(__name__)
@@ -31,12 +31,21 @@ class Step:
     """What is to be done with one service.
 
     decision: "try", "probe" (it has rested; this message finds out) or "skip". reason: why, or "".
+    code: why it is skipped, for programs.
     """
 
     service: AbstractEmailService
     decision: Literal["try", "probe", "skip"]
     reason: str
     state: ServiceState
+    code: Passing = "resting"
+
+    @property
+    def passing(self) -> tuple[Passing, str]:
+        """Why a message is not taken there, if it is not: for programs, and for people."""
+        if self.decision == "skip":
+            return self.code, self.reason
+        return "being_probed", BEING_PROBED
 
     def as_dict(self) -> dict[str, str]:
         """A line of the answer to a dry run."""
@@ -172,7 +181,10 @@ class CircuitBreakers:
             return Step(
                 service, "probe", f"It has rested; this message tries it: {health.reason}", state
             )
-        return Step(service, "skip", _resting(health, now), state)
+        if health.state(now) == PROBING:
+            return Step(service, "skip", BEING_PROBED, state, "being_probed")
+        rest = (health.rest_until or now) - now
+        return Step(service, "skip", f"It rests for {rest:.0f} s more: {health.reason}", state)
 
     def _claim_probe(self, step: Step) -> bool:
         now = self._now()
@@ -218,9 +230,3 @@ def _without_drill(state: ServiceState) -> Health:
     if not state.health.simulated:
         return state.health
     return Health(**((state.drill and state.drill.health_before) or {}))
-
-
-def _resting(health: Health, now: float) -> str:
-    if health.rest_until is None or health.rest_until <= now:
-        return BEING_PROBED
-    return f"It rests for {health.rest_until - now:.0f} s more: {health.reason}"

@@ -7,7 +7,15 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from email_services.abstract import Acceptance
-from email_services.exceptions import NOT_SENT, SENT, UNKNOWN, MessageRejected, ProviderError
+from email_services.exceptions import (
+    NOT_SENT,
+    SENT,
+    UNKNOWN,
+    CannotCarry,
+    MessageRejected,
+    Passing,
+    ProviderError,
+)
 from email_services.message import EmailMessage
 
 SKIPPED: Final = "skipped"
@@ -19,14 +27,21 @@ NO_ROOM_SECONDS: Final = 1.0
 class Attempt:
     """What one service did with the message.
 
-    outcome: "sent", "not sent", "unknown" or "skipped". reason: why it was not sent, or not to all
-    of its recipients, or "".
+    outcome: "sent", "not sent", "unknown" or "skipped". code: why it was not sent, as one of the
+    words in `exceptions`; "" where it was, and in what a version before has kept. reason: why it
+    was not sent, or not to all of its recipients, or "".
     """
 
     service: str
     outcome: str
+    code: str
     reason: str
     milliseconds: int
+
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any]) -> Attempt:
+        """An attempt as it was kept (`asdict`), perhaps by a version before."""
+        return cls(**{"code": "", **stored})
 
 
 @dataclass(frozen=True)
@@ -137,7 +152,7 @@ class Delivery:
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> Delivery:
         """An answer as it was kept (`asdict`) for requests that repeat an Idempotency-Key."""
-        attempts = tuple(Attempt(**attempt) for attempt in stored["attempts"])
+        attempts = tuple(map(Attempt.from_stored, stored["attempts"]))
         recipients = tuple(Recipient(**recipient) for recipient in stored.get("recipients", ()))
         return cls(**{**stored, "attempts": attempts, "recipients": recipients, "replayed": True})
 
@@ -196,17 +211,17 @@ class Run:
     def cannot_use(self, service: str, why: str) -> None:
         """Note that the service has no way to carry the message."""
         self.unable.add(service)
-        self._skip(service, why)
+        self._skip(service, CannotCarry.code, why)
 
-    def pass_by(self, service: str, why: str) -> None:
+    def pass_by(self, service: str, code: Passing, why: str) -> None:
         """Note that the service was not asked, for a reason that may pass."""
         self.passed_by.add(service)
-        self._skip(service, why)
+        self._skip(service, code, why)
 
     def find_no_room(self, service: str, why: str) -> None:
         """Note that too many messages are with the service already: no use to come back to it."""
         self.found_no_room, self.retry_after = True, NO_ROOM_SECONDS
-        self._skip(service, why)
+        self._skip(service, "no_room", why)
 
     def come_back_to(self, service: str) -> None:
         """The service that was passed by is asked after all."""
@@ -237,12 +252,13 @@ class Run:
         )
         return delivery.after_cut_off() if self.follows_cut_off else delivery
 
-    def _skip(self, service: str, why: str) -> None:
-        self.attempts.append(Attempt(service, SKIPPED, why, 0))
+    def _skip(self, service: str, code: str, why: str) -> None:
+        self.attempts.append(Attempt(service, SKIPPED, code, why, 0))
 
     def _note_fault(self, service: str, fault: ProviderError, milliseconds: int) -> None:
         self.faults.append(fault)
-        self.attempts.append(Attempt(service, fault.outcome, fault.reason, milliseconds))
+        attempt = Attempt(service, fault.outcome, fault.code, fault.reason, milliseconds)
+        self.attempts.append(attempt)
         self.is_over = self.stops and fault.outcome == UNKNOWN
         for key, recipient in self.recipients.items():
             if recipient.outcome == NOT_SENT:
@@ -259,7 +275,7 @@ class Run:
                 outcome = SENT if why is None else refused
                 self.recipients[address.key] = Recipient(address.email, outcome, service, why or "")
         reason = " ".join(f"{key}: {why}" for key, why in accepted.refused.items())
-        self.attempts.append(Attempt(service, SENT, reason, milliseconds))
+        self.attempts.append(Attempt(service, SENT, "", reason, milliseconds))
         self.template = self.template.only_for(accepted.refused)
         self.is_over = not self.template.recipients
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from email_services.exceptions import (
-    AccountRefused,
+    LoginRefused,
     OutcomeUnknown,
     ProviderError,
     RateLimited,
@@ -70,7 +70,7 @@ class Drill:
             "timeout": OutcomeUnknown(f"Simulated failure: no answer within {timeout:.3g} s."),
             "answer_lost": OutcomeUnknown("Simulated failure: accepted, and the answer lost."),
             "rate_limited": RateLimited("Simulated failure: too many requests.", RETRY_AFTER),
-            "key_refused": AccountRefused("Simulated failure: the key was refused."),
+            "key_refused": LoginRefused("Simulated failure: the key was refused."),
         }
         fault = faults[self.kind]
         fault.simulated = True

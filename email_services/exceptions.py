@@ -1,28 +1,40 @@
 """Every error this package raises on purpose.
 
-    EmailServicesError
-    ├── InvalidInput              the caller's fault, with a sentence for every field
-    │   └── MessageTooLarge       more bytes than this server takes
-    ├── UnknownDomain             no such email domain
-    ├── UnknownService            no such service in the domain
-    ├── UnknownMessage            no such message in the log
-    ├── KeyRefused                the key is missing or opens nothing here
-    ├── TooManyWrongKeys          so many came from one address that no more are looked at
-    ├── KeyInProgress             the request with this Idempotency-Key is still in progress
-    ├── KeyReused                 the Idempotency-Key stands for another request
-    ├── StoreUnavailable          the state that workers share cannot be read or written
-    ├── SearchTooSlow             what is wanted of the log takes too long to find
-    └── ProviderError             the one family that the pool catches and fails over on
-        ├── MessageRejected       the message itself is refused; other services may take it
-        │   └── CannotCarry       the provider has no way to express something in it
-        ├── AccountRefused        key, quota or account settings at the provider
-        ├── RateLimited           too many requests at the provider
-        ├── ServiceUnavailable    the provider is down, or cannot be reached
-        └── OutcomeUnknown        the provider may or may not have accepted the message
+    EmailServicesError          what has an answer for the caller
+    ├── InvalidInput            invalid: the caller's fault, with a sentence for every field
+    │   └── MessageTooLarge     too_large: more bytes than this server takes
+    ├── UnknownDomain           unknown_domain: no such email domain
+    ├── UnknownService          unknown_service: no such service in the domain
+    ├── UnknownMessage          unknown_message: no such message in the log
+    ├── KeyRefused              key_wrong: the key that was shown does not open this
+    │   └── KeyMissing          key_missing: none was shown
+    ├── TooManyWrongKeys        too_many_wrong_keys: no more from this address are looked at
+    ├── KeyInProgress           idempotency_key_in_progress: its request is not answered yet
+    ├── KeyReused               idempotency_key_reused: it stands for another request
+    ├── StoreUnavailable        store_unavailable: the shared state cannot be read or written
+    └── SearchTooSlow           search_too_slow: what is wanted of the log takes too long to find
+
+    ProviderError               the one family that the pool catches and fails over on
+    ├── MessageRejected     message_refused: the message itself; other services may take it
+    │   └── CannotCarry     cannot_carry: the provider has no way to express something in it
+    ├── AccountRefused      account_refused: quota or settings of the account there
+    │   └── LoginRefused    key_refused: the key, or the login, at the provider
+    ├── RateLimited         rate_limited: too many requests at the provider
+    ├── ServiceUnavailable  unavailable: the provider is down, or cannot be reached
+    └── OutcomeUnknown      unknown_outcome: it may or may not have accepted the message
 
     ConfigError (SystemExit)      config.json is wrong: the start stops with one line
     UnusableProvider (ImportError)  a provider cannot be used as it is; ends as ConfigError
     └── MissingPackage            its own package is not installed
+
+Beside each stands its `code`, a word for programs that stays as it is: answers have those of
+EmailServicesError, attempts those of ProviderError. An attempt that was none, since the service was
+passed by, is no error, and has a `Passing` word:
+
+    resting         it rests after a fault, so that no message waits for it
+    being_probed    another message is finding out whether it works again
+    no_room         too many messages are with it already
+    too_late        too little of the deadline was left
 
 Any other exception is a bug of ours: it is never caught to fail over.
 """
@@ -31,13 +43,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import ValidationError
 
 SENT: Final = "sent"
 NOT_SENT: Final = "not sent"
 UNKNOWN: Final = "unknown"
+
+Passing = Literal["resting", "being_probed", "no_room", "too_late"]
+"""Why a service was not asked, for programs."""
 
 
 class ConfigError(SystemExit):
@@ -65,9 +80,11 @@ class MissingPackage(UnusableProvider):
 class EmailServicesError(Exception):
     """Base of the errors that have an answer for the caller.
 
-    retry_after: seconds after which the same may fare better, where that can be said.
+    code: the same for programs. retry_after: seconds after which the same may fare better, where
+    that can be said.
     """
 
+    code: ClassVar[str]
     retry_after: int | None = None
 
 
@@ -76,6 +93,8 @@ class InvalidInput(EmailServicesError):
 
     problems: a sentence for each field at fault, keyed by its dotted path ("to_recipients.1").
     """
+
+    code = "invalid"
 
     def __init__(self, problems: Mapping[str, str]) -> None:
         count = len(problems)
@@ -100,6 +119,8 @@ class MessageTooLarge(InvalidInput):
     size it is.
     """
 
+    code = "too_large"
+
     def __init__(
         self,
         size: int,
@@ -116,6 +137,8 @@ class MessageTooLarge(InvalidInput):
 class UnknownDomain(EmailServicesError):
     """This server has no such email domain."""
 
+    code = "unknown_domain"
+
     def __init__(self, email_domain: str) -> None:
         super().__init__(f"There is no email domain '{email_domain}' here.")
 
@@ -123,17 +146,28 @@ class UnknownDomain(EmailServicesError):
 class UnknownService(EmailServicesError):
     """The email domain has no such service."""
 
+    code = "unknown_service"
+
     def __init__(self, email_domain: str, service: str) -> None:
         super().__init__(f"The email domain '{email_domain}' has no service '{service}'.")
 
 
 class KeyRefused(EmailServicesError):
-    """The key is missing, wrong, or opens something else."""
+    """The key that was shown is wrong, or opens something else."""
+
+    code = "key_wrong"
+
+
+class KeyMissing(KeyRefused):
+    """No key was shown, and one is needed."""
+
+    code = "key_missing"
 
 
 class TooManyWrongKeys(EmailServicesError):
     """One address has shown more wrong keys than a person mistypes."""
 
+    code = "too_many_wrong_keys"
     retry_after = 60
 
     def __init__(self, retry_after: int) -> None:
@@ -144,6 +178,8 @@ class TooManyWrongKeys(EmailServicesError):
 class UnknownMessage(EmailServicesError):
     """The log has no such message of this email domain."""
 
+    code = "unknown_message"
+
     def __init__(self, message_id: str) -> None:
         super().__init__(f"There is no message '{message_id}' in the log of this email domain.")
 
@@ -151,22 +187,27 @@ class UnknownMessage(EmailServicesError):
 class KeyInProgress(EmailServicesError):
     """A request with the same Idempotency-Key has not been answered yet."""
 
+    code = "idempotency_key_in_progress"
     retry_after = 1
 
 
 class KeyReused(EmailServicesError):
     """The Idempotency-Key was used for another request."""
 
+    code = "idempotency_key_reused"
+
 
 class StoreUnavailable(EmailServicesError):
     """The database behind $DATABASE_URL did not answer, or is locked."""
 
+    code = "store_unavailable"
     retry_after = 5
 
 
 class SearchTooSlow(EmailServicesError):
     """A look at the log took too long, or too many others were looking at it."""
 
+    code = "search_too_slow"
     retry_after = 5
 
     def __init__(self) -> None:
@@ -178,11 +219,12 @@ class SearchTooSlow(EmailServicesError):
 class ProviderError(Exception):
     """One attempt at one service did not end in acceptance.
 
-    reason: one sentence for the caller; it never holds a key.
+    code: its class, for programs. reason: one sentence for the caller; it never holds a key.
     summary: the same for logs and listings, where it may hold nothing of the message either.
     retry_after: seconds after which the provider wants to be tried again, if it said so.
     """
 
+    code: ClassVar[str]
     outcome: ClassVar[str] = NOT_SENT
     blames_service: bool = True
     """Whether the fault counts against the service's health."""
@@ -204,28 +246,44 @@ class ProviderError(Exception):
 class MessageRejected(ProviderError):
     """The provider refuses this message (400, 413, 422), or cannot carry it."""
 
+    code = "message_refused"
     blames_service = False
 
 
 class CannotCarry(MessageRejected):
     """The provider has no way to express something in this message: it is not asked."""
 
+    code = "cannot_carry"
+
 
 class AccountRefused(ProviderError):
-    """Key, quota or settings of the account (401, 403, 404): an operator has to act."""
+    """Quota or settings of the account (402, 403, 404): an operator has to act."""
+
+    code = "account_refused"
+
+
+class LoginRefused(AccountRefused):
+    """The provider does not take the key (401), or the user name and password."""
+
+    code = "key_refused"
 
 
 class RateLimited(ProviderError):
     """Too many requests (429)."""
 
+    code = "rate_limited"
+
 
 class ServiceUnavailable(ProviderError):
     """The provider failed (3xx, its own 5xx) or was never reached (DNS, TCP, TLS)."""
+
+    code = "unavailable"
 
 
 class OutcomeUnknown(ProviderError):
     """The request was written and no trustworthy answer came back, or a gateway's (502, 504)."""
 
+    code = "unknown_outcome"
     outcome = UNKNOWN
 
 

@@ -13,7 +13,6 @@ from typing import Final
 
 from email_services.abstract import AbstractEmailService, Acceptance
 from email_services.breakers import (
-    BEING_PROBED,
     GRACE_SECONDS,
     CircuitBreakers,
     Step,
@@ -270,7 +269,7 @@ class PooledEmailService:
                 until = self._clock() + _fair_share(deadline - self._clock(), steps[position:])
                 self._round(_Round(step, until, note, finds_out=step.decision == "probe"), able)
             else:
-                _pass_by(able, step, BEING_PROBED if step.decision == "probe" else step.reason)
+                _pass_by(able, step)
         # Nobody else took these: rather than refuse, ask the one that is due first.
         left = [run for run in runs if run.passed_by and not run.is_over]
         for step, waiting in self._last_resorts(left, steps):
@@ -316,7 +315,7 @@ class PooledEmailService:
         if course.is_doubted:
             (step,) = self.breakers.plan([step.service])
             if step.decision != "try":
-                _pass_by(parcel, step, step.reason)
+                _pass_by(parcel, step)
                 return
         places = self._places[step.service.name]
         if not places.enter():
@@ -349,7 +348,8 @@ class PooledEmailService:
         elif refusal:  # there is no time to find out which of them was to blame
             results = [refusal] * len(parcel)
         else:  # which is no fault of the service's
-            _pass_by(parcel, step, TOO_LATE)
+            for run in parcel:
+                run.pass_by(step.service.name, "too_late", TOO_LATE)
             return
         refused = results[0] if isinstance(results[0], MessageRejected) else None
         if len(parcel) > 1 and refused and is_in_time and _all_rejected(results):
@@ -460,9 +460,9 @@ def _able(service: AbstractEmailService, runs: Sequence[Run]) -> list[Run]:
     return able
 
 
-def _pass_by(runs: Sequence[Run], step: Step, why: str) -> None:
+def _pass_by(runs: Sequence[Run], step: Step) -> None:
     for run in runs:
-        run.pass_by(step.service.name, why)
+        run.pass_by(step.service.name, *step.passing)
 
 
 def _parcels(service: AbstractEmailService, runs: Sequence[Run]) -> list[Sequence[Run]]:

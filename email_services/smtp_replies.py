@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 from email_services.addresses import Address
 from email_services.exceptions import (
     AccountRefused,
+    LoginRefused,
     MessageRejected,
     ProviderError,
     RateLimited,
@@ -91,9 +92,10 @@ _RULES: Final = (
     _Rule(RateLimited, code="4..", words="relay limit exceeded|sender thread limit"),
     _Rule(AccountRefused, code="5..", words="SendAsDenied|OutboundSpam"),
     _Rule(MessageRejected, at=_MESSAGE, words=r"RESOLVER\.RST"),
+    _Rule(LoginRefused, code="535"),
     _Rule(AccountRefused, code="5..", status=_OURS),
     _Rule(MessageRejected, at=_MESSAGE, status=_MESSAGES),
-    _Rule(AccountRefused, code="530|534|535|538"),
+    _Rule(AccountRefused, code="530|534|538"),
     _Rule(AccountRefused, words=f"{_RELAY_DENIED}|{_SENDING_STOPPED}"),
     _Rule(AccountRefused, at=~Stage.RCPT, words=_ACCOUNT_STOPPED),
     _Rule(AccountRefused, code="5..", words=f"{_SENDER_REFUSED}|{_NOT_LOGGED_IN}"),
@@ -108,7 +110,7 @@ _RULES: Final = (
     _Rule(ServiceUnavailable, code="4.."),
     _Rule(ServiceUnavailable, code="500|502|503|504"),  # it does not know the command
     _Rule(ServiceUnavailable, at=Stage.CONNECT),
-    _Rule(AccountRefused, at=Stage.AUTH),
+    _Rule(LoginRefused, at=Stage.AUTH),
     _Rule(MessageRejected),
 )
 

@@ -1114,7 +1114,8 @@ def _in_parts(
 def _message(row: Row[Any], now: float) -> LoggedMessage:
     columns = {column.name: getattr(row, column.name) for column in fields(LoggedMessage)}
     columns["recipients"] = row.recipients.strip("\n").split("\n")
-    columns["attempts"] = tuple(json.loads(row.attempts))
+    # Those of a version before have no code.
+    columns["attempts"] = tuple({"code": "", **tried} for tried in json.loads(row.attempts))
     message = LoggedMessage(**columns)
     cut_off = message.outcome == IN_PROGRESS and message.deadline < now
     return replace(message, outcome=UNKNOWN) if cut_off else message

@@ -57,10 +57,11 @@ _ATTEMPTS: Final = [
     {
         "service": "primary",
         "outcome": "not sent",
+        "code": "unavailable",
         "reason": "HTTP 503.",
         "milliseconds": 212,
     },
-    {"service": "backup", "outcome": "sent", "reason": "", "milliseconds": 87},
+    {"service": "backup", "outcome": "sent", "code": "", "reason": "", "milliseconds": 87},
 ]
 _SENT: Final = {
     "result": "success",
@@ -90,6 +91,7 @@ ANSWERS: Final[Mapping[Any, Any]] = {
             {
                 "service": "primary",
                 "outcome": "skipped",
+                "code": "cannot_carry",
                 "reason": "It needs an address in to_recipients.",
                 "milliseconds": 0,
             }
@@ -104,6 +106,7 @@ ANSWERS: Final[Mapping[Any, Any]] = {
             {
                 "service": "primary",
                 "outcome": "unknown",
+                "code": "unknown_outcome",
                 "reason": "It did not answer within 10 s.",
                 "milliseconds": 10_003,
             }

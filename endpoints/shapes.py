@@ -171,6 +171,7 @@ class Attempt(Shape):
 
     service: str = Field(description="The service.")
     outcome: Literal["sent", "not sent", "unknown", "skipped"] = Field(description="What it did.")
+    code: str = Field(description='Why it was not sent, for programs, or "".')
     reason: str = Field(description='Why it was not sent, or not to everybody, or "".')
     milliseconds: int = Field(description="How long it took.")
 

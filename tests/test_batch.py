@@ -301,6 +301,7 @@ def test_a_service_that_cannot_carry_a_message_is_passed_by_for_that_one(make_po
     deliveries = pool.send_all([*messages_for("a"), *messages_for("b", tags="x")])
     assert outcomes(deliveries) == [("sent", "plain"), ("sent", "rich")]
     assert deliveries[1].services_unsuccessful == {"plain": "It carries no tags."}
+    assert [attempt.code for attempt in deliveries[1].attempts] == ["cannot_carry", ""]
     assert "plain" not in store.service_states("example.com")
 
 

@@ -10,6 +10,7 @@ from standins import answer, answer_json, response, send_and_close
 from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
+    LoginRefused,
     MessageRejected,
     OutcomeUnknown,
     RateLimited,
@@ -27,7 +28,7 @@ CONTRACT = Contract(
     secrets={"api-key": PROVIDER_KEY},
     error=lambda text: {"message": text},
     answers={
-        "a wrong key": (in_json(401, error("unauthorized", "Key not found")), AccountRefused),
+        "a wrong key": (in_json(401, error("unauthorized", "Key not found")), LoginRefused),
         "quota": (in_json(402, error("not_enough_credits", "Buy some")), AccountRefused),
         "not activated": (
             in_json(403, error("permission_denied", "Your SMTP account is not yet activated.")),

@@ -8,7 +8,7 @@ from standins import answer_json
 
 from email_services.drill import KINDS, SLOW_SECONDS, Drill
 from email_services.exceptions import (
-    AccountRefused,
+    LoginRefused,
     OutcomeUnknown,
     RateLimited,
     ServiceUnavailable,
@@ -20,7 +20,7 @@ WHAT_HAPPENS = {
     "timeout": (OutcomeUnknown, [8], 0),
     "answer_lost": (OutcomeUnknown, [], 1),
     "rate_limited": (RateLimited, [], 0),
-    "key_refused": (AccountRefused, [], 0),
+    "key_refused": (LoginRefused, [], 0),
     "slow": (None, [SLOW_SECONDS], 1),
 }
 

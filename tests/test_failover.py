@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import asdict
 
 import pytest
 from conftest import make_message
@@ -110,9 +111,10 @@ def test_a_skipped_service_is_in_the_answer_with_its_reason(pool, first, clock):
     answer = send(pool).as_dict()
     assert answer["result"] == "success"
     skipped, sent = answer["attempts"]
-    assert (skipped["service"], skipped["outcome"], skipped["milliseconds"]) == (
+    assert (skipped["service"], skipped["outcome"], skipped["code"], skipped["milliseconds"]) == (
         "first",
         "skipped",
+        "resting",
         0,
     )
     assert skipped["reason"].startswith("It rests for ")
@@ -167,8 +169,8 @@ def test_of_many_messages_at_once_one_is_the_probe(make_pool, first, second, clo
     release.set()
     probe.join()
     assert {delivery.service_used for delivery in others} == {"second"}
-    assert {d.attempts[0].reason for d in others} == {
-        "Another message is finding out whether it works again."
+    assert {(d.attempts[0].code, d.attempts[0].reason) for d in others} == {
+        ("being_probed", "Another message is finding out whether it works again.")
     }
     assert len(first.timeouts) == 2
     assert send(pool).service_used == "first"
@@ -523,6 +525,16 @@ def test_the_same_key_replays_the_answer(pool, first):
     assert len(first.timeouts) == 1
     with pytest.raises(KeyReused):
         pool.send(make_message(), once=Once("key", "another"))
+
+
+def test_an_answer_that_a_version_before_kept_is_replayed_with_empty_words(pool, store, clock):
+    sent = pool.send(make_message(), once=ONCE)
+    kept = asdict(sent)
+    for attempt in kept["attempts"]:
+        del attempt["code"]
+    store.settle_keys("example.com", clock.now, {"key": kept})
+    again = pool.send(make_message(), once=ONCE)
+    assert (again.replayed, again.attempts) == (True, sent.attempts)
 
 
 def test_a_definite_failure_frees_the_key(pool, first, second):

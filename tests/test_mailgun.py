@@ -9,6 +9,7 @@ from standins import answer, answer_json, response, send_and_close
 from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
+    LoginRefused,
     MessageRejected,
     OutcomeUnknown,
     RateLimited,
@@ -42,7 +43,7 @@ CONTRACT = Contract(
         ["<1@example.com>"] * 2,
     ),
     answers={
-        "a wrong key": ((401, HTML, b"Forbidden"), AccountRefused),
+        "a wrong key": ((401, HTML, b"Forbidden"), LoginRefused),
         "quota": (in_json(420, {"message": QUOTA}), AccountRefused),
         "rate": (in_json(429, {"message": RATE}), RateLimited),
         "not activated": (

@@ -20,6 +20,7 @@ from email_services.abstract import Acceptance
 from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
+    LoginRefused,
     MessageRejected,
     OutcomeUnknown,
     RateLimited,
@@ -58,7 +59,7 @@ CONTRACT = Contract(
     error=lambda text: {"ErrorMessage": text},
     settings={"api_key": "public-key", "secret_key": PROVIDER_KEY},
     answers={
-        "a wrong key": (in_json(401, of_the_call("mj-0015", "Unauthorized")), AccountRefused),
+        "a wrong key": (in_json(401, of_the_call("mj-0015", "Unauthorized")), LoginRefused),
         "a suspended key": (in_json(400, of_the_call("mj-0001", "Suspended")), AccountRefused),
         "JSON that it cannot read": (
             in_json(400, of_the_call("mj-0002", "Malformed JSON")),
@@ -115,7 +116,7 @@ def test_an_accepted_message_in_a_refused_call_is_accepted(stand_in):
 
 def test_a_call_that_is_refused_as_a_whole_is_everyones(stand_in):
     outcomes = sent_together(stand_in, answer_json(401, of_the_call("mj-0015", "No.")))
-    assert [type(outcome) for outcome in outcomes] == [AccountRefused] * 3
+    assert [type(outcome) for outcome in outcomes] == [LoginRefused] * 3
 
 
 def test_a_result_that_says_nothing_is_unknown_and_the_others_are_not(stand_in):

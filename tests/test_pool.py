@@ -75,7 +75,9 @@ def test_the_highest_priority_is_used_alone(make_pool, clock):
         "service_used": "high",
         "service_message_id": "id at high",
         "services_unsuccessful": {},
-        "attempts": [{"service": "high", "outcome": "sent", "reason": "", "milliseconds": 0}],
+        "attempts": [
+            {"service": "high", "outcome": "sent", "code": "", "reason": "", "milliseconds": 0}
+        ],
         "possible_duplicate": False,
     }
     assert low.timeouts == []
@@ -98,8 +100,14 @@ def test_a_definite_refusal_fails_over(fault, make_pool, clock):
     assert answer["services_unsuccessful"] == {"first": "no"}
     assert answer["possible_duplicate"] is False
     assert answer["attempts"] == [
-        {"service": "first", "outcome": "not sent", "reason": "no", "milliseconds": 250},
-        {"service": "second", "outcome": "sent", "reason": "", "milliseconds": 500},
+        {
+            "service": "first",
+            "outcome": "not sent",
+            "code": fault.code,
+            "reason": "no",
+            "milliseconds": 250,
+        },
+        {"service": "second", "outcome": "sent", "code": "", "reason": "", "milliseconds": 500},
     ]
 
 
@@ -121,7 +129,13 @@ def test_an_unknown_outcome_stops_where_the_domain_says_so(make_pool, clock):
         "code": "unknown_outcome",
         "services_unsuccessful": {"first": "silence"},
         "attempts": [
-            {"service": "first", "outcome": "unknown", "reason": "silence", "milliseconds": 0}
+            {
+                "service": "first",
+                "outcome": "unknown",
+                "code": "unknown_outcome",
+                "reason": "silence",
+                "milliseconds": 0,
+            }
         ],
     }
     assert second.timeouts == []
@@ -273,6 +287,7 @@ def test_no_attempt_begins_without_time_enough_for_it(
     if not given:
         reason = "Not tried: too little of the deadline was left."
         assert delivery.services_unsuccessful["s1"] == reason
+        assert delivery.attempts[1].code == "too_late"
         assert delivery.outcome == "not sent"
 
 
@@ -364,6 +379,7 @@ def test_a_full_service_from_which_nothing_comes_back_is_passed_by(make_pool, cl
     first.may_answer.set()
     assert delivery.service_used == "second"
     assert delivery.services_unsuccessful == {"first": NO_ROOM}
+    assert [attempt.code for attempt in delivery.attempts] == ["no_room", ""]
     assert {answer.result(20).service_used for answer in held} == {"first"}
     assert pool.send(make_message()).service_used == "first", "and nobody was blamed"
 

@@ -16,6 +16,7 @@ from email_services.abstract import Acceptance
 from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
+    LoginRefused,
     MessageRejected,
     OutcomeUnknown,
     RateLimited,
@@ -51,7 +52,7 @@ CONTRACT = Contract(
     secrets={"x-postmark-server-token": PROVIDER_KEY},
     error=lambda text: {"Message": text},
     answers={
-        "a wrong token": (refused(10, "Bad or missing API token.", 401), AccountRefused),
+        "a wrong token": (refused(10, "Bad or missing API token.", 401), LoginRefused),
         "a wrong token with 422": (refused(10, "Bad or missing API token."), AccountRefused),
         "no signature": (refused(400, "Sender Signature not found."), AccountRefused),
         "an unconfirmed signature": (
@@ -205,7 +206,7 @@ def test_of_a_batch_whose_answer_is_cut_what_was_read_decides(missing, stand_in)
     ("behaviour", "expected"),
     [
         (refused(410, "Too many batch messages."), MessageRejected),
-        (refused(10, "Bad or missing API token.", 401), AccountRefused),
+        (refused(10, "Bad or missing API token.", 401), LoginRefused),
         (refused(100, "Maintenance", 503), ServiceUnavailable),
     ],
 )

@@ -41,6 +41,7 @@ from email_services.abstract import Acceptance
 from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
+    LoginRefused,
     MessageRejected,
     OutcomeUnknown,
     ProviderError,
@@ -72,7 +73,8 @@ def test_an_accepted_message_has_the_providers_id(provider, stand_in):
 
 STATUSES = {
     **dict.fromkeys((400, 413, 415, 422), MessageRejected),
-    **dict.fromkeys((401, 402, 403, 404, 405), AccountRefused),
+    **dict.fromkeys((402, 403, 404, 405), AccountRefused),
+    401: LoginRefused,
     429: RateLimited,
     **dict.fromkeys((300, 301, 302, 303, 307, 308), ServiceUnavailable),
     **dict.fromkeys((406, 408, 409, 418, 451), ServiceUnavailable),

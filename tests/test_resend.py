@@ -20,6 +20,7 @@ from email_services.abstract import Acceptance
 from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
+    LoginRefused,
     MessageRejected,
     OutcomeUnknown,
     RateLimited,
@@ -42,8 +43,8 @@ CONTRACT = Contract(
     secrets={"authorization": f"Bearer {PROVIDER_KEY}"},
     error=lambda text: {"message": text},
     answers={
-        "no key": (refused(401, "missing_api_key"), AccountRefused),
-        "a key for something else": (refused(401, "restricted_api_key"), AccountRefused),
+        "no key": (refused(401, "missing_api_key"), LoginRefused),
+        "a key for something else": (refused(401, "restricted_api_key"), LoginRefused),
         "a wrong key": (refused(403, "invalid_api_key", "API key is invalid"), AccountRefused),
         "a wrong key, as seen": (
             refused(400, "validation_error", "API key is invalid"),

@@ -9,6 +9,7 @@ from standins import answer, answer_json, response, send_and_close
 from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
+    LoginRefused,
     MessageRejected,
     OutcomeUnknown,
     RateLimited,
@@ -31,7 +32,7 @@ CONTRACT = Contract(
         "quota": (in_json(401, errors("Maximum credits exceeded")), AccountRefused),
         "a wrong key": (
             in_json(401, errors("The provided authorization grant is invalid")),
-            AccountRefused,
+            LoginRefused,
         ),
         "a sender": (
             in_json(403, errors("The from address does not match a verified Sender Identity.")),

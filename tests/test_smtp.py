@@ -19,6 +19,7 @@ from email_services import transport
 from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
+    LoginRefused,
     MessageRejected,
     OutcomeUnknown,
     RateLimited,
@@ -119,7 +120,7 @@ CODES = {
     "500 5.5.2 What?": ServiceUnavailable,
     "501 5.1.3 Bad address syntax": MessageRejected,
     "530 5.7.0 Authentication required": AccountRefused,
-    "535 5.7.8 No": AccountRefused,
+    "535 5.7.8 No": LoginRefused,
     "550 5.1.1 No such user": MessageRejected,
     "550 5.7.1 This looks like spam": MessageRejected,
     "550 5.4.5 Daily sending quota exceeded": AccountRefused,
@@ -164,7 +165,7 @@ def test_a_refusal_before_the_message_is_not_its_fault(
     server = smtp_server({stage: say(said)}, starttls=certificate, credentials=CREDENTIALS)
     error = outcome_of(service_at(server, security="starttls", **LOGIN))
     refused_for_good = stage == "AUTH" and said.startswith("5")
-    assert type(error) is (AccountRefused if refused_for_good else expected)
+    assert type(error) is (LoginRefused if refused_for_good else expected)
 
 
 EARLY = ["banner", "EHLO", "MAIL", "RCPT", "DATA"]
@@ -393,7 +394,7 @@ def test_it_logs_in_as_the_server_offers(excluded, smtp_server):
 def test_a_wrong_password_is_for_an_operator(excluded, smtp_server):
     server = smtp_server(credentials=("me", "other"), auth_exclude_mechanism=excluded)
     error = outcome_of(service_at(server, **LOGIN))
-    assert type(error) is AccountRefused
+    assert type(error) is LoginRefused
     assert error.reason.startswith("SMTP 535")
 
 

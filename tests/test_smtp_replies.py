@@ -9,6 +9,7 @@ from test_smtp import make_message, outcome_of, service_at, smtp_server  # noqa:
 from email_services.addresses import Address
 from email_services.exceptions import (
     AccountRefused,
+    LoginRefused,
     MessageRejected,
     RateLimited,
     ServiceUnavailable,
@@ -116,13 +117,18 @@ OTHERS = {
               " failed the check in region EU-WEST-1: {}")),
         (ANY, "454 Throttling failure: Daily message quota exceeded."),
         (AUTH, "451 Authentication failed: Maximum credits exceeded"),
-        (AUTH, "535 Authentication failed: The provided authorization grant is invalid"),
         (MAIL, ("550 The from address does not match a verified Sender Identity. Mail cannot be"
                " sent until this error is resolved.")),
         (MAIL | END, "550 Unauthenticated senders not allowed"),
         (MAIL, "550 Your account has been suspended"),
         (RCPT | END, "550 Domain has exceeded the max emails per hour (500/500) allowed"),
         (CONNECT, "554 5.7.1 Client host rejected: banned"),
+    ],
+    LoginRefused: [
+        (ANY, "535 5.7.8 Error: authentication failed: UGFzc3dvcmQ6"),
+        (AUTH, "535-5.7.8 Username and Password not accepted"),
+        (AUTH, "535 Authentication failed: The provided authorization grant is invalid"),
+        (AUTH, "550 No such user here"),
     ],
     RateLimited: [
         (ANY, "454 Throttling failure: Maximum sending rate exceeded."),

@@ -11,6 +11,7 @@ from email_services.abstract import Acceptance
 from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
+    LoginRefused,
     MessageRejected,
     OutcomeUnknown,
     RateLimited,
@@ -42,7 +43,7 @@ CONTRACT = Contract(
     secrets={"authorization": PROVIDER_KEY},
     error=errors,
     answers={
-        "a wrong key": (in_json(401, errors("Unauthorized.")), AccountRefused),
+        "a wrong key": (in_json(401, errors("Unauthorized.")), LoginRefused),
         "a key that may not send": (in_json(403, errors("Forbidden.")), AccountRefused),
         "quota": (
             in_json(420, errors("Exceed Sending Limit (hourly)", code="2101")),

@@ -142,11 +142,19 @@ def test_a_message_is_in_progress_then_what_became_of_it(store):
         service_used="a",
         service_message_id="<1>",
         possible_duplicate=True,
-        attempts=({"service": "a", "outcome": "sent", "reason": "", "milliseconds": 3},),
+        attempts=(
+            {"service": "a", "outcome": "sent", "code": "", "reason": "", "milliseconds": 3},
+        ),
     )
     store.log_outcomes([sent])
     assert store.messages("example.com", NOW + 1000) == [sent]
     assert store.messages("example.net", NOW) == []
+
+
+def test_an_attempt_that_a_version_before_logged_has_an_empty_word(store):
+    store.log_outcomes([logged(outcome="not sent", attempts=(ATTEMPT,))])
+    (message,) = store.messages("example.com", NOW)
+    assert message.attempts == ({**ATTEMPT, "code": ""},)
 
 
 def test_a_message_that_was_cut_off_is_unknown_after_its_deadline(store):

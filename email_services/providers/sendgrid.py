@@ -51,7 +51,7 @@ from email_services.abstract import (
 from email_services.addresses import Address
 from email_services.attachments import Attachment, InlineImage
 from email_services.capabilities import Capabilities
-from email_services.exceptions import MessageRejected, ProviderError
+from email_services.exceptions import AccountRefused, MessageRejected, ProviderError
 from email_services.message import EmailMessage
 from email_services.transport import Answer, Transport
 
@@ -70,7 +70,7 @@ class SendGrid(HTTPEmailService):
 
     Quirks, with their sources:
 
-    - An exhausted quota is 401 "Maximum credits exceeded", like a bad key; both are the account's
+    - An exhausted quota is 401 "Maximum credits exceeded", with the status of a bad key
       (twilio.com support article 34677918767131, sendgrid-nodejs issue 1032).
     - 429 has no documented Retry-After; X-RateLimit-Reset holds the time in Unix seconds (docs).
     - 500 and 503 are its own words ("an error occurred on a SendGrid server", "the v3 API is not
@@ -103,6 +103,7 @@ class SendGrid(HTTPEmailService):
     )
     max_batch = 1000
     substitutes = True
+    rules = ((401, "maximum credits exceeded", AccountRefused),)
 
     def __init__(self, name: str, email_domain: str, settings: HTTPSettings) -> None:
         super().__init__(name, email_domain, settings)
