@@ -93,10 +93,14 @@ class CircuitBreakers:
         return step.decision == "try" or (step.decision == "probe" and self._claim_probe(step))
 
     def last_resort(self, steps: Sequence[Step]) -> Step:
-        """The one of those that rest which is due first: rather than refuse, it is asked."""
+        """The one of those that were passed by which is due first: rather than refuse, it is asked.
+
+        It is, once none of the others has taken the message.
+        """
         now = self._now()
         due = min(steps, key=lambda step: self.health_in(step.state, now).rest_until or 0)
-        return replace(due, decision="try", reason="No other service is left; it is due first.")
+        reason = f"Asked only if no other service takes the message. {due.reason}"
+        return replace(due, decision="try", reason=reason)
 
     def seconds_to_rest(self, step: Step) -> float:
         """How long the service rests from now on."""

@@ -21,8 +21,8 @@ from pydantic import (
 from browsable_api import Structure, request
 from email_services.drill import KINDS, Drill, DrillKind
 from email_services.exceptions import InvalidInput, MessageTooLarge
+from email_services.ledger import Once
 from email_services.message import MAX_FILES, MAX_RECIPIENTS, EmailMessage
-from email_services.pool import Once
 
 KEY_FIELDS = ("pool_api_key", "root_api_key")
 TOKEN_FIELD = "csrf_token"  # noqa: S105 - its name

@@ -23,7 +23,9 @@ from email_services.exceptions import (
     ServiceUnavailable,
 )
 from email_services.health import FIRST_REST_SECONDS, JITTER
-from email_services.pool import AT_ONCE, TOO_LATE, Once, PooledEmailService
+from email_services.ledger import Once
+from email_services.pool import PooledEmailService
+from email_services.rounds import AT_ONCE, TOO_LATE
 
 NOW = 1_000_000.0
 

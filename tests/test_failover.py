@@ -10,6 +10,7 @@ from conftest import make_message
 from test_pool import Clock, Scripted
 
 from email_services.abstract import Acceptance
+from email_services.breakers import GRACE_SECONDS
 from email_services.drill import Drill
 from email_services.exceptions import (
     AccountRefused,
@@ -26,7 +27,8 @@ from email_services.health import (
     FIRST_REST_SECONDS,
     JITTER,
 )
-from email_services.pool import GRACE_SECONDS, Once, PooledEmailService
+from email_services.ledger import Once
+from email_services.pool import PooledEmailService
 
 JITTERED = 1 + JITTER
 
@@ -133,7 +135,8 @@ def test_when_all_rest_the_one_due_first_is_tried(pool, first, second, clock):
     assert (len(first.timeouts), len(second.timeouts)) == (tried[0], tried[1] + 1)
     second.fault = None
     assert send(pool).service_used == "second"
-    assert [step.decision for step in pool.plan(make_message())] == ["skip", "try"]
+    planned = [step.service.name for step in pool.plan(make_message())]
+    assert planned == ["second", "first"], "the one that still rests is asked last"
 
 
 @pytest.mark.parametrize("fault", [MessageRejected("bad"), ServiceUnavailable("down")])
@@ -504,10 +507,12 @@ def test_a_dry_run_tells_and_changes_nothing(pool, first, second, store):
     before = store.service_states("example.com"), store.messages("example.com", 0)
     plan = [step.as_dict() for step in pool.plan(make_message())]
     assert [(step["service"], step["decision"]) for step in plan] == [
-        ("first", "skip"),
         ("second", "try"),
+        ("first", "try"),
     ]
-    assert "quota" in plan[0]["reason"]
+    assert plan[1]["reason"].startswith(
+        "Asked only if no other service takes the message. It rests"
+    )
     assert len(first.timeouts) + len(second.timeouts) == tried
     assert (store.service_states("example.com"), store.messages("example.com", 0)) == before
 

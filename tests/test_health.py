@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from email_services.abstract import MAX_TIMEOUT_SECONDS
+from email_services.breakers import GRACE_SECONDS
 from email_services.exceptions import (
     AccountRefused,
     MessageRejected,
@@ -26,7 +27,6 @@ from email_services.health import (
     after_success,
     believable,
 )
-from email_services.pool import GRACE_SECONDS
 
 NOW = 1_000_000.0
 DOWN, SILENT = ServiceUnavailable("down"), OutcomeUnknown("silence")

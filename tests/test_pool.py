@@ -21,7 +21,9 @@ from email_services.exceptions import (
     UnknownService,
 )
 from email_services.health import FIRST_ACCOUNT_REST_SECONDS
-from email_services.pool import LAST_RESORTS_AT_ONCE, NO_ROOM, Once, PooledEmailService
+from email_services.ledger import Once
+from email_services.pool import LAST_RESORTS_AT_ONCE, PooledEmailService
+from email_services.rounds import NO_ROOM
 from email_services.store import Store
 
 

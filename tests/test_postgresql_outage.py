@@ -14,7 +14,8 @@ from test_pool import Clock, Scripted
 from test_store import NOW, RESTING
 
 from email_services.exceptions import StoreUnavailable
-from email_services.pool import Once, PooledEmailService
+from email_services.ledger import Once
+from email_services.pool import PooledEmailService
 from email_services.store import AWAY_SECONDS, TRUSTED_SECONDS, Store
 
 psutil = pytest.importorskip("psutil", reason="it comes with PostgreSQL for tests")

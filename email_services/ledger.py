@@ -1,0 +1,112 @@
+"""What is kept of the messages of one domain: their keys, the log, the answers to repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from email_services.breakers import GRACE_SECONDS, without_the_store
+from email_services.delivery import Delivery, Run
+from email_services.exceptions import NOT_SENT, KeyInProgress, KeyReused
+from email_services.store import LoggedMessage, Store
+
+
+@dataclass(frozen=True)
+class Once:
+    """An Idempotency-Key, and a fingerprint of the request that it stands for."""
+
+    key: str
+    fingerprint: str
+
+
+class Ledger:
+    """What is kept of the messages of one domain.
+
+    deadline_seconds: after which, and some grace, a request that has not been heard of was cut off.
+    Times, `now`, are in seconds since the epoch: when the request came.
+    """
+
+    def __init__(self, email_domain: str, store: Store, deadline_seconds: float) -> None:
+        self._email_domain = email_domain
+        self._store = store
+        self._seconds = deadline_seconds + GRACE_SECONDS
+
+    def reserve(
+        self, runs: Sequence[Run], once: Sequence[Once], whole: Once | None, now: float
+    ) -> dict[int, Delivery]:
+        """Reserve the keys; returns the stored answers, by the number of the message.
+
+        whole: what stands for all together. Raises KeyInProgress, KeyReused and StoreUnavailable.
+        """
+        keys = [(one.key, one.fingerprint) for one in [*once, *([whole] if whole else [])]]
+        ids = {one.key: run.given.message_id for run, one in zip(runs, once, strict=True)}
+        found = self._store.reserve_keys(self._email_domain, keys, now, now + self._seconds, ids)
+        states = {reservation.state for reservation in found}
+        if "other" in states:
+            raise KeyReused("This Idempotency-Key was used for another request.")
+        if "in progress" in states:
+            raise KeyInProgress("The first request with this Idempotency-Key is in progress.")
+        answered = {}
+        for n, (run, one, reservation) in enumerate(
+            zip(runs, once, found[: len(once)], strict=True)
+        ):
+            run.once_key = one.key
+            if reservation.state == "abandoned":
+                run.follow(reservation.message)
+            if reservation.answer is not None:
+                answered[n] = Delivery.from_stored(reservation.answer)
+        return answered
+
+    def begin(self, runs: Sequence[Run], now: float) -> None:
+        """Log that the messages are about to be tried."""
+        with without_the_store(self._email_domain):
+            self._store.log_messages([self._logged(run, now) for run in runs])
+
+    def note(self, runs: Sequence[Run], now: float) -> None:
+        """Log what became of the messages, and keep the answers to those with a key."""
+        if not runs:
+            return
+        deliveries = [run.delivery() for run in runs]
+        keys = {
+            run.once_key: None if delivery.outcome == NOT_SENT else asdict(delivery)
+            for run, delivery in zip(runs, deliveries, strict=True)
+            if run.once_key
+        }
+        with without_the_store(self._email_domain):
+            self._store.log_outcomes(
+                [
+                    replace(
+                        self._logged(run, now),
+                        outcome=delivery.outcome,
+                        service_used=delivery.service_used,
+                        service_message_id=delivery.service_message_id,
+                        possible_duplicate=delivery.possible_duplicate,
+                        attempts=[asdict(attempt) for attempt in delivery.attempts],
+                    )
+                    for run, delivery in zip(runs, deliveries, strict=True)
+                ]
+            )
+        if keys:
+            with without_the_store(self._email_domain):
+                self._store.settle_keys(self._email_domain, now, keys)
+        for run in runs:
+            run.is_noted = True
+
+    def settle(self, whole: Once, deliveries: Sequence[Delivery], now: float) -> None:
+        """Keep what stands for all of them together, unless none was sent, not even perhaps."""
+        is_kept = any(delivery.outcome != NOT_SENT for delivery in deliveries)
+        with without_the_store(self._email_domain):
+            self._store.settle_keys(self._email_domain, now, {whole.key: {} if is_kept else None})
+
+    def _logged(self, run: Run, now: float) -> LoggedMessage:
+        """How the message log shows it, which began `now`, if not before."""
+        message = run.given
+        return LoggedMessage(
+            message.message_id,
+            now if run.began is None else run.began,
+            self._email_domain,
+            message.from_email.email,
+            [address.key for address in message.recipients],
+            message.filled(message.subject),
+            deadline=now + self._seconds,
+        )
