@@ -478,8 +478,8 @@ def test_an_idempotency_key_is_checked_in_a_dry_run_and_not_used(client):
 
 def test_a_search_that_takes_too_long_is_told_so_and_sends_do_not_notice(client, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("email_services.store.LOG_SECONDS", -1)
-        patch.setattr("email_services.store_sqlite.LOOK_EVERY", 1)
+        patch.setattr("email_services.store.database.LOG_SECONDS", -1)
+        patch.setattr("email_services.store.sqlite.LOOK_EVERY", 1)
         answer = client.get("/example.com/messages?recipient=ada", headers=POOL)
         assert answer.status_code == 503
         assert answer.headers["Retry-After"] == "5"

@@ -12,7 +12,8 @@ from sqlalchemy import update
 
 from email_services.captured import CapturedFile, read_captured
 from email_services.providers.maildir import Maildir, MaildirSettings
-from email_services.store import Store, _messages
+from email_services.store import Store
+from email_services.store.schema import MESSAGES
 
 MIXED = b"Content-Type: multipart/mixed; boundary=b\n\n"
 PNG_BYTES = b"\x89PNG\r\n\x1a\n"
@@ -411,6 +412,6 @@ def test_an_id_in_the_log_that_is_a_path_leads_nowhere(client, tmp_path):
     path = send(client)
     store: Store = client.application.extensions["mailpool"].store
     with store._engine.begin() as connection:
-        connection.execute(update(_messages).values(service_message_id="../../secret"))
+        connection.execute(update(MESSAGES).values(service_message_id="../../secret"))
     assert client.get(path, headers=POOL).json["captured"] is None
     assert client.get(f"{path}/source", headers=POOL).status_code == 404

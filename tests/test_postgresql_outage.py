@@ -16,7 +16,9 @@ from test_store import NOW, RESTING
 from email_services.exceptions import StoreUnavailable
 from email_services.ledger import Once
 from email_services.pool import PooledEmailService
-from email_services.store import AWAY_SECONDS, TRUSTED_SECONDS, Store
+from email_services.store import Store
+from email_services.store.database import AWAY_SECONDS
+from email_services.store.engines import TRUSTED_SECONDS
 
 psutil = pytest.importorskip("psutil", reason="it comes with PostgreSQL for tests")
 
@@ -66,7 +68,8 @@ def server():
 def clock(monkeypatch):
     """The store's clock, which the test moves."""
     clock = Clock()
-    monkeypatch.setattr("email_services.store.time", SimpleNamespace(monotonic=clock))
+    for part in ("database", "engines"):
+        monkeypatch.setattr(f"email_services.store.{part}.time", SimpleNamespace(monotonic=clock))
     return clock
 
 

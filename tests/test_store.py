@@ -11,22 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import create_engine, event, insert, text
 
 from email_services.drill import Drill
 from email_services.exceptions import ConfigError, SearchTooSlow, StoreUnavailable
 from email_services.health import Health
-from email_services.store import (
-    _POSTGRESQL,
-    KEEP_KEY_SECONDS,
-    KEPT_ERRORS,
-    LOG_CONNECTIONS,
-    MIGRATIONS,
-    LoggedMessage,
-    Reservation,
-    ServiceState,
-    Store,
-)
+from email_services.store import LoggedMessage, Reservation, ServiceState, Store
+from email_services.store.engines import LOG_CONNECTIONS, POSTGRESQL
+from email_services.store.keys import KEEP_KEY_SECONDS
+from email_services.store.migrations import MIGRATIONS
+from email_services.store.schema import KEYS
+from email_services.store.services import KEPT_ERRORS
 
 NOW = 1_800_000_000.0
 DAY = 24 * 3600
@@ -136,7 +131,7 @@ def logged(number: int = 0, **changes) -> LoggedMessage:
 
 def test_a_message_is_in_progress_then_what_became_of_it(store):
     store.log_messages([logged()])
-    assert store.messages("example.com", NOW + 30) == [logged()]
+    assert store.messages("example.com", NOW + 29) == [logged()]
     sent = logged(
         outcome="sent",
         service_used="a",
@@ -221,7 +216,7 @@ def test_messages_are_found_newest_first(wanted, expected, store):
 
 @pytest.mark.parametrize("recipient", ["ada@example.org", "example.org"])
 def test_a_search_goes_on_until_it_has_found_enough(recipient, store, monkeypatch):
-    monkeypatch.setattr("email_services.store.MOST_CANDIDATES", 10)
+    monkeypatch.setattr("email_services.store.messages.MOST_CANDIDATES", 10)
     outcomes = ["sent" if number % 30 == 0 else "not sent" for number in range(100)]
     store.log_messages([logged(n, outcome=outcome) for n, outcome in enumerate(outcomes)])
     found = store.messages("example.com", NOW, recipient=recipient, outcome="sent", limit=3)
@@ -266,7 +261,8 @@ def test_messages_are_kept_as_long_as_they_should_be(open_store):
 
 
 def test_what_is_old_is_removed_a_little_at_a_time(open_store, monkeypatch):
-    monkeypatch.setattr("email_services.store.REMOVED_AT_ONCE", 2)
+    for part in ("database", "messages"):
+        monkeypatch.setattr(f"email_services.store.{part}.REMOVED_AT_ONCE", 2)
     store = open_store(keep_seconds=DAY)
     for number in range(5):
         store.log_messages([logged(number)])
@@ -295,13 +291,13 @@ def test_the_recipients_of_a_message_are_removed_with_it(open_store):
 def test_who_searches_too_long_hears_so_and_nobody_else_notices(
     request, url, open_store, monkeypatch
 ):
-    monkeypatch.setattr("email_services.store._LOG_OPTIONS", "-c statement_timeout=50")
-    monkeypatch.setattr("email_services.store_sqlite.LOOK_EVERY", 1)
+    monkeypatch.setattr("email_services.store.engines.LOG_OPTIONS", "-c statement_timeout=50")
+    monkeypatch.setattr("email_services.store.sqlite.LOOK_EVERY", 1)
     store = open_store()
     reserve(store)
     with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
         if url.startswith("sqlite"):
-            patch.setattr("email_services.store.LOG_SECONDS", -1)
+            patch.setattr("email_services.store.database.LOG_SECONDS", -1)
         else:
             engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
             stack.callback(engine.dispose)
@@ -353,7 +349,7 @@ def make_older(url: str) -> None:
 
 
 def test_recipients_of_before_there_was_a_table_of_them_are_found(url, open_store, monkeypatch):
-    monkeypatch.setattr("email_services.store.FILLED_AT_ONCE", 7)
+    monkeypatch.setattr("email_services.store.migrations.FILLED_AT_ONCE", 7)
     store = open_store()
     store.log_messages([replace(logged(n), at=NOW + n // 4) for n in range(50)])
     make_older(url)
@@ -369,11 +365,11 @@ def test_recipients_of_before_there_was_a_table_of_them_are_found(url, open_stor
 def test_what_takes_long_goes_on_after_a_restart_and_once_it_is_done_is_done(
     url, open_store, monkeypatch
 ):
-    monkeypatch.setattr("email_services.store.FILLED_AT_ONCE", 3)
+    monkeypatch.setattr("email_services.store.migrations.FILLED_AT_ONCE", 3)
     open_store().log_messages([logged(number) for number in range(3)])
     make_older(url)
     with monkeypatch.context() as patch:
-        patch.setattr("email_services.store._newest_first", fail)
+        patch.setattr("email_services.store.migrations.newest_first", fail)
         store = open_store()
         store.check()
         wait_until(lambda: store._away_until[True])
@@ -465,6 +461,28 @@ def test_of_many_at_once_one_gets_the_key(open_store):
     assert sorted(states) == ["in progress"] * 39 + ["new"]
 
 
+def test_a_batch_that_loses_one_of_its_keys_at_the_last_moment_takes_none(postgresql):
+    found, waiting = [], text("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'transactionid'")
+
+    def reserve_both(store):
+        keys = [("a", "f"), ("b", "f")]
+        found.extend(store.reserve_keys("example.com", keys, NOW, NOW + 30))
+
+    with (
+        contextlib.closing(Store(postgresql)) as store,
+        store._autocommit.connect() as watcher,
+    ):
+        batch = threading.Thread(target=reserve_both, args=(store,))
+        with store._engine.begin() as other:
+            row = {"email_domain": "example.com", "key": "b", "fingerprint": "f"}
+            other.execute(insert(KEYS).values(**row, at=NOW, reserved_until=NOW + 30))
+            batch.start()
+            wait_until(lambda: watcher.execute(waiting).scalar())
+        batch.join()
+        assert [reservation.state for reservation in found] == ["new", "in progress"]
+        assert reserve(store, "a").state == "new"
+
+
 def test_a_secret_is_the_same_for_all_who_ask_and_no_other(open_store):
     stores = [open_store() for _ in range(8)]
     found = []
@@ -513,8 +531,8 @@ def test_a_database_of_an_older_version_is_brought_up_to_date(url, open_store, m
 def test_bringing_a_big_database_up_to_date_may_take_its_time(postgresql, monkeypatch):
     with contextlib.closing(Store(postgresql)):
         pass
-    monkeypatch.setattr("email_services.store._PostgreSQL.silence_seconds", 1)
-    monkeypatch.setitem(_POSTGRESQL, "options", "-c statement_timeout=500")
+    monkeypatch.setattr("email_services.store.engines.PostgreSQL.silence_seconds", 1)
+    monkeypatch.setitem(POSTGRESQL, "options", "-c statement_timeout=500")
     slow = lambda connection: connection.execute(text("SELECT pg_sleep(1.5)"))  # noqa: E731
     monkeypatch.setattr("email_services.store.MIGRATIONS", (*MIGRATIONS, slow))
     with contextlib.closing(Store(postgresql)) as store:
@@ -559,7 +577,7 @@ def test_a_database_that_is_away_is_an_error_and_no_crash(away, caplog):
 
 
 def test_a_database_that_was_away_at_the_start_is_used_when_it_comes(tmp_path, monkeypatch):
-    monkeypatch.setattr("email_services.store.AWAY_SECONDS", 0)
+    monkeypatch.setattr("email_services.store.database.AWAY_SECONDS", 0)
     with contextlib.closing(Store(f"sqlite:///{tmp_path}/late/state.sqlite3")) as store:
         with pytest.raises(StoreUnavailable):
             store.messages("example.com", NOW)
@@ -584,7 +602,7 @@ def test_a_database_that_is_away_is_waited_for_once(tmp_path, monkeypatch):
         raise sqlite3.OperationalError("timeout")
 
     with contextlib.closing(Store(f"sqlite:///{tmp_path}/state.sqlite3")) as store:
-        monkeypatch.setattr("email_services.store.AWAY_SECONDS", 0.2)
+        monkeypatch.setattr("email_services.store.database.AWAY_SECONDS", 0.2)
         store.check()
         store._engine.dispose()
         monkeypatch.setattr(sqlite3, "connect", silent)
@@ -599,7 +617,7 @@ def test_a_database_that_is_away_is_waited_for_once(tmp_path, monkeypatch):
 
 
 def test_a_locked_database_is_an_error_and_readers_do_not_mind(tmp_path, monkeypatch):
-    monkeypatch.setattr("email_services.store.WAIT_SECONDS", 0)
+    monkeypatch.setattr("email_services.store.database.WAIT_SECONDS", 0)
     url = f"sqlite:///{tmp_path}/state.sqlite3"
     engine = create_engine(url)
     with contextlib.closing(Store(url)) as store, engine.connect() as other:

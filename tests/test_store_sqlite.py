@@ -14,8 +14,9 @@ from sqlalchemy import event
 from test_store import NOW, in_threads, logged, reserve, wait_until
 
 from email_services.exceptions import StoreUnavailable
-from email_services.store import WRITTEN_AT_ONCE, Store
-from email_services.store_sqlite import Turns
+from email_services.store import Store
+from email_services.store.database import WRITTEN_AT_ONCE
+from email_services.store.sqlite import Turns
 
 PATIENCE = 30
 
@@ -134,7 +135,7 @@ DELETED = {
 @pytest.fixture
 def workers(tmp_path, monkeypatch):
     """Several processes' stores, each of which has used the database."""
-    monkeypatch.setattr("email_services.store_sqlite.LOOK_BESIDE_SECONDS", 0)
+    monkeypatch.setattr("email_services.store.sqlite.LOOK_BESIDE_SECONDS", 0)
     with contextlib.ExitStack() as stack:
         url = f"sqlite:///{tmp_path}/state.sqlite3"
         opened = [stack.enter_context(contextlib.closing(Store(url))) for _ in range(3)]

@@ -1,0 +1,31 @@
+"""What the workers of all machines share, in one database: SQLite, or PostgreSQL.
+
+Nothing here decides anything about email: rules are passed in, and so is the time, in seconds since
+the epoch.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from email_services.store.access import Access
+from email_services.store.keys import Keys, Reservation
+from email_services.store.messages import IN_PROGRESS, LoggedMessage, Messages
+from email_services.store.migrations import MIGRATIONS
+from email_services.store.services import Services, ServiceState
+
+__all__ = ["DEFAULT_URL", "IN_PROGRESS", "LoggedMessage", "Reservation", "ServiceState", "Store"]
+
+DEFAULT_URL: Final = "sqlite:///state.sqlite3"
+
+
+class Store(Services, Messages, Keys, Access):
+    """The shared state. Every method raises StoreUnavailable if the database does not answer.
+
+    keep_seconds: how long the message log and the record of changes go back.
+    url: an SQLAlchemy URL; Heroku's `postgres://` is understood. Raises ConfigError if it cannot
+    be one. Brings the schema up to date.
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, keep_seconds: float = 30 * 24 * 3600) -> None:
+        super().__init__(url, MIGRATIONS, keep_seconds)

@@ -1,0 +1,355 @@
+"""The database, whatever is kept in it: waiting for it, and bringing its schema up to date."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeVar
+
+from sqlalchemy import Connection, Executable, Row, Table, delete, func, insert, select, tuple_
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from email_services.exceptions import SearchTooSlow, StoreUnavailable
+from email_services.store.engines import (
+    LOG_SECONDS,
+    UNAVAILABLE,
+    WAIT_SECONDS,
+    is_out_of_reach,
+    lift_limits,
+    make_autocommit,
+    make_engine,
+    make_log_engine,
+    path_of,
+    was_stopped,
+)
+from email_services.store.schema import VERSIONS
+from email_services.store.sqlite import (
+    LONG_SECONDS,
+    DatabaseFile,
+    Turns,
+    begun,
+    passing_over_a_lock,
+)
+
+logger = logging.getLogger("email_services.store")  # which operators look for
+
+AWAY_SECONDS: Final = 2.0
+"""For how long nobody waits again after that: a message asks several times, and has a deadline."""
+
+REMOVE_EVERY_SECONDS: Final = 3600
+
+REMOVED_AT_ONCE: Final = 1000
+"""Rows of a table; the rest a second later. A long removal would lock out every other writer."""
+
+WRITTEN_AT_ONCE: Final = 100
+"""Rows in one transaction, so that others get their turn between those of a large batch.
+
+The keys of a batch are the exception: all are reserved, or none.
+"""
+
+
+Item = TypeVar("Item")
+
+Place = tuple[float, str]
+"""Between two messages of the log: after the one of that time and id, going back."""
+
+
+@dataclass(frozen=True)
+class LongStep:
+    """A step that goes over all there is, in the background, while messages are sent.
+
+    do_some: does a part, in a transaction of its own. It takes the place that the part before it
+    has come to, None at first, and returns where it has come to itself, or None at the end. It may
+    be done again.
+    """
+
+    do_some: Callable[[Connection, Place | None], Place | None]
+
+
+Migration = Callable[[Connection], None] | LongStep
+
+
+class _Written(NamedTuple):
+    """How many rows were written, and those that were asked back."""
+
+    number: int
+    rows: Sequence[Row[Any]]
+
+
+class Database:
+    """A database; what is kept in it derives from this.
+
+    url, keep_seconds: see Store. migrations: step n brings it from version n to version n + 1.
+    """
+
+    def __init__(self, url: str, migrations: Sequence[Migration], keep_seconds: float) -> None:
+        self._engine, log_engine = make_engine(url), make_log_engine(url)
+        self._autocommit, self._log = make_autocommit(self._engine), make_autocommit(log_engine)
+        self._turns = Turns() if self._engine.dialect.name == "sqlite" else None
+        self._file = DatabaseFile(path) if (path := path_of(self._engine)) else None
+        if self._file:
+            self._file.watch(self._engine)
+            self._file.watch(log_engine)
+        self._migrations = migrations
+        self._keep_seconds = keep_seconds
+        self._away_until = {False: 0.0, True: 0.0}  # to read, to write
+        self._log_away_until = 0.0
+        self._next_removal = 0.0
+        self._is_migrated = False
+        self._long_steps: list[tuple[int, LongStep]] = []
+        self._worker: threading.Thread | None = None
+        self._is_closing = threading.Event()
+        try:
+            self._look_at_the_file()
+            self._migrate(patiently=True)
+        except StoreUnavailable as error:
+            # Messages go out without it; only what needs it answers 503.
+            logger.error("%s", error)
+        # gunicorn forks after this: no connection may be shared by two processes.
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; it may be used again."""
+        if self._worker:
+            self._is_closing.set()
+            self._worker.join()
+            self._is_closing.clear()
+            self._worker = None
+        self._engine.dispose()
+        self._log.dispose()
+        if self._file:
+            self._file.close()
+
+    def check(self) -> None:
+        """Ask the database for an answer."""
+        self._look_at_the_file()
+        with self._statement() as connection:
+            connection.execute(select(VERSIONS.c.version))
+
+    # What is old
+
+    def _remove_when_due(self, now: float) -> None:
+        if now >= self._next_removal:
+            self._next_removal = now + REMOVE_EVERY_SECONDS  # in each worker
+            if self.remove_old(now):
+                self._next_removal = now + 1
+
+    def remove_old(self, now: float) -> bool:  # noqa: ARG002 - for what is kept here
+        """Remove some of what is older than it is to be kept; returns whether there may be more.
+
+        Some, since nobody else can write meanwhile, and a message waits for it.
+        """
+        return False
+
+    def _remove_some(self, table: Table, before: float) -> bool:
+        key = tuple_(*table.primary_key.columns)
+        old = select(*table.primary_key.columns).where(table.c.at < before).limit(REMOVED_AT_ONCE)
+        return self._write(delete(table).where(key.in_(old)), [{}]).number == REMOVED_AT_ONCE
+
+    # The schema
+
+    def _migrate(self, *, patiently: bool = False) -> None:
+        """Bring the schema up to date; of several that start at once, one does, the others wait.
+
+        patiently: whether the steps may take as long as a big table needs. No message may wait so.
+        """
+        with self._migrating(patiently=patiently) as (connection, done):
+            is_new = not done
+            self._long_steps = []
+            for number, step in enumerate(self._migrations, 1):
+                if number in done:
+                    continue
+                if isinstance(step, LongStep):
+                    if not is_new:
+                        self._long_steps.append((number, step))
+                        continue
+                else:
+                    step(connection)
+                connection.execute(insert(VERSIONS).values(version=number))
+        self._is_migrated = True
+
+    def _take_long_steps(self, steps: Sequence[tuple[int, LongStep]]) -> None:
+        """The work of a thread, since a message that waited for it would wait for long."""
+        for number, step in steps:
+            logger.info("Bringing the messages of before up to date (step %d).", number)
+            place, is_over, seconds = None, False, 0.0
+            while not is_over and not self._is_closing.wait(seconds):
+                started = time.monotonic()
+                try:
+                    place, is_over = self._take_some_of(number, step, place)
+                    seconds = time.monotonic() - started  # others have as much of the time
+                except StoreUnavailable:
+                    seconds = AWAY_SECONDS
+
+    def _take_some_of(
+        self, number: int, step: LongStep, place: Place | None
+    ) -> tuple[Place | None, bool]:
+        """Returns where it has come to, and whether the step is over."""
+        with self._migrating() as (connection, done):
+            if number in done:
+                return None, True
+            place = step.do_some(connection, place)
+            if place is None:
+                connection.execute(insert(VERSIONS).values(version=number))
+            return place, place is None
+
+    @contextmanager
+    def _migrating(self, *, patiently: bool = False) -> Iterator[tuple[Connection, set[int]]]:
+        """A transaction to change the schema in, and the numbers of the steps that are done."""
+        with self._answering(writes=True), self._begun() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(select(func.pg_advisory_xact_lock(0x6D61696C)))
+                if patiently:
+                    lift_limits(connection)
+            VERSIONS.create(connection, checkfirst=True)
+            yield connection, set(connection.execute(select(VERSIONS.c.version)).scalars())
+
+    def _ensure_schema(self, *, writes: bool = True) -> None:
+        """Make up for a start at which the database was away, and begin what takes long."""
+        if self._file and (writes or not self._file.is_open()):
+            self._look_at_the_file()
+        if not self._is_migrated:
+            self._migrate()
+        if self._long_steps:  # here, since a thread of before the fork would be in no worker
+            steps, self._long_steps = self._long_steps, []
+            self._worker = threading.Thread(
+                target=self._take_long_steps, args=(steps,), daemon=True
+            )
+            self._worker.start()
+
+    def _look_at_the_file(self) -> None:
+        """Have all connections be to the one that is there now."""
+        if self._file is None or self._file.is_the_same():
+            return
+        with self._answering(writes=True):
+            if words := self._file.open():
+                logger.error("%s", words)
+                self._is_migrated = False
+
+    # Reading and writing
+
+    @contextmanager
+    def _statement(self) -> Iterator[Connection]:
+        """For single statements that read."""
+        self._ensure_schema(writes=False)
+        with self._answering(writes=False), self._autocommit.connect() as connection:
+            yield connection
+
+    def _write(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> _Written:
+        """Carry out a statement that writes, in a transaction of its own, for one row or several.
+
+        For one that is without the cost of a transaction, and of SQLite's turns: it takes none.
+        """
+        if len(rows) > 1:
+            with self._transaction() as connection:
+                return _written(connection, statement, rows)
+        self._ensure_schema()
+        started = time.monotonic()
+        with self._answering(writes=True):
+            while True:
+                is_last = time.monotonic() >= started + WAIT_SECONDS
+                with passing_over_a_lock(is_last=is_last), self._autocommit.connect() as connection:
+                    written = _written(connection, statement, rows)
+                    if time.monotonic() > started + LONG_SECONDS:  # it may have waited
+                        self._refuse_if_moved(connection)
+                    return written
+
+    def _refuse_if_moved(self, connection: Connection) -> None:
+        """What is written into a file that is gone, nobody finds."""
+        if self._file and not self._file.is_what_has_open(connection):
+            raise StoreUnavailable("The state database has just been deleted or replaced.")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """A transaction that has the right to write from its beginning."""
+        self._ensure_schema()
+        with self._answering(writes=True), self._begun() as connection:
+            yield connection
+
+    @contextmanager
+    def _begun(self) -> Iterator[Connection]:
+        if self._turns is None:
+            with self._engine.begin() as connection:
+                yield connection
+        else:
+            # The turn comes first: who waits for it holds no connection that others could use.
+            with (
+                self._turns.turn(WAIT_SECONDS),
+                self._engine.connect() as connection,
+                begun(connection, WAIT_SECONDS),
+            ):
+                self._refuse_if_moved(connection)
+                yield connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """For who looks at the log, however long it takes, at nobody's cost but their own.
+
+        Raises SearchTooSlow, and StoreUnavailable.
+        """
+        self._ensure_schema()
+        now = time.monotonic()
+        if now < max(self._away_until[False], self._log_away_until):
+            raise StoreUnavailable("The state database does not answer.")
+        try:
+            with self._log.connect() as connection:
+                connection.info["until"] = time.monotonic() + LOG_SECONDS
+                yield connection
+        except UNAVAILABLE as error:
+            if isinstance(error, PoolTimeoutError) or was_stopped(error):
+                raise SearchTooSlow from error
+            self._log_away_until = time.monotonic() + AWAY_SECONDS
+            self._is_migrated = False  # it may come back empty
+            raise StoreUnavailable("The state database does not answer.") from error
+
+    @contextmanager
+    def _answering(self, *, writes: bool) -> Iterator[None]:
+        """The one place where SQLAlchemy's errors become ours."""
+        if time.monotonic() < self._away_until[writes]:
+            raise StoreUnavailable("The state database does not answer.")
+        try:
+            yield
+        except IntegrityError:  # another node was first: the caller's to settle
+            raise
+        except PoolTimeoutError as error:  # many at once, which is no outage
+            raise StoreUnavailable("Too many ask the state database at once.") from error
+        except UNAVAILABLE as error:
+            away_until = time.monotonic() + AWAY_SECONDS
+            self._away_until[True] = away_until
+            if not writes or is_out_of_reach(error):  # no mere lock of another writer
+                self._away_until[False] = away_until
+                self._is_migrated = False  # it may come back empty
+            raise StoreUnavailable("The state database does not answer.") from error
+
+
+def in_parts(
+    items: Sequence[Item],
+    weight: Callable[[Item], int] = lambda _: 1,
+    most: int = WRITTEN_AT_ONCE,
+) -> Iterator[Sequence[Item]]:
+    """The items in parts of `most` rows, or fewer, or of one item that has more.
+
+    weight: how many rows an item has.
+    """
+    part: list[Item] = []
+    rows = 0
+    for item in items:
+        rows += weight(item)
+        if part and rows > most:
+            yield part
+            part, rows = [], weight(item)
+        part.append(item)
+    if part:
+        yield part
+
+
+def _written(
+    connection: Connection, statement: Executable, rows: Sequence[Mapping[str, Any]]
+) -> _Written:
+    result = connection.execute(statement, rows)
+    return _Written(result.rowcount, result.all() if result.returns_rows else ())

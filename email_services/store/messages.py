@@ -1,0 +1,299 @@
+"""The log of messages; never a body."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql
+
+from email_services.exceptions import UNKNOWN, SearchTooSlow
+from email_services.store.database import REMOVED_AT_ONCE, Database, Place, in_parts
+from email_services.store.schema import MESSAGES, RECIPIENTS
+
+IN_PROGRESS: Final = "in progress"
+
+REMOVED_PARTS: Final = 25
+"""Transactions for messages with their recipients, of which one may have a thousand."""
+
+MOST_CANDIDATES: Final = 5000
+"""Recipients looked at in one step of a search; a statement may not have many more parameters."""
+
+# What every message asks is made once: making a statement costs more than carrying it out.
+_OUTCOME_COLUMNS: Final = (
+    "outcome",
+    "service_used",
+    "service_message_id",
+    "possible_duplicate",
+    "attempts",
+)
+_NEW_MESSAGE: Final = postgresql.insert(MESSAGES)
+# There is one already where a request takes over what was cut off.
+_LOG_MESSAGE: Final = _NEW_MESSAGE.on_conflict_do_update(
+    index_elements=[MESSAGES.c.message_id],
+    set_={name: _NEW_MESSAGE.excluded[name] for name in (*_OUTCOME_COLUMNS, "deadline")},
+)
+_LOG_OUTCOME: Final = update(MESSAGES).where(
+    MESSAGES.c.message_id == bindparam("of_message"),
+    # One that comes late changes nothing of what became of it since another has taken it over.
+    or_(MESSAGES.c.deadline == bindparam("of_deadline"), MESSAGES.c.outcome == IN_PROGRESS),
+)
+_REMOVE_MESSAGES: Final = delete(MESSAGES).where(
+    MESSAGES.c.message_id.in_(bindparam("ids", expanding=True))
+)
+
+SIZES: Final = select(MESSAGES.c.at, MESSAGES.c.message_id, MESSAGES.c.recipients)
+"""What it takes to know how many rows messages have in the log, and where they are."""
+
+_WHOLE_ADDRESS: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
+
+
+@dataclass(frozen=True)
+class LoggedMessage:
+    """A row of the message log; never a body.
+
+    outcome: "sent", "not sent", "unknown" or "in progress". recipients: addresses in lower case.
+    """
+
+    message_id: str
+    at: float
+    email_domain: str
+    from_email: str
+    recipients: Sequence[str]
+    subject: str
+    outcome: str = IN_PROGRESS
+    deadline: float = 0.0
+    service_used: str | None = None
+    service_message_id: str | None = None
+    possible_duplicate: bool = False
+    attempts: Sequence[Mapping[str, Any]] = ()
+
+
+class Messages(Database):
+    """The log of messages."""
+
+    def log_messages(self, messages: Sequence[LoggedMessage]) -> None:
+        """Write that the messages are about to be tried."""
+        for some in in_parts(messages, rows_of):
+            self._write(_LOG_MESSAGE, [_message_columns(message) for message in some])
+        self._remove_when_due(messages[0].at)
+
+    def log_outcomes(self, messages: Sequence[LoggedMessage]) -> None:
+        """Write what became of them, also where their beginning could not be written."""
+        for some in in_parts(messages, rows_of):
+            outcomes = [_outcome_columns(message) for message in some]
+            if self._write(_LOG_OUTCOME, outcomes).number < len(some):
+                self._log_lost(some)
+
+    def _log_lost(self, messages: Sequence[LoggedMessage]) -> None:
+        """Log those of the messages that are not in the log."""
+        id_ = MESSAGES.c.message_id
+        with self._statement() as connection:
+            found = select(id_).where(id_.in_([message.message_id for message in messages]))
+            known = set(connection.execute(found).scalars())
+        if lost := [message for message in messages if message.message_id not in known]:
+            self._write(_LOG_MESSAGE, [_message_columns(message) for message in lost])
+
+    def messages(
+        self,
+        email_domain: str,
+        now: float,
+        *,
+        message_id: str | None = None,
+        recipient: str | None = None,
+        outcome: str | None = None,
+        service: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        before: Place | None = None,
+        limit: int = 50,
+    ) -> list[LoggedMessage]:
+        """The domain's messages, newest first.
+
+        recipient: an address, or a part of one. service: one that was tried.
+        since, until: bounds of the time. before: the place where the page before ended. One that
+        was cut off is unknown. Raises SearchTooSlow.
+        """
+        table = MESSAGES.c
+        oldest = now - self._keep_seconds
+        bounds = Bounds(oldest if since is None else max(since, oldest), until, before)
+        became = _became(now)
+        others = [column for column in table if column is not table.outcome]
+        query = select(*others, became.label("outcome")).where(table.email_domain == email_domain)
+        if message_id:
+            query = query.where(table.message_id == message_id)
+        if service:
+            query = query.where(table.attempts.contains(f'"service": "{service}"', autoescape=True))
+        if outcome:
+            query = query.where(became == outcome)
+        query = query.order_by(*newest_first(MESSAGES))
+        with self._reading() as connection:
+            if recipient:
+                to = _is_to(email_domain, recipient.lower())
+                rows: Iterable[Row[Any]] = _found_by_recipient(connection, query, to, bounds, limit)
+            else:
+                rows = connection.execute(bounds.applied(query, MESSAGES).limit(limit))
+            return [_message(row) for row in rows]
+
+    def outcomes(
+        self, email_domain: str, now: float, since: float
+    ) -> list[tuple[str | None, str, int]]:
+        """How many of the domain's messages since then had each outcome, by the service that sent.
+
+        The service is None for messages that none sent. One that was cut off is unknown. Raises
+        SearchTooSlow.
+        """
+        table = MESSAGES.c
+        query = (
+            select(table.service_used, _became(now).label("became"), func.count().label("number"))
+            .where(table.email_domain == email_domain, table.at >= since)
+            .group_by(table.service_used, "became")
+        )
+        with self._reading() as connection:
+            rows = connection.execute(query)
+            return [(row.service_used, row.became, row.number) for row in rows]
+
+    def remove_old(self, now: float) -> bool:
+        """See Database."""
+        more = self._remove_messages(now - self._keep_seconds)
+        return super().remove_old(now) or more
+
+    def _remove_messages(self, before: float) -> bool:
+        """Their recipients go with them, of which one may have a thousand."""
+        query = SIZES.where(MESSAGES.c.at < before).order_by(MESSAGES.c.at)
+        with self._statement() as connection:
+            old = connection.execute(query.limit(REMOVED_AT_ONCE)).all()
+        parts = list(in_parts(old, rows_of))
+        for some in parts[:REMOVED_PARTS]:
+            self._write(_REMOVE_MESSAGES, [{"ids": [row.message_id for row in some]}])
+        return len(old) == REMOVED_AT_ONCE or len(parts) > REMOVED_PARTS
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Between which times messages are wanted. before: the place at which the page before ended."""
+
+    since: float | None = None
+    until: float | None = None
+    before: Place | None = None
+
+    def applied(self, query: Select[Any], table: Table) -> Select[Any]:
+        """`query`, of the messages or their recipients, within these bounds."""
+        at = table.c.at
+        if self.since is not None:
+            query = query.where(at >= self.since)
+        if self.until is not None:
+            query = query.where(at < self.until)
+        if self.before:
+            time_, id_ = self.before
+            earlier = or_(at < time_, and_(at == time_, table.c.message_id < id_))
+            query = query.where(at <= time_, earlier)  # the first for the index
+        return query
+
+
+def newest_first(table: Table) -> list[ColumnElement[Any]]:
+    """The order of messages, or of their recipients."""
+    return [table.c.at.desc(), table.c.message_id.desc()]
+
+
+def rows_of(message: Any) -> int:
+    """How many rows a message has in the log, be it a LoggedMessage or a row of SIZES."""
+    recipients = message.recipients
+    return 1 + (recipients.count("\n") - 1 if isinstance(recipients, str) else len(recipients))
+
+
+def _message_columns(message: LoggedMessage) -> dict[str, Any]:
+    return {
+        **vars(message),
+        "recipients": "\n" + "\n".join(message.recipients) + "\n",
+        "attempts": json.dumps(list(message.attempts)),
+    }
+
+
+def _outcome_columns(message: LoggedMessage) -> dict[str, Any]:
+    columns = _message_columns(message)
+    return {
+        "of_message": message.message_id,
+        "of_deadline": message.deadline,
+        **{name: columns[name] for name in _OUTCOME_COLUMNS},
+    }
+
+
+def _message(row: Row[Any]) -> LoggedMessage:
+    columns = {column.name: getattr(row, column.name) for column in fields(LoggedMessage)}
+    columns["recipients"] = row.recipients.strip("\n").split("\n")
+    # Those of a version before have no code.
+    columns["attempts"] = tuple({"code": "", **tried} for tried in json.loads(row.attempts))
+    return LoggedMessage(**columns)
+
+
+def is_cut_off(deadline: Any, now: float) -> Any:
+    """Whether what is still in progress never ends: its worker is gone. The one rule for that.
+
+    deadline: until when it may take, as a number or, for SQL, a column.
+    """
+    return deadline <= now
+
+
+def _became(now: float) -> ColumnElement[str]:
+    """The outcome of a message, where one that was cut off is unknown."""
+    cut_off = and_(MESSAGES.c.outcome == IN_PROGRESS, is_cut_off(MESSAGES.c.deadline, now))
+    return case((cut_off, UNKNOWN), else_=MESSAGES.c.outcome)
+
+
+def _is_to(email_domain: str, recipient: str) -> ColumnElement[bool]:
+    """Whether a row of the recipients is of that address, or has that part of one."""
+    table = RECIPIENTS.c
+    is_it = table.address == recipient
+    if not _WHOLE_ADDRESS.fullmatch(recipient):
+        is_it = table.address.contains(recipient, autoescape=True)
+    return and_(table.email_domain == email_domain, is_it)
+
+
+def _found_by_recipient(
+    connection: Connection,
+    query: Select[Any],
+    to: ColumnElement[bool],
+    bounds: Bounds,
+    limit: int,
+) -> list[Row[Any]]:
+    """The newest messages of `query` within `bounds` that have such a recipient.
+
+    No join, of which a database may think that it is best begun at the other end: the recipients
+    are gone through from the newest on, a larger part of them each time, until enough of their
+    messages are in `query`.
+    """
+    found: list[Row[Any]] = []
+    number = 4 * limit
+    while True:
+        candidates = select(RECIPIENTS.c.at, RECIPIENTS.c.message_id).where(to)
+        candidates = bounds.applied(candidates, RECIPIENTS).order_by(*newest_first(RECIPIENTS))
+        some = connection.execute(candidates.limit(number)).all()
+        if some:
+            ids = {row.message_id for row in some}
+            found += connection.execute(query.where(MESSAGES.c.message_id.in_(ids))).all()
+        if len(found) >= limit or len(some) < number:
+            return found[:limit]
+        if time.monotonic() > connection.info["until"]:
+            raise SearchTooSlow
+        bounds = replace(bounds, before=(some[-1].at, some[-1].message_id))
+        number = min(4 * number, MOST_CANDIDATES)

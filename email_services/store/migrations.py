@@ -1,0 +1,122 @@
+"""How a database of an earlier version becomes one of this."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Connection, bindparam, inspect, text
+
+from email_services.store.database import LongStep, Migration, Place, in_parts
+from email_services.store.messages import SIZES, Bounds, newest_first, rows_of
+from email_services.store.schema import MESSAGES, METADATA, RECIPIENTS, SECRETS, WRONG_KEYS
+
+FILLED_AT_ONCE: Final = 500
+"""Rows in one part of a step that goes over all there is."""
+
+_EACH_RECIPIENT: Final = {
+    # A byte that is in no address stands for the line breaks, since JSON writes those otherwise.
+    "sqlite": """json_each('[' || replace(
+        json_quote(replace(trim({row}.recipients, char(10)), char(10), char(127))),
+        char(127), '","') || ']')""",
+    "postgresql": """unnest(
+        string_to_array(trim(both chr(10) from {row}.recipients), chr(10))) AS one(value)""",
+}
+"""The recipients of a message as the rows of a table with one column, `value`."""
+
+_ADD_RECIPIENTS: Final = """
+    INSERT INTO recipients (email_domain, address, at, message_id)
+    SELECT {row}.email_domain, value, {row}.at, {row}.message_id FROM {source} WHERE {condition}
+    ON CONFLICT DO NOTHING"""
+_REMOVE_RECIPIENTS: Final = """
+    DELETE FROM recipients
+    WHERE email_domain = OLD.email_domain AND at = OLD.at AND message_id = OLD.message_id
+    AND address IN (SELECT value FROM {source})"""
+_TRIGGER: Final = {
+    "sqlite": (
+        "DROP TRIGGER IF EXISTS {name}",
+        "CREATE TRIGGER {name} AFTER {event} ON messages BEGIN {words}; END",
+    ),
+    "postgresql": (
+        """CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql
+        AS $$ BEGIN {words}; RETURN NULL; END $$""",
+        "DROP TRIGGER IF EXISTS {name} ON messages",
+        "CREATE TRIGGER {name} AFTER {event} ON messages FOR EACH ROW EXECUTE FUNCTION {name}()",
+    ),
+}
+
+
+def _create_tables(connection: Connection) -> None:
+    METADATA.create_all(connection)
+
+
+def _add_secrets(connection: Connection) -> None:
+    SECRETS.create(connection, checkfirst=True)  # a new database has them since the first step
+
+
+def _add_wrong_keys(connection: Connection) -> None:
+    WRONG_KEYS.create(connection, checkfirst=True)
+
+
+def _add_recipients(connection: Connection) -> None:
+    RECIPIENTS.create(connection, checkfirst=True)
+
+
+def _fill_recipients(connection: Connection, before: Place | None) -> Place | None:
+    """For the messages of before there was such a table; the newest first."""
+    bounds = Bounds(before=before)
+    query = bounds.applied(SIZES, MESSAGES).order_by(*newest_first(MESSAGES))
+    found = connection.execute(query.limit(FILLED_AT_ONCE)).all()
+    some = next(in_parts(found, rows_of, FILLED_AT_ONCE), None)
+    if not some:
+        return None
+    each = _EACH_RECIPIENT[connection.dialect.name].format(row="m")
+    words = _ADD_RECIPIENTS.format(
+        row="m", source=f"messages AS m, {each}", condition="m.message_id IN :ids"
+    )
+    fill = text(words).bindparams(bindparam("ids", expanding=True))
+    connection.execute(fill, {"ids": [row.message_id for row in some]})
+    return some[-1].at, some[-1].message_id
+
+
+def _let_the_database_keep_recipients(connection: Connection) -> None:
+    """It does so in the statement that adds or removes a message, whoever does that."""
+    dialect = connection.dialect.name
+    changes = {
+        "INSERT": _ADD_RECIPIENTS.format(
+            row="NEW", source=_EACH_RECIPIENT[dialect].format(row="NEW"), condition="true"
+        ),
+        "DELETE": _REMOVE_RECIPIENTS.format(source=_EACH_RECIPIENT[dialect].format(row="OLD")),
+    }
+    for event_, words in changes.items():
+        name = f"recipients_at_{event_.lower()}"
+        for statement in _TRIGGER[dialect]:
+            connection.exec_driver_sql(statement.format(name=name, event=event_, words=words))
+
+
+def _keep_messages_with_keys(connection: Connection) -> None:
+    _add_columns(connection, "idempotency_keys", message_id="VARCHAR(32)", message_at="FLOAT")
+
+
+def _keep_how_long_rests_were_to_be(connection: Connection) -> None:
+    _add_columns(connection, "services", rest_seconds="FLOAT")
+
+
+def _add_columns(connection: Connection, table: str, **kinds: str) -> None:
+    """Those that are not there: a new database has all since the first step."""
+    there = {column["name"] for column in inspect(connection).get_columns(table)}
+    for name, kind in kinds.items():
+        if name not in there:
+            connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
+
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (
+    _create_tables,
+    _add_secrets,
+    _add_wrong_keys,
+    _add_recipients,
+    LongStep(_fill_recipients),
+    _keep_messages_with_keys,
+    _keep_how_long_rests_were_to_be,
+    _let_the_database_keep_recipients,
+)
+"""Step n brings a database from version n to version n + 1. Append; never change one."""

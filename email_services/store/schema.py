@@ -1,0 +1,105 @@
+"""The tables."""
+
+from __future__ import annotations
+
+from sqlalchemy import Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy.dialects import postgresql
+
+METADATA = MetaData()
+
+VERSIONS = Table("schema_version", METADATA, Column("version", Integer, primary_key=True))
+
+SERVICES = Table(
+    "services",
+    METADATA,
+    Column("email_domain", String(255), primary_key=True),
+    Column("service", String(64), primary_key=True),
+    # A Health
+    Column("failures", Integer, nullable=False, default=0),
+    Column("rests", Integer, nullable=False, default=0),
+    Column("rest_until", Float),
+    Column("probe_until", Float),
+    Column("since", Float),
+    Column("reason", Text, nullable=False, default=""),
+    Column("simulated", Boolean, nullable=False, default=False),
+    Column("rest_seconds", Float),
+    # A Drill, if there is one
+    Column("drill", Text),
+    Column("last_errors", Text, nullable=False, default="[]"),
+)
+
+CHANGES = Table(
+    "service_changes",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("email_domain", String(255), nullable=False),
+    Column("service", String(64), nullable=False),
+    Column("change", Text, nullable=False),
+    Index("service_changes_by_domain", "email_domain", "id"),
+)
+
+MESSAGES = Table(
+    "messages",
+    METADATA,
+    Column("message_id", String(32), primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("email_domain", String(255), nullable=False),
+    Column("from_email", Text, nullable=False),
+    Column("recipients", Text, nullable=False),  # each between two line breaks, in lower case
+    Column("subject", Text, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("deadline", Float, nullable=False),  # still in progress after it: cut off
+    Column("service_used", String(64)),
+    Column("service_message_id", Text),
+    Column("possible_duplicate", Boolean, nullable=False, default=False),
+    Column("attempts", Text, nullable=False, default="[]"),
+    Index("messages_by_domain", "email_domain", "at", "message_id"),
+    Index("messages_by_time", "at"),
+)
+RECIPIENTS = Table(
+    "recipients",
+    METADATA,
+    # What is in MESSAGES, to be searched: in the order of the table for a whole address, and for a
+    # part of one because it is narrow.
+    Column("email_domain", String(255), primary_key=True),
+    Column(
+        "address",
+        Text().with_variant(postgresql.TEXT(collation="C"), "postgresql"),
+        primary_key=True,
+    ),
+    Column("at", Float, primary_key=True),
+    Column("message_id", String(32), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+KEYS = Table(
+    "idempotency_keys",
+    METADATA,
+    Column("email_domain", String(255), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("reserved_until", Float, nullable=False),
+    Column("answer", Text),  # NULL while the first request with it is in progress
+    # The message that the first request began, for one that takes the key over
+    Column("message_id", String(32)),
+    Column("message_at", Float),
+    Index("idempotency_keys_by_time", "at"),
+)
+
+SECRETS = Table(
+    "secrets",
+    METADATA,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+WRONG_KEYS = Table(
+    "wrong_keys",
+    METADATA,
+    Column("address", String(64), primary_key=True),
+    Column("at", Float, nullable=False),  # since when they are counted
+    Column("number", Integer, nullable=False),
+    Index("wrong_keys_by_time", "at"),
+)
