@@ -22,18 +22,16 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from email_services.bulkhead import STUCK_SECONDS
+
 RESERVED_PART: Final = 8
 """One in so many threads is kept from messages."""
 
 LARGE_BYTES: Final = 256 * 1024
 """A body of more is large."""
 
-STUCK_SECONDS: Final = 1.0
-"""How long nothing may end in a full lane before what waits in it is told so. While something ends,
-it gets its turn."""
-
 LARGE_STUCK_SECONDS: Final = 10.0
-"""The same for large bodies, which take their time to arrive and to be passed on."""
+"""The STUCK_SECONDS of large bodies, which take their time to arrive and to be passed on."""
 
 MAX_WAIT_SECONDS: Final = 20.0
 """No request waits longer for a thread, whatever moves: its client has a limit, too."""
