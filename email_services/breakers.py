@@ -47,10 +47,6 @@ class Step:
             return self.code, self.reason
         return "being_probed", BEING_PROBED
 
-    def as_dict(self) -> dict[str, str]:
-        """A line of the answer to a dry run."""
-        return {"service": self.service.name, "decision": self.decision, "reason": self.reason}
-
 
 class CircuitBreakers:
     """The health of one domain's services, and their drills.

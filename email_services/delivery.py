@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from email_services.abstract import Acceptance
@@ -124,30 +124,6 @@ class Delivery:
         if self.rejected:
             return "message_refused"
         return "busy" if self.found_no_room else "unavailable"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The answer of the API."""
-        attempts = [asdict(attempt) for attempt in self.attempts]
-        if self.outcome != SENT:
-            return {
-                "result": "unknown" if self.outcome == UNKNOWN else "error",
-                "error": self.error,
-                "code": self.code,
-                "services_unsuccessful": self.services_unsuccessful,
-                "attempts": attempts,
-            }
-        answer = {
-            "result": "partial" if self.is_partial else "success",
-            "message_id": self.message_id,
-            "service_used": self.service_used,
-            "service_message_id": self.service_message_id,
-            "services_unsuccessful": self.services_unsuccessful,
-            "attempts": attempts,
-            "possible_duplicate": self.possible_duplicate,
-        }
-        if self.recipients:
-            answer["recipients"] = [asdict(recipient) for recipient in self.recipients]
-        return answer
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> Delivery:

@@ -31,7 +31,7 @@ LONGEST_ASKED_SECONDS: Final = 24 * 3600.0
 JITTER: Final = 0.2
 """A rest is up to this part longer, so that the nodes of a fleet do not probe in step."""
 LONGEST_PROBE_SECONDS: Final = 120.0
-"""No timeout with its grace is longer (email_services.abstract, email_services.pool)."""
+"""No timeout with its grace is longer (email_services.abstract, email_services.breakers)."""
 
 SKEW_SECONDS: Final = 60.0
 """By how much the clocks of a fleet may differ."""

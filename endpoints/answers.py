@@ -51,6 +51,7 @@ from endpoints.bodies import (
     refuse_large_batch,
 )
 from endpoints.context import mailpool, pool_of
+from endpoints.deliveries import delivery_as_dict, step_as_dict
 from endpoints.sessions import (
     Session,
     forget_cookie,
@@ -297,7 +298,7 @@ def send_answer(
     status = STATUS_OF_OUTCOME[delivery.outcome]
     if delivery.rejected:
         status = STATUS_OF_REJECTED
-    return delivery.as_dict(), status, _headers_of([delivery])
+    return delivery_as_dict(delivery), status, _headers_of([delivery])
 
 
 def _batch_answer(
@@ -326,7 +327,7 @@ def _batch_answer(
         _forget_files(fields)
     deliveries = pool.send_all(list(messages.values()), only, keys, whole) if messages else []
     for number, delivery in zip(messages, deliveries, strict=True):
-        results[number] = delivery.as_dict()
+        results[number] = delivery_as_dict(delivery)
     outcomes = {result["result"] for result in results.values()}
     word = "success" if outcomes <= _GOOD else "error" if outcomes == {"error"} else "mixed"
     answer = {"result": word, "results": [results[number] for number in range(len(batch))]}
@@ -339,7 +340,7 @@ _GOOD = {"success", "dry run"}
 def _plan_as_dict(
     pool: PooledEmailService, message: EmailMessage, only: AbstractEmailService | None
 ) -> dict[str, Any]:
-    return {"result": "dry run", "plan": [step.as_dict() for step in pool.plan(message, only)]}
+    return {"result": "dry run", "plan": [step_as_dict(step) for step in pool.plan(message, only)]}
 
 
 def _forget_files(fields: dict[str, Any]) -> None:

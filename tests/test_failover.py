@@ -29,6 +29,7 @@ from email_services.health import (
 )
 from email_services.ledger import Once
 from email_services.pool import PooledEmailService
+from endpoints.deliveries import delivery_as_dict, step_as_dict
 
 JITTERED = 1 + JITTER
 
@@ -110,7 +111,7 @@ def test_a_skipped_service_is_in_the_answer_with_its_reason(pool, first, clock):
     first.fault = AccountRefused("HTTP 401: Maximum credits exceeded")
     send(pool)
     clock.now += 10
-    answer = send(pool).as_dict()
+    answer = delivery_as_dict(send(pool))
     assert answer["result"] == "success"
     skipped, sent = answer["attempts"]
     assert (skipped["service"], skipped["outcome"], skipped["code"], skipped["milliseconds"]) == (
@@ -505,7 +506,7 @@ def test_a_dry_run_tells_and_changes_nothing(pool, first, second, store):
     send(pool)
     tried = len(first.timeouts) + len(second.timeouts)
     before = store.service_states("example.com"), store.messages("example.com", 0)
-    plan = [step.as_dict() for step in pool.plan(make_message())]
+    plan = [step_as_dict(step) for step in pool.plan(make_message())]
     assert [(step["service"], step["decision"]) for step in plan] == [
         ("second", "try"),
         ("first", "try"),
@@ -525,7 +526,7 @@ ONCE = Once("key", "fingerprint")
 def test_the_same_key_replays_the_answer(pool, first):
     sent = pool.send(make_message(), once=ONCE)
     again = pool.send(make_message(), once=ONCE)
-    assert again.as_dict() == sent.as_dict()
+    assert delivery_as_dict(again) == delivery_as_dict(sent)
     assert (sent.replayed, again.replayed) == (False, True)
     assert len(first.timeouts) == 1
     with pytest.raises(KeyReused):
