@@ -100,6 +100,12 @@ class AbstractEmailService(ABC):
     capabilities: ClassVar[Capabilities] = Capabilities()
     """What it can carry; a message that holds more is not taken to it."""
 
+    reserved_headers: ClassVar[tuple[str, ...]] = ()
+    """Headers by which it takes orders, in lower case; one that ends with "-" is a beginning.
+
+    No message may hold one, whoever carries it. It is read from the source: keep it a literal.
+    """
+
     max_batch: ClassVar[int] = 1
     """How many messages it takes in one call."""
     keeps_messages: ClassVar[bool] = False

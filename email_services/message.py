@@ -27,6 +27,7 @@ from pydantic import (
 
 from email_services.addresses import Address, Mailbox, as_list, unique
 from email_services.attachments import Attachment, InlineImage
+from email_services.discovery import is_reserved
 from email_services.exceptions import InvalidInput, MessageTooLarge
 from email_services.html_text import text_of_html
 from email_services.texts import body_text, has_encoded_word, header_text
@@ -65,11 +66,11 @@ OnUnknown = Literal["failover", "stop"]
 
 RESERVED_HEADERS: Final = re.compile(
     r"from|to|cc|bcc|subject|reply-to|sender|date|message-id|return-path|received|mime-version"
-    r"|(content|resent|arc|dkim|domainkey)-.*|authentication-results"
-    # Providers take orders by these; each would mean nothing, or something else, at the others.
-    r"|x-(sg|mailgun|ses|pm|mj|msys|sib|mailin)-.*|x-smtpapi",
+    r"|(content|resent|arc|dkim|domainkey)-.*|authentication-results",
     re.IGNORECASE,
 )
+"""What this service sets; what providers set, each of them declares."""
+
 _HEADER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,125}")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]{1,995}")
 _TAG = re.compile(rf"[\x21-\x7e]([\x20-\x7e]{{0,{MAX_TAG - 2}}}[\x21-\x7e])?")
@@ -121,7 +122,7 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
     for name, value in headers.items():
         if not _HEADER_NAME.fullmatch(name):
             raise ValueError("The name of a header has letters, digits, - and _, at most 126.")
-        if RESERVED_HEADERS.fullmatch(name):
+        if RESERVED_HEADERS.fullmatch(name) or is_reserved(name):
             raise ValueError(f"The header {name} is set by this service or by the provider.")
         if not _HEADER_VALUE.fullmatch(header_text(value)):
             raise ValueError(f"{name} should hold 1 to 995 printable ASCII characters.")

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from email_services.discovery import is_reserved, reserved_headers
 from email_services.exceptions import UnusableProvider
 from email_services.providers import find_provider, provider_names
 from email_services.providers.maildir import Maildir
@@ -14,6 +15,7 @@ CODE = """
 from email_services.abstract import AbstractEmailService
 class Good(AbstractEmailService):
     provider = "good"
+    reserved_headers = ("x-good-",)
 class Unnamed(AbstractEmailService):
     pass
 NUMBER = 5
@@ -34,7 +36,9 @@ def install(tmp_path, monkeypatch):
         (metadata / "entry_points.txt").write_text("\n".join(["[email_services]", *lines]))
         monkeypatch.syspath_prepend(tmp_path)
 
+    reserved_headers.cache_clear()
     yield install
+    reserved_headers.cache_clear()
     sys.modules.pop("added_package", None)
 
 
@@ -48,6 +52,14 @@ def test_no_package_takes_the_name_of_a_provider_that_is_here(install):
     install("maildir = added_package:Good")
     assert find_provider("maildir") is Maildir
     assert provider_names().count("maildir") == 1
+
+
+def test_the_headers_that_an_added_provider_declares_are_reserved(install):
+    assert not is_reserved("X-Good-Tag")
+    reserved_headers.cache_clear()
+    install("good = added_package:Good", "gone = nowhere:Gone", "number = added_package:NUMBER")
+    assert is_reserved("X-Good-Tag")
+    assert is_reserved("X-Mailgun-Tag")
 
 
 UNUSABLE = {

@@ -8,38 +8,26 @@ from __future__ import annotations
 
 import inspect
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from pkgutil import iter_modules
-from typing import Final
+from importlib.metadata import EntryPoint
 
 from email_services.abstract import AbstractEmailService
+from email_services.discovery import added, built_in
 from email_services.exceptions import UnusableProvider
-
-GROUP: Final = "email_services"
-"""The group of entry points in which packages add providers."""
 
 
 def provider_names() -> list[str]:
     """The names of all providers there are."""
-    return sorted({*_built_in(), *_added()})
+    return sorted({*built_in(), *added()})
 
 
 def find_provider(name: str) -> type[AbstractEmailService]:
-    """The class of the provider `name`; no package can take the name of one that is here.
+    """The class of the provider `name`.
 
     Raises KeyError if there is none, UnusableProvider if it cannot be used as it is installed.
     """
-    if name in _built_in():
+    if name in built_in():
         return _class_in(import_module(f"{__name__}.{name}"))
-    return _loaded(_added()[name])
-
-
-def _built_in() -> list[str]:
-    return [module.name for module in iter_modules(__path__)]
-
-
-def _added() -> dict[str, EntryPoint]:
-    return {point.name.lower(): point for point in entry_points(group=GROUP)}
+    return _loaded(added()[name])
 
 
 def _class_in(module: object) -> type[AbstractEmailService]:

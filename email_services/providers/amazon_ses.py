@@ -106,6 +106,7 @@ class AmazonSES(HTTPEmailService):
 
     provider = "amazon_ses"
     default_base_url = "https://email.{settings.region}.amazonaws.com"
+    reserved_headers = ("x-ses-",)
     Settings = AmazonSESSettings
     capabilities = Capabilities(
         recipients=50, any_local_part=False, headers=15, tags=1, schedule_days=0, megabytes=40

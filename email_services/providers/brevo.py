@@ -75,6 +75,7 @@ class Brevo(HTTPEmailService):
 
     provider = "brevo"
     default_base_url = "https://api.brevo.com"
+    reserved_headers = ("x-sib-", "x-mailin-")
     capabilities = Capabilities(
         recipients=99,
         bcc_alone=False,

@@ -61,6 +61,7 @@ class Mailgun(HTTPEmailService):
 
     provider = "mailgun"
     default_base_url = "https://api.mailgun.net"
+    reserved_headers = ("x-mailgun-",)
     capabilities = Capabilities(bcc_alone=False, schedule_days=3, megabytes=25)
     max_batch = 1000
     substitutes = True

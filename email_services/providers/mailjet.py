@@ -81,6 +81,7 @@ class Mailjet(HTTPEmailService):
 
     provider = "mailjet"
     default_base_url = "https://api.mailjet.com"
+    reserved_headers = ("x-mj-",)
     Settings: ClassVar[type[ServiceSettings]] = MailjetSettings
     capabilities = Capabilities(
         recipients=50,

@@ -85,6 +85,7 @@ class Postmark(HTTPEmailService):
 
     provider = "postmark"
     default_base_url = "https://api.postmarkapp.com"
+    reserved_headers = ("x-pm-",)
     capabilities = Capabilities(
         recipients=50, any_local_part=False, tags=1, schedule_days=0, megabytes=10
     )

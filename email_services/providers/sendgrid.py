@@ -93,6 +93,7 @@ class SendGrid(HTTPEmailService):
 
     provider = "sendgrid"
     default_base_url = "https://api.sendgrid.com"
+    reserved_headers = ("x-sg-", "x-smtpapi")
     capabilities = Capabilities(
         bcc_alone=False,
         any_local_part=False,

@@ -72,6 +72,7 @@ class SparkPost(HTTPEmailService):
 
     provider = "sparkpost"
     default_base_url = "https://api.sparkpost.com"
+    reserved_headers = ("x-msys-",)
     capabilities = Capabilities(bcc_alone=False, tags=1, schedule_days=3, megabytes=20)
     refuses_in_2xx = True
     rules = (
