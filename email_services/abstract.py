@@ -1,4 +1,4 @@
-"""What a provider is: `AbstractEmailService`, and `HTTPEmailService` for an HTTP API."""
+"""What a provider is: `AbstractEmailService`."""
 
 from __future__ import annotations
 
@@ -7,28 +7,15 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
-from http import HTTPStatus
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, ClassVar, Final
 
-import requests
-from pydantic import AfterValidator, AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from email_services.capabilities import Capabilities
-from email_services.exceptions import (
-    AccountRefused,
-    CannotCarry,
-    LoginRefused,
-    MessageRejected,
-    OutcomeUnknown,
-    ProviderError,
-    RateLimited,
-    ServiceUnavailable,
-)
+from email_services.exceptions import CannotCarry, ProviderError
 from email_services.message import EmailMessage
-from email_services.transport import Answer, Transport, is_loopback, upload_seconds
+from email_services.transport import upload_seconds
 
-USER_AGENT: Final = "mailpool/0.1"
 MAX_TIMEOUT_SECONDS: Final = 110
 """No wait may be longer than gunicorn grants a worker to finish (gunicorn.conf.py)."""
 
@@ -49,12 +36,6 @@ def _header_safe(key: SecretStr) -> SecretStr:
 
 Key = Annotated[SecretStr, AfterValidator(_header_safe)]
 """A key goes into an HTTP header, so it cannot hold a space or a line break."""
-
-
-def _plain_url(url: AnyHttpUrl) -> AnyHttpUrl:
-    if url.username or url.password or url.query or url.fragment:
-        raise ValueError("It should hold no user, password, query or fragment.")
-    return url
 
 
 class ServiceSettings(BaseModel):
@@ -197,243 +178,6 @@ def _secrets_in(settings: BaseModel) -> dict[str, str]:
     return {k: v.get_secret_value() for k, v in values.items() if isinstance(v, SecretStr)}
 
 
-class HTTPSettings(ServiceSettings):
-    """What config.json may say of a service behind an HTTP API."""
-
-    base_url: Annotated[AnyHttpUrl, AfterValidator(_plain_url)] | None = Field(
-        None, description="Where the API is, if not at the provider's own address."
-    )
-
-
-class APIKeySettings(HTTPSettings):
-    """What config.json may say of a service whose API wants one key."""
-
-    api_key: Key = Field(description="The account's key.")
-
-
-Rule = tuple[int, str, type[ProviderError]]
-"""A status, a pattern searched in the provider's own error text, and what the two mean together."""
-
-GATEWAYS: Final = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT, *range(520, 525))
-"""Statuses by which a gateway speaks of the provider behind it, to which it had passed the request
-(RFC 9110 15.6.3 and 15.6.5; 520 to 524 are Cloudflare's, of an origin that fell silent)."""
-
-
-class HTTPEmailService(AbstractEmailService):
-    """A provider behind an HTTP API.
-
-    A subclass says five things: where the API is (`default_base_url`), what it cannot carry
-    (`capabilities`), the request for a message (`build_request`), whether a 2xx is the provider's
-    own and where the id is (`read_acceptance`), and which answers mean something special there
-    (`rules`, `error_text`).
-
-    Whose word a 5xx is decides what it means. 502, 504 and 520 to 524 are a gateway's: the provider
-    may have accepted the message. 500 and 503 are the provider's: each that documents them says
-    that it failed and is to be tried again, and none says that a message may have gone out. A 503
-    that is a page or a text, not the provider's own error, is taken for a gateway's too: Varnish,
-    Fastly and Envoy say so of a server that fell silent with the request in its hands. An empty
-    one, and JSON of any shape, is taken for the provider's. So is any 500, since gateways have
-    other words for what is behind them.
-    """
-
-    Settings: ClassVar[type[ServiceSettings]] = APIKeySettings
-    default_base_url: ClassVar[str]
-    """Where its API is; a setting may stand in it, as "https://{settings.region}.acme.example"."""
-
-    refuses_in_2xx: ClassVar[bool] = False
-    """Whether its 2xx may say that it refused the message, or some recipients: one that was cut
-    before it said so or not is then unknown. Elsewhere its own 2xx is an acceptance, cut or not."""
-
-    rules: ClassVar[tuple[Rule, ...]] = ()
-    """Looked through in order, before the general ones."""
-
-    general_rules: Final[tuple[Rule, ...]] = (
-        (400, "", MessageRejected),
-        (401, "", LoginRefused),
-        (402, "", AccountRefused),
-        (403, "", AccountRefused),
-        (404, "", AccountRefused),
-        (405, "", AccountRefused),
-        (413, "", MessageRejected),
-        (415, "", MessageRejected),
-        (422, "", MessageRejected),
-        (429, "", RateLimited),
-        *((status, "", OutcomeUnknown) for status in GATEWAYS),
-    )
-
-    settings: HTTPSettings
-
-    def __init__(self, name: str, email_domain: str, settings: HTTPSettings) -> None:
-        super().__init__(name, email_domain, settings)
-        default = self.default_base_url.format(settings=settings)
-        self.base_url = str(settings.base_url or default).rstrip("/")
-        self.transport = Transport(self.base_url, settings.timeout_seconds)
-
-    def unencrypted(self) -> str:
-        """See AbstractEmailService."""
-        url = self.settings.base_url
-        is_open = url is not None and url.scheme == "http" and not is_loopback(url.host or "")
-        return "its key" if is_open else ""
-
-    @property
-    def api_key(self) -> str:
-        """The key that most APIs want."""
-        return self.secrets["api_key"]
-
-    @abstractmethod
-    def build_request(self, message: EmailMessage) -> requests.Request:
-        """The provider's request for `message`; pure.
-
-        Raises MessageRejected where the provider cannot express something in the message.
-        """
-
-    @abstractmethod
-    def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:
-        """What the provider took, from its own 2xx.
-
-        Raises OutcomeUnknown (`unread`, `not_the_providers`) where it does not say that.
-        """
-
-    def unread(self, answer: Answer) -> Acceptance:
-        """What a 2xx means in which nothing of what the provider says was found.
-
-        Accepted where it was cut before it said anything, and could have said nothing else; raises
-        OutcomeUnknown where it could, or where it says what somebody else must have said.
-        """
-        if answer.complete or answer.json or not answer.claims_json:
-            raise not_the_providers(answer)
-        if self.refuses_in_2xx:
-            raise was_cut(answer)
-        return Acceptance()
-
-    def build_batch(self, messages: Sequence[EmailMessage]) -> requests.Request:
-        """The provider's request for several messages; pure. Only where `max_batch` is above 1."""
-        raise NotImplementedError
-
-    def read_batch(
-        self, answer: Answer, messages: Sequence[EmailMessage]
-    ) -> list[Acceptance | ProviderError]:
-        """What became of each of `messages`, in their order, from the provider's own 2xx."""
-        raise NotImplementedError
-
-    def error_text(self, answer: Answer) -> str:  # noqa: ARG002 - for subclasses
-        """The provider's own words for what is wrong, or ""."""
-        return ""
-
-    def retry_after(self, answer: Answer) -> float | None:
-        """Seconds after which the provider wants to be tried again, if it says so."""
-        return parse_retry_after(answer.headers.get("Retry-After", ""), time.time())
-
-    def send(self, message: EmailMessage, timeout: float) -> Acceptance:
-        """See AbstractEmailService."""
-        answer = self.exchange(self.build_request(message), timeout)
-        self.refuse(answer, [message])
-        return _storable(self.read_acceptance(answer, message))
-
-    def send_batch(
-        self, messages: Sequence[EmailMessage], timeout: float
-    ) -> list[Acceptance | ProviderError]:
-        """See AbstractEmailService."""
-        try:
-            answer = self.exchange(self.build_batch(messages), timeout)
-            self.refuse(answer, messages)
-            results = self.read_batch(answer, messages)
-        except ProviderError as fault:
-            return [fault] * len(messages)
-        return [_storable(r) if isinstance(r, Acceptance) else r for r in results]
-
-    def exchange(self, request: requests.Request, timeout: float) -> Answer:
-        """Make the request and return whatever was answered."""
-        return self.transport.exchange(request, timeout)
-
-    def refuse(self, answer: Answer, messages: Sequence[EmailMessage]) -> None:
-        """Raise the ProviderError that `answer` means, unless it is a success."""
-        if 200 <= answer.status < 300:  # noqa: PLR2004 - the meaning of 2xx
-            return
-        raise self.fault(answer, self.error_text(answer), messages)
-
-    def fault(self, answer: Answer, text: str, messages: Sequence[EmailMessage]) -> ProviderError:
-        """The error that `text`, the provider's words in `answer`, means.
-
-        messages: those it was about, whose bodies must not be repeated.
-        """
-        said = text[:MAX_TEXT]
-        fault = next(
-            (
-                fault
-                for status, pattern, fault in (*self.rules, *self.general_rules)
-                if status == answer.status and re.search(pattern, said, re.IGNORECASE)
-            ),
-            OutcomeUnknown if _is_a_gateways(answer, said) else ServiceUnavailable,
-        )
-        words = self.redacted(text, messages)
-        reason = f"HTTP {answer.status}: {words}" if words else f"HTTP {answer.status}."
-        # What a provider says may quote the message, so that it is in no log and no listing.
-        return fault(reason, self.retry_after(answer), f"HTTP {answer.status}.")
-
-
-def shared_content(message: EmailMessage, reserved: str) -> Hashable | None:
-    """The `batch_key` of providers that take one content for many recipients.
-
-    None where the message has not exactly one, or holds `reserved`, by which the provider would
-    know its own placeholders.
-    """
-    alone = len(message.recipients) == len(message.to_recipients) == 1
-    values = (message.substitutions or {}).values()
-    texts = (message.subject, message.raw_text_body, message.html_body, *values)
-    return message.content_key() if alone and not any(reserved in t for t in texts) else None
-
-
 def storable(text: str | None) -> str | None:
     """A provider's text without what no database takes: NUL and half surrogate pairs."""
     return text and re.sub("[\x00\ud800-\udfff]", "\ufffd", text)
-
-
-def _storable(acceptance: Acceptance) -> Acceptance:
-    return Acceptance(storable(acceptance.message_id), acceptance.refused)
-
-
-def _is_a_gateways(answer: Answer, text: str) -> bool:
-    """Whether a 503 is somebody else's words than the provider's, which `text` would hold."""
-    is_written = answer.headers.get("Content-Type", "").lower().startswith("text/")
-    unavailable = answer.status == HTTPStatus.SERVICE_UNAVAILABLE
-    return unavailable and is_written and bool(answer.body) and not text
-
-
-def not_the_providers(answer: Answer) -> OutcomeUnknown:
-    """The error for a 2xx that somebody else than the provider must have given."""
-    return OutcomeUnknown(f"HTTP {answer.status}, but the answer is not the provider's.")
-
-
-def each_of(answer: Answer, told: object, messages: Sequence[EmailMessage]) -> list[Any]:
-    """What the list `told`, from `answer`, says of each message; None of those it was cut before.
-
-    Raises OutcomeUnknown where it is no list, or has not one item for each message.
-    """
-    if not isinstance(told, list) or len(told) > len(messages):
-        raise _not_of_each(answer)
-    if answer.complete and len(told) < len(messages):
-        raise _not_of_each(answer)
-    return [*told, *[None] * (len(messages) - len(told))]
-
-
-def _not_of_each(answer: Answer) -> OutcomeUnknown:
-    return OutcomeUnknown(f"HTTP {answer.status}, without what became of each message.")
-
-
-def was_cut(answer: Answer) -> OutcomeUnknown:
-    """The error for a 2xx that was cut before it said what became of the message."""
-    return OutcomeUnknown(f"HTTP {answer.status}, and what it says of the message was cut.")
-
-
-def parse_retry_after(value: str, now: float) -> float | None:
-    """Seconds from a Retry-After header, in seconds or as an HTTP date; None if it is neither.
-
-    now: seconds since the epoch.
-    """
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, TypeError, OverflowError):
-        return None

@@ -51,6 +51,8 @@ class Address(NamedTuple):
 _PLAIN_NAME = re.compile(r"[\w!#$%&'*+\-/=?^`{|}~\u0080-\U0010ffff ]+")
 _NAME_AND_ADDRESS = re.compile(r'(?:"((?:\\.|[^"\\])*)"\s*|([^"]*?))<([^<>]*)>')
 _SEPARATOR = re.compile(r'[",;:@<>]')
+_HOST = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z]{2,}")
+_TOKEN = re.compile(r"[^\s<>()\[\]{}:;,\"'`]+")
 _QUOTED_OR_COMMA = re.compile(r'"(?:\\.|[^"\\])*(?:"|\Z)|[,\n]')
 
 
@@ -113,6 +115,20 @@ def split(value: str) -> Iterator[str]:
             yield value[start : match.start()]
             start = match.end()
     yield value[start:]
+
+
+def without_addresses(text: str, names: frozenset[str] = frozenset()) -> str:
+    """`text` without addresses, hosts, URLs and `names`, which are in lower case.
+
+    What is left are the words of whoever wrote it, and none that a sender has chosen.
+    """
+
+    def kept(found: re.Match[str]) -> str:
+        token = found[0].strip(".?!")
+        is_name = "@" in token or token.lower() in names or token.startswith("//")
+        return "" if is_name or _HOST.fullmatch(token) else found[0]
+
+    return _TOKEN.sub(kept, text)
 
 
 def unique(addresses: list[Address], seen: set[str]) -> list[Address]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -28,8 +29,10 @@ class Capabilities:
     Numbers are the most it takes. recipients: over to, cc and bcc. bcc_alone: a message with
     nobody in to. any_local_part: addresses beyond ASCII left of the @. any_filename: names of
     files beyond ASCII. any_charset: text files in another charset than UTF-8.
-    attachments_scheduled: files and `send_at` together. schedule_days: how far ahead, 0 for not at
-    all. megabytes: bodies and files in base64; None for no limit of its own.
+    empty_files: files of 0 bytes. own_headers: those that it sets itself, in lower case.
+    metadata_bytes: of the metadata with our id, as JSON. attachments_scheduled: files and `send_at`
+    together. schedule_days: how far ahead, 0 for not at all. megabytes: bodies and files in base64.
+    None is for no limit of its own.
     """
 
     recipients: int = MAX_RECIPIENTS
@@ -37,12 +40,15 @@ class Capabilities:
     any_local_part: bool = True
     reply_to: int = MAX_REPLY_TO
     headers: int = MAX_HEADERS
+    own_headers: frozenset[str] = frozenset()
     attachments: int = MAX_FILES
     inline: int = MAX_FILES
     any_filename: bool = True
     any_charset: bool = True
+    empty_files: bool = True
     tags: int = MAX_TAGS
     metadata: bool = True
+    metadata_bytes: int | None = None
     tracking: bool = True
     schedule_days: float = 366
     attachments_scheduled: bool = True
@@ -54,22 +60,32 @@ class Capabilities:
         now: seconds since the epoch.
         """
         yield from self._too_many(message)
+        yield from self._files(message)
         addresses = (message.from_email, *message.recipients, *message.reply_to)
         if not self.any_local_part and not all(a.email.isascii() for a in addresses):
             yield "It carries no address beyond ASCII left of the @."
         if not self.bcc_alone and not message.to_recipients:
             yield "It needs an address in to_recipients."
-        if not self.any_filename and not all(file.filename.isascii() for file in message.files):
-            yield "It carries no file's name beyond ASCII."
-        if not self.any_charset and any(file.charset not in UTF_8 for file in message.files):
-            yield "It carries no text file in another charset than UTF-8."
+        for name in message.headers:
+            if name.lower() in self.own_headers:
+                yield f"It carries no header {name}, which it sets itself."
         if not self.metadata and message.metadata:
             yield "It carries no metadata."
+        if self.metadata_bytes and len(json.dumps(message.event_data)) > self.metadata_bytes:
+            yield f"It carries at most {self.metadata_bytes:,} bytes of metadata with our id."
         if not self.tracking and (message.track_opens, message.track_clicks) != (None, None):
             yield "It does not set tracking for a message."
         if self.megabytes and message.encoded_size > self.megabytes * MEGABYTE:
             yield f"It carries at most {self.megabytes:g} MB, files in base64."
         yield from self._scheduling(message, now)
+
+    def _files(self, message: EmailMessage) -> Iterator[str]:
+        if not self.any_filename and not all(file.filename.isascii() for file in message.files):
+            yield "It carries no file's name beyond ASCII."
+        if not self.any_charset and any(file.charset not in UTF_8 for file in message.files):
+            yield "It carries no text file in another charset than UTF-8."
+        if not self.empty_files and not all(file.content for file in message.files):
+            yield "It carries no empty file."
 
     def _too_many(self, message: EmailMessage) -> Iterator[str]:
         for most, given, one, several in (

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from enum import Flag, auto
 from typing import Final, NamedTuple
 
-from email_services.addresses import Address
+from email_services.addresses import Address, without_addresses
 from email_services.exceptions import (
     AccountRefused,
     LoginRefused,
@@ -115,8 +115,6 @@ _RULES: Final = (
 )
 
 _STATUS = re.compile(r"(?:^\W{0,3}|#)[245]\.(\d{1,3}\.\d{1,3})\b")  # qmail ends with (#5.1.1)
-_HOST = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z]{2,}")
-_TOKEN = re.compile(r"[^\s<>()\[\]{}:;,\"'`]+")
 
 
 def meaning_of(
@@ -126,7 +124,7 @@ def meaning_of(
 
     names: what nobody is to be judged by where the reply repeats it, as `names_in` gives it.
     """
-    words = _without(names, text)
+    words = without_addresses(text, names)
     found = _STATUS.search(words)
     status = found[1] if found else ""
     return next(
@@ -142,14 +140,3 @@ def meaning_of(
 def names_in(addresses: Iterable[Address]) -> frozenset[str]:
     """What a server repeats of them, in lower case, beside the whole: "daily", "relay.example"."""
     return frozenset(part for a in addresses for part in (*a.key.rsplit("@", 1), a.domain))
-
-
-def _without(names: frozenset[str], text: str) -> str:
-    """`text` without addresses, hosts, URLs and `names`."""
-
-    def kept(found: re.Match[str]) -> str:
-        token = found[0].strip(".?!")
-        is_name = "@" in token or token.lower() in names or token.startswith("//")
-        return "" if is_name or _HOST.fullmatch(token) else found[0]
-
-    return _TOKEN.sub(kept, text)

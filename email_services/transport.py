@@ -121,6 +121,11 @@ class Answer:
         return self.json if isinstance(self.json, dict) else {}
 
     @property
+    def is_empty(self) -> bool:
+        """Whether it has no body at all, and none was to come."""
+        return self.complete and not self.body
+
+    @property
     def claims_json(self) -> bool:
         """Whether the Content-Type is JSON."""
         return "json" in self.headers.get("Content-Type", "").partition(";")[0].lower()

@@ -16,8 +16,8 @@ from standins import Received
 from werkzeug.datastructures import FileStorage
 from werkzeug.formparser import MultiPartParser
 
-from email_services.abstract import HTTPEmailService
 from email_services.exceptions import ProviderError
+from email_services.http_service import HTTPEmailService
 from email_services.message import EmailMessage
 from email_services.providers import find_provider, provider_names
 

@@ -86,6 +86,10 @@ CONTRACT = Contract(
             refusal(400, "BadRequestException", "Illegal address sending.paused@example.org"),
             MessageRejected,
         ),
+        "a quota, as an address": (
+            refusal(400, "BadRequestException", "Illegal 'daily message quota'@example.org"),
+            MessageRejected,
+        ),
         "limit": (refusal(400, "LimitExceededException", "Too many."), AccountRefused),
         "not allowed": (refusal(400, "AccessDeniedException", "No."), AccountRefused),
         "a wrong clock": (refusal(400, "RequestExpired", "Too old."), AccountRefused),

@@ -53,6 +53,10 @@ CONTRACT = Contract(
             in_json(400, error("invalid_parameter", "email is not valid in to")),
             MessageRejected,
         ),
+        "an address that is called like a fault": (
+            in_json(400, error("invalid_parameter", "account_under_validation@a.org: not valid")),
+            MessageRejected,
+        ),
         "no subject": (
             in_json(400, error("missing_parameter", "subject is missing")),
             MessageRejected,

@@ -71,6 +71,18 @@ TABLE = {
         {"attachments": [{**TEXT, "content_type": "text/plain; charset=iso-8859-1"}]},
         "It carries no text file in another charset than UTF-8.",
     ),
+    "empty_files": (
+        Capabilities(empty_files=False),
+        {"attachments": [PDF]},
+        {"attachments": [{**PDF, "content": ""}]},
+        "It carries no empty file.",
+    ),
+    "own_headers": (
+        Capabilities(own_headers=frozenset({"list-id"})),
+        {"headers": {"List-Idea": "1"}},
+        {"headers": {"LIST-ID": "1"}},
+        "It carries no header LIST-ID, which it sets itself.",
+    ),
     "tags": (
         Capabilities(tags=1),
         {"tags": ["a"]},
@@ -82,6 +94,12 @@ TABLE = {
         {"tags": "a"},
         {"metadata": {"a": "1"}},
         "It carries no metadata.",
+    ),
+    "metadata_bytes": (
+        Capabilities(metadata_bytes=1000),  # our id among them
+        {"metadata": {"a": "x" * 450, "b": "y" * 481}},
+        {"metadata": {"a": "x" * 450, "b": "y" * 482}},
+        "It carries at most 1,000 bytes of metadata with our id.",
     ),
     "tracking": (
         Capabilities(tracking=False),

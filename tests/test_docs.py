@@ -8,20 +8,23 @@ import re
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import PLAIN, POOL, PROVIDER_KEY, make_message
 from conftest import ROOT as WITH_ROOT_KEY
-from contract import outcome_of
+from contract import Contract, outcome_of
 from messages import PDF
 from standins import answer
 
-from email_services.abstract import APIKeySettings
 from email_services.attachments import InlineImage
+from email_services.capabilities import Capabilities
 from email_services.config import ConfigFile, DomainSettings, load_config
 from email_services.delivery import Attempt, Recipient
+from email_services.discovery import is_reserved, reserved_headers
 from email_services.drill import KINDS
 from email_services.exceptions import CannotCarry, OutcomeUnknown
+from email_services.http_service import APIKeySettings, HTTPEmailService
 from email_services.message import EmailMessage
 from email_services.providers import find_provider, provider_names
 from endpoints.answers import STATUS_OF_BATCH, STATUS_OF_ERROR, STATUS_OF_OUTCOME
@@ -143,7 +146,9 @@ def acme_package(tmp_path, monkeypatch):
     assert group == "[project.entry-points.email_services]"
     (metadata / "entry_points.txt").write_text(f"[email_services]\n{line.replace(chr(34), '')}\n")
     monkeypatch.syspath_prepend(tmp_path)
+    reserved_headers.cache_clear()
     yield
+    reserved_headers.cache_clear()
     sys.modules.pop("acme_mail", None)
 
 
@@ -211,6 +216,41 @@ def test_the_guides_provider_understands_its_answers(acme_contract, stand_in):
         assert outcome_of(make_acme(server.url)) is None
     page = stand_in(answer(200, {"Content-Type": "text/html"}, b"<html>"))
     assert type(outcome_of(make_acme(page.url))) is OutcomeUnknown
+
+
+def test_the_tests_in_the_guide_pass(acme_package, monkeypatch, stand_in):
+    code = next(block for block in blocks("python") if "CONTRACT" in block)
+    names: dict = {}
+    exec(code, names)
+    monkeypatch.setitem(sys.modules, "test_acme", SimpleNamespace(CONTRACT=names["CONTRACT"]))
+    tests = [value for name, value in names.items() if name.startswith("test_")]
+    assert len(tests) == 2
+    for test in tests:
+        test(stand_in)
+
+
+def test_the_settings_in_the_guide_are_read():
+    code = next(block for block in blocks("python") if "class AcmeSettings" in block)
+    names: dict = {}
+    exec(compile(code, "guide", "exec", dont_inherit=True), names)
+    given = {"priority_value": 1, "api_key": "key", "project": "post", "second_key": "other"}
+    settings = names["AcmeWithProjects"].Settings.model_validate(given)
+    assert (settings.project, settings.second_key.get_secret_value()) == ("post", "other")
+
+
+def test_everything_that_the_guide_is_to_explain_is_in_it(acme_package):
+    declared = {name for name in vars(HTTPEmailService) if not name.startswith("_")}
+    declared -= {"api_key", "unencrypted", "refuse", "send", "send_batch", "transport"}
+    declared -= {"secret_texts"}  # what follows from the rest
+    names = {*declared, *Capabilities.__dataclass_fields__, *Contract.__dataclass_fields__}
+    fields = {*EmailMessage.model_fields} - {"from_name", "metadata", "on_unknown", "dry_run"}
+    unexplained = {name for name in names | fields if not re.search(rf"\b{name}\b", ADDING)}
+    assert unexplained == set()
+
+
+@pytest.mark.parametrize("header", ["X-Acme-Tag", "x-acme-"])
+def test_the_headers_of_the_guides_provider_are_reserved(header, acme_package):
+    assert is_reserved(header)
 
 
 @pytest.mark.parametrize("lacked", [{"to_bcc": "b@example.org"}, {"tags": "a"}])

@@ -54,6 +54,10 @@ CONTRACT = Contract(
             in_json(400, {"message": "to parameter is not a valid address"}),
             MessageRejected,
         ),
+        "an address that is called like a fault": (
+            in_json(400, {"message": "'activate@sandbox.example.org' is not a valid address"}),
+            MessageRejected,
+        ),
         "a wrong domain": (in_json(404, {"message": "Domain not found"}), AccountRefused),
         "a wrong path": ((200, HTML, b"Mailgun Magnificent API"), OutcomeUnknown),
         "words that accept nothing": (in_json(200, {"message": "Forbidden"}), OutcomeUnknown),
@@ -66,6 +70,15 @@ CONTRACT = Contract(
 def test_words_that_accept_nothing_accept_nothing_when_they_are_cut_either(stand_in):
     server = stand_in(send_and_close(response(200, JSON, b'{"message": "Forbidden"}')[:-1]))
     assert type(outcome_of(make_service("mailgun", server.url))) is OutcomeUnknown
+
+
+def test_a_name_beside_an_address_is_no_fault_of_the_accounts(stand_in):
+    recipient = "Sandbox Team <team@example.org>"
+    told = {"message": f"to parameter is not a valid address: {recipient}"}
+    service = make_service("mailgun", stand_in(answer_json(400, told)).url)
+    error = outcome_of(service, make_message(to_recipients=recipient))
+    assert type(error) is MessageRejected
+    assert recipient in error.reason
 
 
 def test_messages_that_differ_in_metadata_alone_are_one_call():

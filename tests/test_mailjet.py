@@ -78,6 +78,10 @@ CONTRACT = Contract(
             AccountRefused,
         ),
         "an address": (in_json(400, results(refused("mj-0013", 400))), MessageRejected),
+        "an address that is called like a code": (
+            in_json(400, results(refused("mj-0013", 400, "send-0008@example.org is invalid."))),
+            MessageRejected,
+        ),
         "an error that says nothing": (in_json(200, results({"Status": "error"})), MessageRejected),
         "a failure of its own": (in_json(500, results(refused("mj-1", 500))), ServiceUnavailable),
         "a status that nobody knows": (

@@ -53,7 +53,7 @@ CONTRACT = Contract(
     error=lambda text: {"Message": text},
     answers={
         "a wrong token": (refused(10, "Bad or missing API token.", 401), LoginRefused),
-        "a wrong token with 422": (refused(10, "Bad or missing API token."), AccountRefused),
+        "a wrong token with 422": (refused(10, "Bad or missing API token."), LoginRefused),
         "no signature": (refused(400, "Sender Signature not found."), AccountRefused),
         "an unconfirmed signature": (
             refused(401, "Sender signature not confirmed."),

@@ -57,6 +57,10 @@ CONTRACT = Contract(
         "daily quota": (refused(429, "daily_quota_exceeded", "Reached."), AccountRefused),
         "monthly quota": (refused(429, "monthly_quota_exceeded", "Reached."), AccountRefused),
         "rate": (refused(429, "rate_limit_exceeded", "Too many requests."), RateLimited),
+        "rate, at an address that is called like a quota": (
+            refused(429, "rate_limit_exceeded", "Too many requests for quota@example.org."),
+            RateLimited,
+        ),
         "a field": (refused(400, "validation_error", "Invalid `to` field."), MessageRejected),
         "a field that speaks of a key": (
             refused(400, "validation_error", "Invalid `subject`: Your new API key"),

@@ -61,6 +61,10 @@ CONTRACT = Contract(
             in_json(400, errors("Unable to sign", code="1100")),
             AccountRefused,
         ),
+        "an address that is called like a code": (
+            in_json(400, errors("Invalid recipient", "7001@example.org", "1300")),
+            MessageRejected,
+        ),
         "no recipient that is valid": (
             in_json(400, errors("At least one valid recipient is required", code="5002")),
             MessageRejected,

@@ -15,22 +15,24 @@ from typing import Annotated, Any, Final
 import requests
 from pydantic import Field
 
-from email_services.abstract import (
-    USER_AGENT,
-    Acceptance,
-    HTTPEmailService,
-    HTTPSettings,
-    Key,
-    not_the_providers,
-)
+from email_services.abstract import Acceptance, Key
 from email_services.addresses import Address
-from email_services.attachments import Attachment, InlineImage
+from email_services.attachments import Attachment
 from email_services.capabilities import Capabilities
 from email_services.exceptions import (
     AccountRefused,
     MessageRejected,
     MissingPackage,
     RateLimited,
+)
+from email_services.http_service import (
+    USER_AGENT,
+    Complaint,
+    HTTPEmailService,
+    HTTPSettings,
+    filled,
+    id_from,
+    not_the_providers,
 )
 from email_services.message import EmailMessage
 from email_services.transport import Answer
@@ -111,14 +113,23 @@ class AmazonSES(HTTPEmailService):
     capabilities = Capabilities(
         recipients=50, any_local_part=False, headers=15, tags=1, schedule_days=0, megabytes=40
     )
-    rules = (
-        (429, "daily message quota", AccountRefused),
-        (400, "daily message quota", AccountRefused),
-        (400, "^(Throttling|TooManyRequests)|maximum sending rate", RateLimited),
-        (400, "not verified|^MailFromDomainNotVerified", AccountRefused),
-        (400, "sending (paused|suspended) for this", AccountRefused),
-        (400, "^(AccountSuspended|(Account)?SendingPaused|LimitExceeded)", AccountRefused),
-        (400, "^(AccessDenied|NotAuthorized|IncompleteSignature|RequestExpired)", AccountRefused),
+    codes = {
+        "TooManyRequests": RateLimited,
+        "Throttling": RateLimited,
+        "LimitExceeded": AccountRefused,
+        "AccountSuspended": AccountRefused,
+        "SendingPaused": AccountRefused,
+        "AccountSendingPaused": AccountRefused,
+        "MailFromDomainNotVerified": AccountRefused,
+        "AccessDenied": AccountRefused,
+        "NotAuthorized": AccountRefused,
+        "IncompleteSignature": AccountRefused,
+        "RequestExpired": AccountRefused,
+    }
+    words = (
+        ("TooManyRequests", "daily message quota", AccountRefused),
+        ("Throttling", "daily message quota", AccountRefused),
+        ("MessageRejected", "not verified|sending (paused|suspended) for this", AccountRefused),
     )
     settings: AmazonSESSettings
 
@@ -133,6 +144,10 @@ class AmazonSES(HTTPEmailService):
             self.secrets.get("session_token"),
         )
         self._signer = SigV4Auth(key, description.signing_name, settings.region)
+
+    def authentication(self) -> dict[str, str]:
+        """None of the same for all: each request is signed."""
+        return {}
 
     def lacking(self, message: EmailMessage) -> Iterable[str]:
         """See AbstractEmailService."""
@@ -161,58 +176,57 @@ class AmazonSES(HTTPEmailService):
 
     def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:  # noqa: ARG002
         """`{"MessageId": "..."}`; every answer of AWS's has X-Amzn-RequestId."""
-        message_id = answer.json_object.get("MessageId")
-        if isinstance(message_id, str):
-            return Acceptance(message_id)
         if "MessageId" in answer.json_object or "X-Amzn-RequestId" in answer.headers:
-            return Acceptance()
+            return Acceptance(id_from(answer.json_object.get("MessageId")))
         raise not_the_providers(answer)
 
-    def error_text(self, answer: Answer) -> str:
+    def complaint(self, answer: Answer) -> Complaint:
         """X-Amzn-ErrorType, then `{"message": "..."}`, with an M at times, without addresses."""
         code = answer.headers.get("X-Amzn-ErrorType", "").partition(":")[0]
         said = answer.json_object
-        text = str(said.get("message", said.get("Message", "")))
         # In the sandbox it goes on to list the recipients, which the caller knows.
-        return ": ".join(filter(None, (code, _UNVERIFIED.sub(r"\1.", text))))
+        text = _UNVERIFIED.sub(r"\1.", str(said.get("message", said.get("Message", ""))))
+        return Complaint(": ".join(filter(None, (code, text))), (code.removesuffix("Exception"),))
 
 
 def _parameters(message: EmailMessage) -> dict[str, Any]:
     """What SendEmail takes; botocore refuses what its description of the API does not have."""
-    content = {
-        "Subject": _text(message.subject),
-        "Body": {
-            name: _text(body)
-            for name, body in (("Text", message.raw_text_body), ("Html", message.html_body))
-            if body
-        },
-        "Headers": [{"Name": name, "Value": value} for name, value in message.headers.items()],
-        "Attachments": [_attachment(file) for file in message.files],
-    }
     recipients = {
         "ToAddresses": _mailboxes(message.to_recipients),
         "CcAddresses": _mailboxes(message.to_cc),
         "BccAddresses": _mailboxes(message.to_bcc),
     }
-    tags = [*((TAG, tag) for tag in message.tags), *message.event_data.items()]
-    parameters = {
-        "FromEmailAddress": _mailbox(message.from_email),
-        "Destination": _given(recipients),
-        "ReplyToAddresses": _mailboxes(message.reply_to),
-        "Content": {"Simple": _given(content)},
-        "EmailTags": [{"Name": name, "Value": value} for name, value in tags],
-        "ConfigurationOverrides": _tracking(message),
+    content = {
+        "Subject": _text(message.subject),
+        "Body": filled({"Text": _text(message.raw_text_body), "Html": _text(message.html_body)}),
+        "Headers": [{"Name": name, "Value": value} for name, value in message.headers.items()],
+        "Attachments": [
+            *(_file(file, "ATTACHMENT") for file in message.attachments),
+            *({**_file(i, "INLINE"), "ContentId": i.content_id} for i in message.inline),
+        ],
     }
-    return _given(parameters)
+    tags = [*((TAG, tag) for tag in message.tags), *message.event_data.items()]
+    tracking = {
+        "OpenTrackingEnabled": _TRACKING.get(message.track_opens),
+        "ClickTrackingEnabled": _TRACKING.get(message.track_clicks),
+    }
+    return filled(
+        {
+            "FromEmailAddress": _mailbox(message.from_email),
+            "Destination": filled(recipients),
+            "ReplyToAddresses": _mailboxes(message.reply_to),
+            "Content": {"Simple": filled(content)},
+            "EmailTags": [{"Name": name, "Value": value} for name, value in tags],
+            "ConfigurationOverrides": filled({"Tracking": filled(tracking)}),
+        }
+    )
 
 
-def _given(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Without what is empty."""
-    return {name: value for name, value in parameters.items() if value}
+_TRACKING: Final[dict[bool | None, str]] = {True: "ENABLED", False: "DISABLED"}
 
 
 def _text(text: str) -> dict[str, str]:
-    return {"Data": text, "Charset": "UTF-8"}
+    return {"Data": text, "Charset": "UTF-8"} if text else {}
 
 
 def _mailboxes(addresses: list[Address]) -> list[str]:
@@ -226,24 +240,11 @@ def _mailbox(address: Address) -> str:
     return f"{words} <{address.email}>"
 
 
-def _attachment(file: Attachment) -> dict[str, Any]:
-    attachment = {
+def _file(file: Attachment, disposition: str) -> dict[str, Any]:
+    return {
         "FileName": file.filename,
         "ContentType": file.full_type,
-        "ContentDisposition": "ATTACHMENT",
+        "ContentDisposition": disposition,
         "ContentTransferEncoding": "BASE64",
         "RawContent": file.content,
     }
-    if isinstance(file, InlineImage):
-        attachment |= {"ContentDisposition": "INLINE", "ContentId": file.content_id}
-    return attachment
-
-
-def _tracking(message: EmailMessage) -> dict[str, Any]:
-    wanted = {
-        "OpenTrackingEnabled": message.track_opens,
-        "ClickTrackingEnabled": message.track_clicks,
-    }
-    status = {True: "ENABLED", False: "DISABLED"}
-    tracking = {name: status[value] for name, value in wanted.items() if value is not None}
-    return _given({"Tracking": tracking})

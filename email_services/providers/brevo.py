@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterable
 from email.header import Header
 from http import HTTPStatus
@@ -15,10 +16,17 @@ from uuid import UUID
 
 import requests
 
-from email_services.abstract import USER_AGENT, Acceptance, HTTPEmailService
+from email_services.abstract import Acceptance
 from email_services.addresses import Address
 from email_services.capabilities import Capabilities
 from email_services.exceptions import AccountRefused, OutcomeUnknown
+from email_services.http_service import (
+    Complaint,
+    HTTPEmailService,
+    complaint_of,
+    filled,
+    parse_retry_after,
+)
 from email_services.message import EmailMessage
 from email_services.transport import Answer
 
@@ -87,10 +95,13 @@ class Brevo(HTTPEmailService):
         schedule_days=3,
         megabytes=20,
     )
-    rules = (
-        (400, "duplicate_(parameter|request)", OutcomeUnknown),
-        (400, "account_under_validation|sender .*not valid", AccountRefused),
-    )
+    id_field = "messageId"
+    codes = {
+        "duplicate_parameter": OutcomeUnknown,
+        "duplicate_request": OutcomeUnknown,
+        "account_under_validation": AccountRefused,
+    }
+    words = ((400, "sender .*not valid", AccountRefused),)
 
     def lacking(self, message: EmailMessage) -> Iterable[str]:
         """See AbstractEmailService."""
@@ -116,13 +127,12 @@ class Brevo(HTTPEmailService):
         if any(_TEMPLATE.search(text) for text in texts):
             yield "It carries no {{ and no {%, which it takes for its template language."
 
+    def authentication(self) -> dict[str, str]:
+        """The key in a header of its own."""
+        return {"api-key": self.api_key}
+
     def build_request(self, message: EmailMessage) -> requests.Request:
         """See HTTPEmailService."""
-        headers = {
-            **message.headers,
-            "idempotencyKey": str(UUID(message.message_id)),
-            "X-Mailin-custom": json.dumps(message.event_data),
-        }
         payload = {
             "sender": _mailbox(message.from_email),
             "replyTo": _mailbox(message.reply_to[0]) if message.reply_to else None,
@@ -132,46 +142,39 @@ class Brevo(HTTPEmailService):
             "subject": message.subject,
             "textContent": message.raw_text_body,
             "htmlContent": message.html_body,
-            "headers": headers,
+            "headers": {
+                **message.headers,
+                "idempotencyKey": str(UUID(message.message_id)),
+                "X-Mailin-custom": json.dumps(message.event_data),
+            },
             "attachment": [
                 {"name": file.filename, "content": file.base64} for file in message.attachments
             ],
             "tags": message.tags,
             "scheduledAt": message.send_at and message.send_at.isoformat(timespec="milliseconds"),
         }
-        return requests.Request(
-            "POST",
-            f"{self.base_url}/v3/smtp/email",
-            headers={"api-key": self.api_key, "User-Agent": USER_AGENT},
-            json={name: value for name, value in payload.items() if value},
-        )
+        return self.post("/v3/smtp/email", json=filled(payload))
 
-    def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:  # noqa: ARG002
+    def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:
         """`{"messageId": "<...>"}`; the id keeps its angle brackets, as Brevo's events show it."""
-        if "messageId" in answer.json_object:
-            message_id = answer.json_object["messageId"]
-            return Acceptance(message_id if isinstance(message_id, str) else None)
-        is_accepted = answer.status in {HTTPStatus.CREATED, HTTPStatus.ACCEPTED}
-        if is_accepted and answer.complete and not answer.body:
+        if answer.is_empty and answer.status in {HTTPStatus.CREATED, HTTPStatus.ACCEPTED}:
             return Acceptance()
-        return self.unread(answer)
+        return super().read_acceptance(answer, message)
 
-    def error_text(self, answer: Answer) -> str:
+    def complaint(self, answer: Answer) -> Complaint:
         """`{"code": "...", "message": "..."}`."""
-        found = answer.json_object
-        return " ".join(str(found[key]) for key in ("code", "message") if key in found)
+        return complaint_of(answer.json, "code", "message", code="code")
 
     def retry_after(self, answer: Answer) -> float | None:
         """From x-sib-ratelimit-reset, in seconds, where it rate-limits and gives no Retry-After."""
         seconds = super().retry_after(answer)
-        reset = answer.headers.get("x-sib-ratelimit-reset", "")
-        if seconds is None and answer.status == HTTPStatus.TOO_MANY_REQUESTS and reset.isdecimal():
-            return float(reset)
+        if seconds is None and answer.status == HTTPStatus.TOO_MANY_REQUESTS:
+            return parse_retry_after(answer.headers.get("x-sib-ratelimit-reset", ""), time.time())
         return seconds
 
 
 def _mailbox(address: Address) -> dict[str, str]:
-    return {"email": address.email, **({"name": _name(address)} if address.name else {})}
+    return filled({"email": address.email, "name": _name(address)})
 
 
 def _name(address: Address) -> str:

@@ -5,26 +5,28 @@ Sources: documentation.mailgun.com (messages, responses), Mailgun's OpenAPI desc
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import re
 import time
 from collections.abc import Hashable, Iterable, Sequence
-from email.utils import format_datetime, parsedate_to_datetime
-from typing import Final
+from email.utils import format_datetime
+from typing import Any, Final
 
 import requests
 
-from email_services.abstract import (
-    MAX_TEXT,
-    USER_AGENT,
-    Acceptance,
+from email_services.abstract import MAX_TEXT, Acceptance
+from email_services.capabilities import Capabilities
+from email_services.exceptions import AccountRefused
+from email_services.http_service import (
+    Complaint,
     HTTPEmailService,
+    basic,
+    complaint_of,
+    joined,
+    parse_retry_after,
     shared_content,
 )
-from email_services.capabilities import Capabilities
-from email_services.exceptions import AccountRefused, ProviderError
 from email_services.message import EmailMessage
 from email_services.transport import Answer
 
@@ -65,10 +67,9 @@ class Mailgun(HTTPEmailService):
     capabilities = Capabilities(bcc_alone=False, schedule_days=3, megabytes=25)
     max_batch = 1000
     substitutes = True
-    rules = (
-        (400, r"sandbox|activate|not allowed to send", AccountRefused),
-        (420, "", AccountRefused),
-    )
+    id_field = "id"
+    codes = {420: AccountRefused}
+    words = ((400, "sandbox|activate|not allowed to send", AccountRefused),)
 
     def lacking(self, message: EmailMessage) -> Iterable[str]:
         """See AbstractEmailService."""
@@ -77,19 +78,24 @@ class Mailgun(HTTPEmailService):
         if _parameter_bytes(message) > MAX_PARAMETER_BYTES:
             yield "It carries at most 16 KB of headers, tags and metadata together."
 
+    def authentication(self) -> dict[str, str]:
+        """The key as the password of "api"."""
+        return {"Authorization": basic("api", self.api_key)}
+
     def build_request(self, message: EmailMessage) -> requests.Request:
         """See HTTPEmailService."""
         return self._request(
             message,
-            [
-                *(("to", str(address)) for address in message.to_recipients),
-                *(("cc", str(address)) for address in message.to_cc),
-                *(("bcc", str(address)) for address in message.to_bcc),
-                ("subject", message.subject),
-                ("h:Message-Id", message.message_id_header),
-                *_bodies(message.raw_text_body, message.html_body),
-                *((f"v:{key}", value) for key, value in message.event_data.items()),
-            ],
+            {
+                "to": [str(address) for address in message.to_recipients],
+                "cc": [str(address) for address in message.to_cc],
+                "bcc": [str(address) for address in message.to_bcc],
+                "subject": message.subject,
+                "h:Message-Id": message.message_id_header,
+                "text": message.raw_text_body,
+                "html": message.html_body,
+                **{f"v:{key}": value for key, value in message.event_data.items()},
+            },
         )
 
     def batch_key(self, message: EmailMessage) -> Hashable | None:
@@ -108,77 +114,63 @@ class Mailgun(HTTPEmailService):
         variables = {message.to_recipients[0].email: _variables(message) for message in messages}
         return self._request(
             first,
-            [
-                *(("to", str(message.to_recipients[0])) for message in messages),
-                ("recipient-variables", json.dumps(variables)),
-                ("subject", first.marked(first.subject, _TEXT_VARIABLE)),
-                *_bodies(
-                    first.marked(first.raw_text_body, _TEXT_VARIABLE),
-                    first.marked(first.html_body, _HTML_VARIABLE),
-                ),
-                *((f"v:{key}", _DATA_VARIABLE(key)) for key in first.event_data),
-            ],
+            {
+                "to": [str(message.to_recipients[0]) for message in messages],
+                "recipient-variables": json.dumps(variables),
+                "subject": first.marked(first.subject, _TEXT_VARIABLE),
+                "text": first.marked(first.raw_text_body, _TEXT_VARIABLE),
+                "html": first.marked(first.html_body, _HTML_VARIABLE),
+                **{f"v:{key}": _DATA_VARIABLE(key) for key in first.event_data},
+            },
         )
 
-    def read_batch(
-        self, answer: Answer, messages: Sequence[EmailMessage]
-    ) -> list[Acceptance | ProviderError]:
-        """Mailgun takes all or none, and has one id for them."""
-        return [self.read_acceptance(answer, message) for message in messages]
-
-    def _request(self, message: EmailMessage, fields: list[tuple[str, str]]) -> requests.Request:
-        form = [("from", str(message.from_email)), *fields]
-        if message.reply_to:
-            form.append(("h:Reply-To", ", ".join(map(str, message.reply_to))))
-        form += [(f"h:{name}", value) for name, value in message.headers.items()]
-        form += [("o:tag", tag) for tag in message.tags]
-        if message.track_opens is not None:
-            form.append(("o:tracking-opens", _yes_or_no(message.track_opens)))
-        if message.track_clicks is not None:
-            form.append(("o:tracking-clicks", _yes_or_no(message.track_clicks)))
-        if message.send_at:
-            form.append(("o:deliverytime", format_datetime(message.send_at)))
+    def _request(self, message: EmailMessage, its_own: dict[str, Any]) -> requests.Request:
+        """Of what a message and a batch have in common."""
+        fields = {
+            "from": str(message.from_email),
+            **its_own,
+            "h:Reply-To": joined(message.reply_to),
+            **{f"h:{name}": value for name, value in message.headers.items()},
+            "o:tag": message.tags,
+            "o:tracking-opens": _YES_OR_NO.get(message.track_opens),
+            "o:tracking-clicks": _YES_OR_NO.get(message.track_clicks),
+            "o:deliverytime": message.send_at and format_datetime(message.send_at),
+        }
         files = [
             *(("attachment", (f.filename, f.content, f.full_type)) for f in message.attachments),
             *(("inline", (f.content_id, f.content, f.full_type)) for f in message.inline),
         ]
-        return requests.Request(
-            "POST",
-            f"{self.base_url}/v3/{self.email_domain}/messages",
-            auth=("api", self.api_key),
-            headers={"User-Agent": USER_AGENT},
-            data=form,
-            files=files,
-        )
+        return self.post(f"/v3/{self.email_domain}/messages", data=_pairs(fields), files=files)
 
-    def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:  # noqa: ARG002
+    def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:
         """The id keeps its angle brackets, as Mailgun's events and logs show it."""
         said = answer.json_object
-        if "id" not in said and not str(said.get("message", "")).startswith("Queued"):
-            return self.unread(answer)
-        queued = said.get("id")
-        return Acceptance(queued if isinstance(queued, str) else None)
+        if "id" not in said and str(said.get("message", "")).startswith("Queued"):
+            return Acceptance()
+        return super().read_acceptance(answer, message)
 
-    def error_text(self, answer: Answer) -> str:
+    def complaint(self, answer: Answer) -> Complaint:
         """`{"message": "..."}`, or a bare string."""
         if answer.claims_json:
-            return str(answer.json_object.get("message", ""))
-        return "Forbidden" if answer.body.strip() == b"Forbidden" else ""
-
-    def secret_texts(self) -> tuple[str, ...]:
-        """The key, and as Basic authentication encodes it."""
-        return (self.api_key, base64.b64encode(f"api:{self.api_key}".encode()).decode())
+            return complaint_of(answer.json, "message")
+        return Complaint("Forbidden" if answer.body.strip() == b"Forbidden" else "")
 
     def retry_after(self, answer: Answer) -> float | None:
         """From the text where the header is missing."""
         seconds = super().retry_after(answer)
-        return _try_again_after(self.error_text(answer)[:MAX_TEXT]) if seconds is None else seconds
+        said = _TRY_AGAIN.search(self.complaint(answer).text[:MAX_TEXT])
+        if seconds is None and said:
+            return parse_retry_after(said[1] or said[2], time.time())
+        return seconds
 
 
 _TEXT_VARIABLE = "%recipient.text_{}%".format
 _HTML_VARIABLE = "%recipient.html_{}%".format
 _DATA_VARIABLE = "%recipient.v:{}%".format
 _RESERVED = "%recipient"
+
+_TRY_AGAIN = re.compile(r"try again after (?:(\d+) seconds|(.+ (?:UTC|GMT)))")
+_YES_OR_NO: Final[dict[bool | None, str]] = {True: "yes", False: "no"}
 
 
 def _variables(message: EmailMessage) -> dict[str, str]:
@@ -190,28 +182,13 @@ def _variables(message: EmailMessage) -> dict[str, str]:
     }
 
 
-def _bodies(text: str, rich: str) -> list[tuple[str, str]]:
-    return [(name, body) for name, body in (("text", text), ("html", rich)) if body]
-
-
-def _yes_or_no(wanted: bool) -> str:
-    return "yes" if wanted else "no"
+def _pairs(fields: dict[str, Any]) -> list[tuple[str, str]]:
+    """One for each value; a list is several, and what is empty none."""
+    given = ((name, each if isinstance(each, list) else [each]) for name, each in fields.items())
+    return [(name, value) for name, values in given for value in values if value]
 
 
 def _parameter_bytes(message: EmailMessage) -> int:
     tags = ((tag, "") for tag in message.tags)
     pairs = (*message.headers.items(), *message.event_data.items(), *tags)
     return sum(len(name.encode()) + len(value.encode()) for name, value in pairs)
-
-
-def _try_again_after(text: str) -> float | None:
-    match = re.search(r"try again after (?:(\d+) seconds|(.+ (?:UTC|GMT)))", text)
-    if not match:
-        return None
-    seconds, date = match.groups()
-    if seconds:
-        return float(seconds)
-    try:
-        return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None

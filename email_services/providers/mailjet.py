@@ -6,7 +6,6 @@ dev.mailjet.com shows.
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
@@ -16,19 +15,20 @@ from typing import Any, ClassVar, Final
 import requests
 from pydantic import Field
 
-from email_services.abstract import (
-    USER_AGENT,
-    Acceptance,
-    APIKeySettings,
-    HTTPEmailService,
-    Key,
-    ServiceSettings,
-    each_of,
-)
+from email_services.abstract import Acceptance, Key, ServiceSettings
 from email_services.addresses import Address
 from email_services.attachments import Attachment
 from email_services.capabilities import Capabilities
-from email_services.exceptions import AccountRefused, OutcomeUnknown, ProviderError
+from email_services.exceptions import AccountRefused, LoginRefused, OutcomeUnknown, ProviderError
+from email_services.http_service import (
+    APIKeySettings,
+    Complaint,
+    HTTPEmailService,
+    basic,
+    complaint_of,
+    filled,
+    objects_in,
+)
 from email_services.message import EmailMessage
 from email_services.transport import Answer
 
@@ -87,31 +87,36 @@ class Mailjet(HTTPEmailService):
         recipients=50,
         bcc_alone=False,
         reply_to=1,
+        own_headers=ITS_HEADERS,
         attachments=50,
         inline=50,
+        empty_files=False,
         tags=1,
         schedule_days=0,
         megabytes=15,
     )
     max_batch = 50
     refuses_in_2xx = True
-    rules = ((400, r"mj-0001|mj-0015|send-000[678]", AccountRefused),)
+    codes = {
+        "mj-0001": AccountRefused,  # the key is suspended
+        "mj-0015": LoginRefused,
+        **dict.fromkeys(("send-0006", "send-0007", "send-0008"), AccountRefused),  # the sender
+    }
 
     def lacking(self, message: EmailMessage) -> Iterable[str]:
         """See AbstractEmailService."""
         if len(message.subject) > MAX_SUBJECT:
             yield f"It carries at most {MAX_SUBJECT} characters of subject."
-        for name in message.headers:
-            if name.lower() in ITS_HEADERS:
-                yield f"It carries no header {name}, which it sets itself."
         if not message.html_body and (message.track_opens or message.track_clicks):
             yield "It tracks opens and clicks in HTML alone."
-        if not all(file.content for file in message.files):
-            yield "It carries no empty file."
 
     def batch_key(self, message: EmailMessage) -> Hashable | None:
         """Any two messages of one recipient, and without files, can share a call."""
         return None if len(message.recipients) > 1 or message.files else "one recipient"
+
+    def authentication(self) -> dict[str, str]:
+        """Both keys."""
+        return {"Authorization": basic(self.api_key, self.secrets["secret_key"])}
 
     def build_request(self, message: EmailMessage) -> requests.Request:
         """See HTTPEmailService."""
@@ -119,13 +124,7 @@ class Mailjet(HTTPEmailService):
 
     def build_batch(self, messages: Sequence[EmailMessage]) -> requests.Request:
         """See HTTPEmailService."""
-        return requests.Request(
-            "POST",
-            f"{self.base_url}/v3.1/send",
-            auth=(self.api_key, self.secrets["secret_key"]),
-            headers={"User-Agent": USER_AGENT},
-            json={"Messages": [_message(message) for message in messages]},
-        )
+        return self.post("/v3.1/send", json={"Messages": [_message(m) for m in messages]})
 
     def refuse(self, answer: Answer, messages: Sequence[EmailMessage]) -> None:
         """Raise what the answer means for the call; one that tells of messages is read by message.
@@ -153,68 +152,55 @@ class Mailjet(HTTPEmailService):
         results = _results(answer)
         if results is None:
             return [self.unread(answer) for _ in messages]
-        return [
-            self._outcome(answer, result, message)
-            for result, message in zip(each_of(answer, results, messages), messages, strict=True)
-        ]
+        return self.read_each(answer, results, messages)
 
-    def _outcome(
-        self, answer: Answer, result: Any, message: EmailMessage
-    ) -> Acceptance | ProviderError:
-        """What became of `message`, by its own Status."""
-        status = _status(result)
+    def read_item(self, answer: Answer, said: Any, message: EmailMessage) -> Acceptance:
+        """By its own Status."""
+        status = _status(said)
         if status == "success":
-            return Acceptance(_first_id(result))
+            return Acceptance(_first_id(said))
         if status != "error":
-            return OutcomeUnknown(f"HTTP {answer.status}, and no word on this message.")
-        errors = _dicts(result.get("Errors"))
+            raise OutcomeUnknown(f"HTTP {answer.status}, and no word on this message.")
+        errors = objects_in(said.get("Errors"))
         code = next((e["StatusCode"] for e in errors if isinstance(e.get("StatusCode"), int)), 400)
-        return self.fault(replace(answer, status=code), _text(errors), [message])
+        raise self.fault(replace(answer, status=code), _told(errors), [message])
 
-    def error_text(self, answer: Answer) -> str:
+    def complaint(self, answer: Answer) -> Complaint:
         """`{"ErrorCode": "...", "ErrorMessage": "..."}`, of an error of the whole call."""
-        return _text([answer.json_object])
-
-    def secret_texts(self) -> tuple[str, ...]:
-        """Both keys, and as Basic authentication encodes them."""
-        pair = f"{self.api_key}:{self.secrets['secret_key']}"
-        return (base64.b64encode(pair.encode()).decode(), *self.secrets.values())
+        return _told(answer.json)
 
 
 def _message(message: EmailMessage) -> dict[str, Any]:
-    fields = {
-        "From": _mailbox(message.from_email),
-        "ReplyTo": _mailbox(message.reply_to[0]) if message.reply_to else None,
-        "To": [_mailbox(address) for address in message.to_recipients],
-        "Cc": [_mailbox(address) for address in message.to_cc],
-        "Bcc": [_mailbox(address) for address in message.to_bcc],
-        "Subject": message.subject,
-        "TextPart": message.raw_text_body,
-        "HTMLPart": message.html_body,
-        "Headers": message.headers,
-        "Attachments": [_file(file) for file in message.attachments],
-        "InlinedAttachments": [
-            {**_file(image), "ContentID": image.content_id} for image in message.inline
-        ],
-        "CustomID": message.message_id,
-        "CustomCampaign": message.tags[0] if message.tags else None,
-        "EventPayload": json.dumps(message.metadata) if message.metadata else None,
-        **(_tracking(message) if message.html_body else {}),
-    }
-    return {name: value for name, value in fields.items() if value}
+    tracking = _TRACKING if message.html_body else {}
+    return filled(
+        {
+            "From": _mailbox(message.from_email),
+            "ReplyTo": _mailbox(message.reply_to[0]) if message.reply_to else None,
+            "To": [_mailbox(address) for address in message.to_recipients],
+            "Cc": [_mailbox(address) for address in message.to_cc],
+            "Bcc": [_mailbox(address) for address in message.to_bcc],
+            "Subject": message.subject,
+            "TextPart": message.raw_text_body,
+            "HTMLPart": message.html_body,
+            "Headers": message.headers,
+            "Attachments": [_file(file) for file in message.attachments],
+            "InlinedAttachments": [
+                {**_file(image), "ContentID": image.content_id} for image in message.inline
+            ],
+            "CustomID": message.message_id,
+            "CustomCampaign": "".join(message.tags),  # there is one at most
+            "EventPayload": json.dumps(message.metadata) if message.metadata else None,
+            "TrackOpens": tracking.get(message.track_opens),
+            "TrackClicks": tracking.get(message.track_clicks),
+        }
+    )
 
 
-def _tracking(message: EmailMessage) -> dict[str, str | None]:
-    wanted = {None: None, True: "enabled", False: "disabled"}
-    return {
-        "TrackOpens": wanted[message.track_opens],
-        "TrackClicks": wanted[message.track_clicks],
-    }
+_TRACKING: Final[dict[bool | None, str]] = {True: "enabled", False: "disabled"}
 
 
 def _mailbox(address: Address) -> dict[str, str]:
-    name = {"Name": address.name} if address.name else {}
-    return {"Email": address.email, **name}
+    return filled({"Email": address.email, "Name": address.name})
 
 
 def _file(file: Attachment) -> dict[str, str]:
@@ -241,14 +227,9 @@ def _status(result: Any) -> Any:
 
 
 def _first_id(result: dict[str, Any]) -> str | None:
-    first = next((to.get("MessageID") for to in _dicts(result.get("To"))), None)
+    first = next((to.get("MessageID") for to in objects_in(result.get("To"))), None)
     return str(first) if isinstance(first, int | str) else None
 
 
-def _dicts(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _text(errors: list[dict[str, Any]]) -> str:
-    words = (error.get(key, "") for error in errors for key in ("ErrorCode", "ErrorMessage"))
-    return " ".join(str(word) for word in words if word)
+def _told(errors: Any) -> Complaint:
+    return complaint_of(errors, "ErrorCode", "ErrorMessage", code="ErrorCode")

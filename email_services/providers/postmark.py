@@ -13,23 +13,25 @@ from typing import Any, Final
 
 import requests
 
-from email_services.abstract import (
-    USER_AGENT,
-    Acceptance,
-    HTTPEmailService,
-    each_of,
-    was_cut,
-)
-from email_services.addresses import Address
-from email_services.attachments import Attachment, InlineImage
+from email_services.abstract import Acceptance
+from email_services.attachments import Attachment
 from email_services.capabilities import Capabilities
 from email_services.exceptions import (
     AccountRefused,
+    LoginRefused,
     MessageRejected,
     OutcomeUnknown,
     ProviderError,
     RateLimited,
     ServiceUnavailable,
+)
+from email_services.http_service import (
+    Complaint,
+    HTTPEmailService,
+    filled,
+    id_from,
+    joined,
+    refuse_cut,
 )
 from email_services.message import MEGABYTE, EmailMessage
 from email_services.transport import Answer
@@ -40,20 +42,9 @@ MAX_BODY_BYTES: Final = 5 * MEGABYTE
 MAX_SHARED_BYTES: Final = 99_000
 """Of a message that shares a call: 500 of them stay below the 50 MB that a call may have."""
 
-MAX_CODE: Final = 10
-"""Digits of an ErrorCode."""
-
 MAX_METADATA: Final = 10
 MAX_METADATA_KEY: Final = 20
 MAX_METADATA_VALUE: Final = 80
-
-CODES: Final = (
-    # key; sender signature; credits; approval; server; streams; this machine's IP address
-    (r"10|400|401|405|412|413|422|12[23]\d|1480", AccountRefused),
-    (r"100", ServiceUnavailable),
-    (r"429", RateLimited),
-)
-"""What an ErrorCode means; each one that is not here is about the message."""
 
 
 class Postmark(HTTPEmailService):
@@ -91,14 +82,20 @@ class Postmark(HTTPEmailService):
     )
     max_batch = 500
     refuses_in_2xx = True
-    rules = (
-        *(
-            (status, rf"^ErrorCode ({codes}):", fault)
-            for status in (200, 422)
-            for codes, fault in CODES
-        ),
-        (200, "", MessageRejected),
-    )
+    codes = {
+        "10": LoginRefused,  # the token
+        "100": ServiceUnavailable,  # maintenance
+        "400": AccountRefused,  # no such sender signature
+        "401": AccountRefused,  # it is not confirmed
+        "405": AccountRefused,  # out of credits
+        "412": AccountRefused,  # pending approval
+        "413": AccountRefused,  # the account may not send
+        "422": AccountRefused,  # no such server
+        "429": RateLimited,
+        **dict.fromkeys(map(str, range(1220, 1240)), AccountRefused),  # the stream
+        "1480": AccountRefused,  # this machine's IP address
+        200: MessageRejected,  # with any other ErrorCode
+    }
 
     def lacking(self, message: EmailMessage) -> Iterable[str]:
         """See AbstractEmailService."""
@@ -113,35 +110,29 @@ class Postmark(HTTPEmailService):
         ):
             yield "It carries at most 9 metadata with keys of 20 and values of 80 characters."
 
+    def authentication(self) -> dict[str, str]:
+        """The token of the server."""
+        return {"X-Postmark-Server-Token": self.api_key}
+
     def build_request(self, message: EmailMessage) -> requests.Request:
         """See HTTPEmailService."""
-        return self._request("/email", _email(message))
-
-    def _request(self, path: str, payload: Any) -> requests.Request:
-        headers = {
-            "X-Postmark-Server-Token": self.api_key,
-            "Accept": "application/json",
-            "User-Agent": USER_AGENT,
-        }
-        return requests.Request("POST", self.base_url + path, headers=headers, json=payload)
+        return self.post("/email", json=_email(message), headers=_JSON)
 
     def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:
-        """MessageID, and which recipients are inactive."""
-        return self._acceptance(answer, answer.json, message)
+        """See `read_item`."""
+        return self.read_item(answer, answer.json, message)
 
-    def _acceptance(self, answer: Answer, said: Any, message: EmailMessage) -> Acceptance:
-        """What Postmark `said` of one message, alone or in a batch."""
+    def read_item(self, answer: Answer, said: Any, message: EmailMessage) -> Acceptance:
+        """MessageID, and which recipients are inactive; a message in a batch looks the same."""
         if not isinstance(said, dict) or not said.keys() & {"ErrorCode", "MessageID"}:
             return self.unread(answer)
-        if not answer.complete and not said.keys() >= {"ErrorCode", "Message"}:
-            raise was_cut(answer)
-        text = _words(said)
-        inactive = _inactive(text, message)
-        if _code(said) or len(inactive) == len(message.recipients):
-            raise self.fault(answer, text, [message])
-        message_id = said.get("MessageID")
+        refuse_cut(answer, said, "ErrorCode", "Message")
+        complaint = _told(said)
+        inactive = _inactive(complaint.text, message)
+        if complaint.codes or len(inactive) == len(message.recipients):
+            raise self.fault(answer, complaint, [message])
         return Acceptance(
-            message_id if isinstance(message_id, str) else None,
+            id_from(said.get("MessageID")),
             dict.fromkeys(inactive, "It is inactive at Postmark: it bounced, or wants no mail."),
         )
 
@@ -153,35 +144,33 @@ class Postmark(HTTPEmailService):
 
     def build_batch(self, messages: Sequence[EmailMessage]) -> requests.Request:
         """See HTTPEmailService."""
-        return self._request("/email/batch", [_email(message) for message in messages])
+        emails = [_email(message) for message in messages]
+        return self.post("/email/batch", json=emails, headers=_JSON)
 
     def read_batch(
         self, answer: Answer, messages: Sequence[EmailMessage]
     ) -> list[Acceptance | ProviderError]:
         """An object for each, like the one that a message alone is answered with."""
-        said = each_of(answer, answer.json, messages)
-        return [self._result(answer, *pair) for pair in zip(said, messages, strict=True)]
+        return self.read_each(answer, answer.json, messages)
 
-    def _result(
-        self, answer: Answer, said: Any, message: EmailMessage
-    ) -> Acceptance | ProviderError:
-        try:
-            return self._acceptance(answer, said, message)
-        except ProviderError as fault:
-            return fault
-
-    def error_text(self, answer: Answer) -> str:
+    def complaint(self, answer: Answer) -> Complaint:
         """`{"ErrorCode": 300, "Message": "..."}`."""
-        return _words(answer.json_object)
+        return _told(answer.json_object)
 
-    def fault(self, answer: Answer, text: str, messages: Sequence[EmailMessage]) -> ProviderError:
+    def fault(
+        self, answer: Answer, complaint: Complaint, messages: Sequence[EmailMessage]
+    ) -> ProviderError:
         """See HTTPEmailService; where not all are inactive, the others may have been served."""
-        fault = super().fault(answer, text, messages)
-        if text.startswith("ErrorCode 406:") and len(messages) == 1:
-            inactive = _inactive(text, messages[0])
+        fault = super().fault(answer, complaint, messages)
+        if "406" in complaint.codes and len(messages) == 1:
+            inactive = _inactive(complaint.text, messages[0])
             if inactive and len(inactive) < len(messages[0].recipients):
                 return OutcomeUnknown(fault.reason, summary=fault.summary)
         return fault
+
+
+_JSON: Final = {"Accept": "application/json"}
+_TRACK_LINKS: Final[dict[bool | None, str]] = {True: "HtmlAndText", False: "None"}
 
 
 def _email(message: EmailMessage) -> dict[str, Any]:
@@ -190,51 +179,43 @@ def _email(message: EmailMessage) -> dict[str, Any]:
         "X-PM-KeepID": "true",
         **message.headers,
     }
-    email: dict[str, Any] = {
-        "From": str(message.from_email),
-        "To": _joined(message.to_recipients),
-        "Cc": _joined(message.to_cc),
-        "Bcc": _joined(message.to_bcc),
-        "ReplyTo": _joined(message.reply_to),
-        "Subject": message.subject,
-        "TextBody": message.raw_text_body,
-        "HtmlBody": message.html_body,
-        "Headers": [{"Name": name, "Value": value} for name, value in headers.items()],
-        "Attachments": [_attachment(file) for file in message.files],
-        "Tag": "".join(message.tags),  # there is one at most
-        "Metadata": message.event_data,
-        "TrackOpens": message.track_opens,
-    }
-    if message.track_clicks is not None:
-        email["TrackLinks"] = "HtmlAndText" if message.track_clicks else "None"
-    return {name: value for name, value in email.items() if value}
+    return filled(
+        {
+            "From": str(message.from_email),
+            "To": joined(message.to_recipients),
+            "Cc": joined(message.to_cc),
+            "Bcc": joined(message.to_bcc),
+            "ReplyTo": joined(message.reply_to),
+            "Subject": message.subject,
+            "TextBody": message.raw_text_body,
+            "HtmlBody": message.html_body,
+            "Headers": [{"Name": name, "Value": value} for name, value in headers.items()],
+            "Attachments": [
+                *(_file(file) for file in message.attachments),
+                *({**_file(i), "ContentID": f"cid:{i.content_id}"} for i in message.inline),
+            ],
+            "Tag": "".join(message.tags),  # there is one at most
+            "Metadata": message.event_data,
+            "TrackOpens": message.track_opens,
+            "TrackLinks": _TRACK_LINKS.get(message.track_clicks),
+        }
+    )
 
 
-def _joined(addresses: Iterable[Address]) -> str:
-    return ", ".join(map(str, addresses))
-
-
-def _attachment(file: Attachment) -> dict[str, str]:
-    attachment = {
+def _file(file: Attachment) -> dict[str, str]:
+    return {
         "Name": file.filename,
         "Content": file.base64,
         "ContentType": file.full_type,
     }
-    if isinstance(file, InlineImage):
-        attachment["ContentID"] = f"cid:{file.content_id}"
-    return attachment
 
 
-def _code(said: dict[str, Any]) -> int:
-    """The ErrorCode, 0 if there is no error."""
-    code = str(said.get("ErrorCode"))
-    return int(code) if code.isascii() and code.isdecimal() and len(code) < MAX_CODE else 0
-
-
-def _words(said: dict[str, Any]) -> str:
-    """The code and the text, for `rules` to look at and for people to read."""
-    text = str(said.get("Message", ""))
-    return f"ErrorCode {_code(said)}: {text}" if _code(said) else text
+def _told(said: dict[str, Any]) -> Complaint:
+    """The ErrorCode, where there is an error, and the text with it, for people to read."""
+    text, code = str(said.get("Message", "")), str(said.get("ErrorCode"))
+    if not re.fullmatch(r"[1-9][0-9]*", code):
+        return Complaint(text)
+    return Complaint(f"ErrorCode {code}: {text}", (code,))
 
 
 def _inactive(text: str, message: EmailMessage) -> list[str]:

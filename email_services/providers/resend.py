@@ -9,19 +9,29 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Hashable, Iterable, Sequence
-from datetime import timezone
+from datetime import datetime, timezone
 from typing import Any, Final
 
 import requests
 
-from email_services.abstract import USER_AGENT, Acceptance, HTTPEmailService
-from email_services.attachments import Attachment, InlineImage
+from email_services.abstract import Acceptance
+from email_services.addresses import Address
+from email_services.attachments import Attachment
 from email_services.capabilities import Capabilities
 from email_services.exceptions import (
     AccountRefused,
     MessageRejected,
     OutcomeUnknown,
     ProviderError,
+)
+from email_services.http_service import (
+    Complaint,
+    HTTPEmailService,
+    complaint_of,
+    filled,
+    id_from,
+    not_of_each,
+    objects_in,
 )
 from email_services.message import ID_NAME, EmailMessage
 from email_services.transport import Answer
@@ -71,14 +81,18 @@ class Resend(HTTPEmailService):
         megabytes=40,
     )
     max_batch = 100
-    rules = (
-        # Of one message in a batch.
-        (200, r"domain is not verified|verify a domain", AccountRefused),
-        (200, "", MessageRejected),
-        (400, r"API key is invalid", AccountRefused),
-        (409, r"idempotent_request", OutcomeUnknown),
-        (429, r"quota", AccountRefused),
-        (451, r"security_error", MessageRejected),
+    id_field = "id"
+    codes = {
+        "daily_quota_exceeded": AccountRefused,
+        "monthly_quota_exceeded": AccountRefused,
+        "concurrent_idempotent_requests": OutcomeUnknown,
+        "invalid_idempotent_request": OutcomeUnknown,
+        "security_error": MessageRejected,
+        200: MessageRejected,  # of one message in a batch, which has no code
+    }
+    words = (
+        ("validation_error", "API key is invalid", AccountRefused),
+        (200, "domain is not verified|verify a domain", AccountRefused),
     )
 
     def lacking(self, message: EmailMessage) -> Iterable[str]:
@@ -92,19 +106,8 @@ class Resend(HTTPEmailService):
 
     def build_request(self, message: EmailMessage) -> requests.Request:
         """See HTTPEmailService."""
-        return self._request("/emails", _email(message), {"Idempotency-Key": message.message_id})
-
-    def _request(self, path: str, payload: Any, headers: dict[str, str]) -> requests.Request:
-        headers = {
-            "Authorization": f"Bearer {self.api_key}",
-            "User-Agent": USER_AGENT,
-            **headers,
-        }
-        return requests.Request("POST", self.base_url + path, headers=headers, json=payload)
-
-    def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:  # noqa: ARG002
-        """`{"id": "..."}`."""
-        return _acceptance(answer.json) if "id" in answer.json_object else self.unread(answer)
+        headers = {"Idempotency-Key": message.message_id}
+        return self.post("/emails", json=_email(message), headers=headers)
 
     def batch_key(self, message: EmailMessage) -> Hashable | None:
         """Any messages can share a call, unless they have files or wait for a time."""
@@ -117,73 +120,70 @@ class Resend(HTTPEmailService):
             "Idempotency-Key": hashlib.sha256(ids.encode()).hexdigest(),
             "x-batch-validation": "permissive",
         }
-        return self._request("/emails/batch", [_email(message) for message in messages], headers)
+        emails = [_email(message) for message in messages]
+        return self.post("/emails/batch", json=emails, headers=headers)
 
     def read_batch(
         self, answer: Answer, messages: Sequence[EmailMessage]
     ) -> list[Acceptance | ProviderError]:
         """`{"data": [{"id": "..."}], "errors": [{"index": 1, "message": "..."}]}`."""
-        accepted = _objects(answer.json_object.get("data"))
+        accepted = objects_in(answer.json_object.get("data"))
         wrong = {
             error["index"]: str(error.get("message", ""))
-            for error in _objects(answer.json_object.get("errors"))
+            for error in objects_in(answer.json_object.get("errors"))
             if isinstance(error.get("index"), int)
         }
         places = range(len(messages))
         if len(accepted) + len(wrong) != len(places) or not wrong.keys() <= {*places}:
-            raise OutcomeUnknown(f"HTTP {answer.status}, without what became of each message.")
+            raise not_of_each(answer)
         following = iter(accepted)
         return [
-            self.fault(answer, wrong[place], [messages[place]])
+            self.fault(answer, Complaint(wrong[place]), [messages[place]])
             if place in wrong
-            else _acceptance(next(following))
+            else Acceptance(id_from(next(following).get("id")))
             for place in places
         ]
 
-    def error_text(self, answer: Answer) -> str:
+    def complaint(self, answer: Answer) -> Complaint:
         """`{"statusCode": 403, "name": "validation_error", "message": "..."}`."""
-        said = answer.json_object
-        name, text = said.get("name"), str(said.get("message", ""))
-        return f"{name}: {text}" if name else text
+        return complaint_of(answer.json, "name", "message", code="name")
 
 
 def _email(message: EmailMessage) -> dict[str, Any]:
     tags = {**dict.fromkeys(message.tags, "1"), **message.event_data}
-    email: dict[str, Any] = {
-        "from": str(message.from_email),
-        "to": [str(address) for address in message.to_recipients],
-        "cc": [str(address) for address in message.to_cc],
-        "bcc": [str(address) for address in message.to_bcc],
-        "reply_to": [str(address) for address in message.reply_to],
-        "subject": message.subject,
-        "text": message.raw_text_body,
-        "html": message.html_body,
-        "headers": {"Message-ID": message.message_id_header, **message.headers},
-        "attachments": [_attachment(file) for file in message.files],
-        "tags": [{"name": name, "value": value} for name, value in tags.items()],
-    }
-    if message.send_at:
-        # In UTC and to the millisecond, as in its examples.
-        at = message.send_at.astimezone(timezone.utc)
-        email["scheduled_at"] = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return {name: value for name, value in email.items() if value}
+    return filled(
+        {
+            "from": str(message.from_email),
+            "to": _written(message.to_recipients),
+            "cc": _written(message.to_cc),
+            "bcc": _written(message.to_bcc),
+            "reply_to": _written(message.reply_to),
+            "subject": message.subject,
+            "text": message.raw_text_body,
+            "html": message.html_body,
+            "headers": {"Message-ID": message.message_id_header, **message.headers},
+            "attachments": [
+                *(_file(file) for file in message.attachments),
+                *({**_file(image), "content_id": image.content_id} for image in message.inline),
+            ],
+            "tags": [{"name": name, "value": value} for name, value in tags.items()],
+            "scheduled_at": message.send_at and _time(message.send_at),
+        }
+    )
 
 
-def _attachment(file: Attachment) -> dict[str, str]:
-    attachment = {
+def _written(addresses: list[Address]) -> list[str]:
+    return [str(address) for address in addresses]
+
+
+def _file(file: Attachment) -> dict[str, str]:
+    return {
         "filename": file.filename,
         "content": file.base64,
         "content_type": file.full_type,
     }
-    if isinstance(file, InlineImage):
-        attachment["content_id"] = file.content_id
-    return attachment
 
 
-def _acceptance(said: dict[str, Any]) -> Acceptance:
-    message_id = said.get("id")
-    return Acceptance(message_id if isinstance(message_id, str) else None)
-
-
-def _objects(items: Any) -> list[dict[str, Any]]:
-    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+def _time(at: datetime) -> str:
+    """In UTC and to the millisecond, as in its examples."""
+    return at.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import html
 import json
-import logging
 import time
 from collections.abc import Hashable, Iterable, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
 import requests
-from python_http_client.client import Client
 from sendgrid import SendGridAPIClient
 from sendgrid.helpers.mail import Attachment as SDKAttachment
 from sendgrid.helpers.mail import (
@@ -41,32 +39,31 @@ from sendgrid.helpers.mail import (
 )
 from sendgrid.helpers.mail.exceptions import ApiKeyIncludedException
 
-from email_services.abstract import (
-    Acceptance,
-    HTTPEmailService,
-    HTTPSettings,
-    not_the_providers,
-    shared_content,
-)
+from email_services.abstract import Acceptance
 from email_services.addresses import Address
 from email_services.attachments import Attachment, InlineImage
 from email_services.capabilities import Capabilities
-from email_services.exceptions import AccountRefused, MessageRejected, ProviderError
+from email_services.exceptions import AccountRefused, MessageRejected
+from email_services.http_service import (
+    Complaint,
+    HTTPEmailService,
+    HTTPSettings,
+    complaint_of,
+    not_the_providers,
+    shared_content,
+)
 from email_services.message import EmailMessage
-from email_services.transport import Answer, Transport
-
-# At DEBUG the SDK logs the Authorization header and the whole payload.
-logging.getLogger("python_http_client.client").setLevel(logging.INFO)
-
-MAX_METADATA_BYTES: Final = 10_000
-"""Of all custom_args (docs)."""
+from email_services.transport import Answer
 
 MAX_SUBSTITUTION_BYTES: Final = 10_000
 """Of one personalization (OpenAPI description)."""
 
 
 class SendGrid(HTTPEmailService):
-    """SendGrid's `POST /v3/mail/send`: payload and call by its SDK, over our connections.
+    """SendGrid's `POST /v3/mail/send`: payload, URL and headers by its SDK, sent by us.
+
+    The SDK's own HTTP is not used: it opens a connection for every call, has no timeout, follows
+    redirects of a POST with a GET whose 200 counts as success, and logs the key at DEBUG.
 
     Quirks, with their sources:
 
@@ -86,7 +83,7 @@ class SendGrid(HTTPEmailService):
     - The type of a file must hold no semicolon (docs; "The attachment type cannot contain ';'",
       django-anymail issue 492), so that its charset stays behind; SendGrid adds one of its own.
     - Substitutions go into the bodies of a batch as they are (docs); the subject is finished here.
-    - `send_at` reaches 72 hours ahead (docs).
+    - `send_at` reaches 72 hours ahead; all custom_args may have 10,000 bytes (docs).
     - An address is of the format "email" (OpenAPI description), which has no characters beyond
       ASCII left of the @: those are another format, "idn-email" (JSON Schema, 7.3.2).
     """
@@ -99,30 +96,23 @@ class SendGrid(HTTPEmailService):
         any_local_part=False,
         any_filename=False,
         any_charset=False,
+        empty_files=False,
+        metadata_bytes=10_000,
         schedule_days=3,
         megabytes=30,
     )
     max_batch = 1000
     substitutes = True
-    rules = ((401, "maximum credits exceeded", AccountRefused),)
+    words = ((401, "maximum credits exceeded", AccountRefused),)
 
     def __init__(self, name: str, email_domain: str, settings: HTTPSettings) -> None:
         super().__init__(name, email_domain, settings)
-        self._sdk = SendGridAPIClient(self.api_key, host=self.base_url)
-        # The headers are complete from the start: the SDK shares the dictionary between threads.
-        headers = {**self._sdk.client.request_headers, "Content-Type": "application/json"}
-        self._sdk.client = _PooledClient(
-            self.base_url, headers, version=3, transport=self.transport
-        )
+        self._mail_send = SendGridAPIClient(self.api_key, host=self.base_url).client.mail.send
 
     def lacking(self, message: EmailMessage) -> Iterable[str]:
         """See AbstractEmailService."""
         if any("," in file.filename for file in message.files):
             yield "It carries no file's name with a comma."
-        if not all(file.content for file in message.files):
-            yield "It carries no empty file."
-        if len(json.dumps(message.event_data)) > MAX_METADATA_BYTES:
-            yield "It carries at most 10,000 bytes of metadata with our id."
 
     def build_request(self, message: EmailMessage) -> requests.Request:
         """See HTTPEmailService; the SDK's helpers write the payload."""
@@ -155,35 +145,26 @@ class SendGrid(HTTPEmailService):
             mail.add_personalization(recipient)
         return self._request(mail)
 
-    def read_batch(
-        self, answer: Answer, messages: Sequence[EmailMessage]
-    ) -> list[Acceptance | ProviderError]:
-        """SendGrid takes all or none, and has one id for them."""
-        return [self.read_acceptance(answer, message) for message in messages]
-
     def _request(self, mail: Mail) -> requests.Request:
-        return requests.Request("POST", f"{self.base_url}/v3/mail/send", json=mail.get())
-
-    def exchange(self, request: requests.Request, timeout: float) -> Answer:
-        """Post the payload with the SDK's client; `send()` of the SDK takes no timeout."""
-        answer: Answer = self._sdk.client.mail.send.post(request_body=request.json, timeout=timeout)
-        return answer
+        """What the SDK's `client.mail.send.post` would send."""
+        return requests.Request(
+            "POST",
+            self._mail_send._build_url(query_params=None),  # noqa: SLF001 - post() sends at once
+            headers=self._mail_send.request_headers,
+            json=mail.get(),
+        )
 
     def read_acceptance(self, answer: Answer, message: EmailMessage) -> Acceptance:  # noqa: ARG002
         """X-Message-Id; the `sg_message_id` of SendGrid's events begins with it."""
         if message_id := answer.headers.get("X-Message-Id"):
             return Acceptance(message_id)
-        if answer.status == HTTPStatus.ACCEPTED and answer.complete and not answer.body:
+        if answer.is_empty and answer.status == HTTPStatus.ACCEPTED:
             return Acceptance()
         raise not_the_providers(answer)
 
-    def error_text(self, answer: Answer) -> str:
+    def complaint(self, answer: Answer) -> Complaint:
         """`{"errors": [{"message": "...", "field": "..."}]}`."""
-        errors = answer.json_object.get("errors")
-        items = (
-            [item for item in errors if isinstance(item, dict)] if isinstance(errors, list) else []
-        )
-        return " ".join(str(item.get("message", "")) for item in items)
+        return complaint_of(answer.json_object.get("errors"), "message")
 
     def retry_after(self, answer: Answer) -> float | None:
         """Until X-RateLimit-Reset, Unix seconds, where it rate-limits and gives no Retry-After."""
@@ -272,49 +253,3 @@ def _mailbox(kind: type, address: Address) -> Any:
     mailbox = kind(name=address.name or None)
     mailbox.email = address.email
     return mailbox
-
-
-class _PooledClient(Client):  # type: ignore[misc]
-    """The SDK's HTTP client, over our transport.
-
-    The original opens a connection for every call, has no timeout, follows redirects of a POST
-    with a GET whose 200 counts as success, and raises urllib's, http.client's and its own errors.
-    """
-
-    def __init__(  # noqa: PLR0917 - the SDK's signature
-        self,
-        host: str,
-        request_headers: dict[str, str] | None = None,
-        version: int | None = None,
-        url_path: list[str] | None = None,
-        append_slash: bool = False,
-        timeout: float | None = None,
-        transport: Any = None,  # a Transport; the SDK's own arguments all have defaults
-    ) -> None:
-        self._transport: Transport = (
-            transport  # first: the SDK turns any unknown attribute into a URL segment
-        )
-        super().__init__(host, request_headers, version, url_path, append_slash, timeout)
-
-    def _build_client(self, name: str | None = None) -> _PooledClient:
-        """Each attribute step of the SDK makes a client; the original would make its own kind."""
-        path = [*self._url_path, name] if name else self._url_path
-        return type(self)(
-            self.host,
-            self.request_headers,
-            self._version,
-            path,
-            self.append_slash,
-            self.timeout,
-            self._transport,
-        )
-
-    def post(self, request_body: dict[str, Any], timeout: float) -> Answer:
-        """The end of the SDK's `client.mail.send.post(...)`, in place of one made on the fly.
-
-        That one builds an opener of urllib for every call, which takes longer than to send.
-        """
-        request = requests.Request(
-            "POST", self._build_url(None), headers=self.request_headers, json=request_body
-        )
-        return self._transport.exchange(request, timeout)
