@@ -3,7 +3,9 @@ from __future__ import annotations
 import time
 
 import pytest
-from contract import PROVIDER_KEY, Contract, in_json, make_message, make_service, outcome_of
+from contract import PROVIDER_KEY, Contract, in_json, make_message, make_service, outcome_of, seen
+from messages import MESSAGES
+from sendgrid import SendGridAPIClient
 from standins import answer, answer_json, response, send_and_close
 
 from email_services.exceptions import (
@@ -60,6 +62,23 @@ def test_a_202_without_an_id_that_announces_a_body_is_unknown(body, stand_in):
     head = response(202, {}, b"x" * 100)[:-100]
     server = stand_in(send_and_close(head + body))
     assert type(outcome_of(make_service("sendgrid", server.url))) is OutcomeUnknown
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_the_sdk_itself_would_send_the_same(name, stand_in):
+    server = stand_in(answer(*CONTRACT.accepted))
+    service = make_service("sendgrid", server.url)
+    message = make_message(**MESSAGES[name]).rendered()
+    try:
+        service.check(message)
+        outcome_of(service, message)
+    except CannotCarry:
+        pytest.skip("it cannot carry this message")
+    payload = service.build_request(message).json
+    SendGridAPIClient(PROVIDER_KEY, host=server.url).send(payload)
+    ours, theirs = server.requests
+    assert seen(ours) == seen(theirs)
+    assert ours.headers["user-agent"] == theirs.headers["user-agent"]
 
 
 def test_a_body_that_begins_like_a_key_is_refused_by_its_sdk(stand_in):
