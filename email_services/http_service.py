@@ -350,7 +350,8 @@ def objects_in(value: object) -> list[dict[str, Any]]:
 
 def refuse_cut(answer: Answer, said: Mapping[str, Any], *fields: str) -> None:
     """Raise OutcomeUnknown where `answer` was cut before it had `said` all of `fields`."""
-    if not answer.complete and not said.keys() >= {*fields}:
+    whole = {name for name, value in said.items() if not isinstance(value, dict | list)}
+    if answer.is_cut and not whole >= {*fields}:  # a list or an object may have been cut itself
         raise _was_cut(answer)
 
 

@@ -94,6 +94,9 @@ FAULTS: Final = (
 """What `requests` raises while it sends and reads. The rest of its exceptions are bugs of ours."""
 
 
+_NO_JSON: Final = (JSONDecodeError, UnicodeDecodeError, RecursionError, ValueError)
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a provider answered.
@@ -112,8 +115,19 @@ class Answer:
         """The body read as JSON, or None; of one that was cut, what stands whole in it."""
         try:
             return loads(self.body)
-        except (JSONDecodeError, UnicodeDecodeError, RecursionError, ValueError):
+        except _NO_JSON:
             return None if self.complete else whole_part(self.body)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether its JSON may have gone on: what is in it is whole, and a list may lack items."""
+        if self.complete:
+            return False
+        try:
+            loads(self.body)
+        except _NO_JSON:
+            return True
+        return False
 
     @property
     def json_object(self) -> dict[str, Any]:

@@ -15,15 +15,16 @@ from conftest import PLAIN, POOL, PROVIDER_KEY, make_message
 from conftest import ROOT as WITH_ROOT_KEY
 from contract import Contract, outcome_of
 from messages import PDF
-from standins import answer
+from standins import answer, answer_json, response, send_and_close
 
+from email_services.abstract import Acceptance
 from email_services.attachments import InlineImage
 from email_services.capabilities import Capabilities
 from email_services.config import ConfigFile, DomainSettings, load_config
 from email_services.delivery import Attempt, Recipient
 from email_services.discovery import is_reserved, reserved_headers
 from email_services.drill import KINDS
-from email_services.exceptions import CannotCarry, OutcomeUnknown
+from email_services.exceptions import CannotCarry, MessageRejected, OutcomeUnknown, ProviderError
 from email_services.http_service import APIKeySettings, HTTPEmailService
 from email_services.message import EmailMessage
 from email_services.providers import find_provider, provider_names
@@ -227,6 +228,45 @@ def test_the_tests_in_the_guide_pass(acme_package, monkeypatch, stand_in):
     assert len(tests) == 2
     for test in tests:
         test(stand_in)
+
+
+@pytest.fixture
+def telling_acme(acme_package, stand_in):
+    """The guide's provider whose 2xx may refuse, with what it answers for two recipients."""
+    code = next(block for block in blocks("python") if "class AcmeThatTells" in block)
+    names: dict = {}
+    exec(code, names)
+    cls = names["AcmeThatTells"]
+
+    def outcome(behaviour):
+        settings = {"api_key": "k", "priority_value": 1, "base_url": stand_in(behaviour).url}
+        service = cls("acme", "example.com", cls.Settings.model_validate(settings))
+        message = make_message(to_recipients=["Ada@example.org", "bob@example.org"])
+        try:
+            return service.send(message, 5)
+        except ProviderError as error:
+            return error
+
+    return outcome
+
+
+def test_the_guides_provider_tells_whom_it_refused(telling_acme):
+    def told(*names):
+        refused = [{"address": f"{name}@example.org", "reason": "Bounced."} for name in names]
+        return {"email_id": "7", "refused": refused}
+
+    assert telling_acme(answer_json(201, told())) == Acceptance("7")
+    acceptance = telling_acme(answer_json(201, told("ada")))
+    assert acceptance == Acceptance("7", {"ada@example.org": "Bounced."})
+    error = telling_acme(answer_json(201, told("ada", "bob")))
+    assert (type(error), error.reason) == (MessageRejected, "HTTP 201: Bounced. Bounced.")
+    body = json.dumps(told("ada")).encode()
+    head = {"Content-Type": "application/json"}
+    for length in range(len(body)):
+        cut = response(201, head, body)[: length - len(body)]
+        assert type(telling_acme(send_and_close(cut))) is OutcomeUnknown, body[:length]
+    cut_behind = response(201, head, body + b" ")[:-1]
+    assert telling_acme(send_and_close(cut_behind)) == acceptance
 
 
 def test_the_settings_in_the_guide_are_read():
