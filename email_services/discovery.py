@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from ast import literal_eval
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -24,9 +24,9 @@ _FOLDER: Final = Path(__file__).with_name("providers")
 _DECLARED: Final = re.compile(r"^    reserved_headers = (\(.*?\))$", re.MULTILINE | re.DOTALL)
 
 
-def built_in() -> list[str]:
-    """The names of the providers that are modules here."""
-    return [module.name for module in iter_modules([str(_FOLDER)])]
+def built_in(folders: Iterable[str] = (str(_FOLDER),)) -> list[str]:
+    """The names of the providers that are modules, in `folders`."""
+    return [module.name for module in iter_modules(folders)]
 
 
 def added() -> dict[str, EntryPoint]:

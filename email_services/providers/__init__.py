@@ -17,7 +17,7 @@ from email_services.exceptions import UnusableProvider
 
 def provider_names() -> list[str]:
     """The names of all providers there are."""
-    return sorted({*built_in(), *added()})
+    return sorted({*built_in(__path__), *added()})
 
 
 def find_provider(name: str) -> type[AbstractEmailService]:
@@ -25,7 +25,7 @@ def find_provider(name: str) -> type[AbstractEmailService]:
 
     Raises KeyError if there is none, UnusableProvider if it cannot be used as it is installed.
     """
-    if name in built_in():
+    if name in built_in(__path__):
         return _class_in(import_module(f"{__name__}.{name}"))
     return _loaded(added()[name])
 
