@@ -25,7 +25,7 @@ from pathlib import Path
 import pytest
 import servers
 
-from integrationtest_online import Signals, Stopped, deployment_from
+from integrationtest_online import run_from
 
 ROOT = Path(__file__).parent.parent
 ROOT_KEY = "-root-key-JpYq7yXr3nVb5tWc"  # what begins with a dash is a key all the same
@@ -424,7 +424,7 @@ def test_an_unreachable_server_is_one_line():
 )
 def test_wrong_usage_is_explained_without_quoting_a_key(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:
-        deployment_from(arguments)
+        run_from(arguments)
 
     assert exit_.value.code == 2
     explained = capsys.readouterr().err
@@ -435,7 +435,7 @@ def test_wrong_usage_is_explained_without_quoting_a_key(arguments, capsys):
 
 def test_help_says_what_it_does_to_the_deployment(capsys):
     with pytest.raises(SystemExit) as exit_:
-        deployment_from(["--help"])
+        run_from(["--help"])
 
     assert exit_.value.code == 0
     explained = capsys.readouterr().out
@@ -590,16 +590,19 @@ def test_a_switch_under_way_is_waited_for_before_it_is_switched_back(server, rel
 
 @pytest.mark.usefixtures("no_signal_is_ignored")
 @pytest.mark.parametrize("stopped_before", [True, False])
-def test_signals_while_it_restores_do_not_stop_it(server, relay, stopped_before):
+def test_signals_while_it_restores_do_not_stop_it_and_the_first_one_counts(
+    server, relay, stopped_before
+):
     running: Future[subprocess.Popen] = Future()
     after_all_checks = after_the_last_check()
     requests = []
+    signals = [signal.SIGINT, *[signal.SIGTERM] * 9]
 
     def intercept(request: bytes):
         requests.append(request)
         hold = stopped_before and during_a_send(request)
         if after_all_checks(request) or hold:
-            running.result().send_signal(signal.SIGINT)
+            running.result().send_signal(signals.pop(0))
         return HOLD if hold else None
 
     with started_script(*arguments_for(relay(intercept).url)) as process:
@@ -609,18 +612,6 @@ def test_signals_while_it_restores_do_not_stop_it(server, relay, stopped_before)
     assert requests[-2:] == RESTORED
     assert server.failures("two.example") == {"primary": False, "backup": False}
     assert script.status == 130
-
-
-@pytest.mark.usefixtures("no_signal_is_ignored")
-def test_only_the_first_signal_raises():
-    signals = Signals()
-    signals.install()
-
-    with pytest.raises(Stopped):
-        signal.raise_signal(signal.SIGTERM)
-    signal.raise_signal(signal.SIGINT)
-
-    assert signals.number == signal.SIGTERM
 
 
 def test_it_restores_when_nobody_reads_the_table(server, relay):
