@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint lock clean
+.PHONY: run test lint docs lock clean
 
 run: .venv/run
 	@$(BIN)/python -m email_services
@@ -16,6 +16,10 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The tables of README.md and docs/ that the code knows: fields, providers, modules.
+docs: .venv/dev
+	$(BIN)/python -m docs.tables
+
 # Exact versions of everything, from the short lists in *.in; needs `pip install uv`.
 lock:
 	uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-emit-index-url \
@@ -24,7 +28,7 @@ lock:
 	  --custom-compile-command "make lock" -c requirements.txt requirements-dev.in -o requirements-dev.txt
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache tests/clients/node_modules
 
 .venv/run: requirements.txt
 	$(PYTHON) -m venv .venv

@@ -5,8 +5,8 @@ import ctypes
 import os
 import re
 
-from browsable_api.clients import trusted_proxies
-from server import ARRIVING, Worker
+from server.proxies import trusted_proxies
+from server.worker import ARRIVING, Worker
 
 # What we write holds addresses and subjects: the state, and the mail of maildir services.
 os.umask(0o077)
@@ -46,7 +46,7 @@ preload_app = True
 # progress ends before its worker does.
 timeout = 120
 graceful_timeout = 120
-# Connections that wait in the worker's loop (server.py) cost no thread.
+# Connections that wait in the worker's loop (server/worker.py) cost no thread.
 worker_connections = threads + 2 * ARRIVING
 # No connection is kept for later: one that a caller keeps is one of a worker that may be busy while
 # another is idle. It also spares callers the one error that leaves them in doubt: a request written

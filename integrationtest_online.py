@@ -150,18 +150,13 @@ class Run:
 
     def ask(self, method: str, key: str, *path: str, body: object = None) -> Answer:
         """One request, and whatever is answered."""
-
-        def show_key(request: requests.PreparedRequest) -> requests.PreparedRequest:
-            request.headers["Authorization"] = f"Bearer {key}"
-            return request
-
         try:
             response = requests.request(
                 method,
                 self.address(*path),
                 json=body,
-                auth=show_key,  # without an `auth`, `requests` would look into ~/.netrc
-                headers={"Accept": "application/json"},
+                headers={"Accept": "application/json", "Authorization": f"Bearer {key}"},
+                auth=lambda request: request,  # without one, `requests` would look into ~/.netrc
                 timeout=TIMEOUT_SECONDS,
                 allow_redirects=False,  # a POST would become a GET, which is 200 and sends nothing
             )
@@ -282,19 +277,28 @@ def print_row(check: str, result: str, what_happened: str, milliseconds: int | s
     print(f"{check:<22} {result:<8} {what:<70} {milliseconds:>12}", flush=True)
 
 
-def carry_out_all(run: Run) -> bool:
-    """Print what each check gives at once; returns whether none failed."""
-    print_row("check", "result", "what happened", "milliseconds")
-    passed = True
-    for check in CHECKS:
-        started = time.monotonic()
-        try:
-            result, what_happened = "ok", run.carry_out(check)
-        except Failed as failure:
-            result, what_happened = failure.result, str(failure)
-        passed = passed and result != Failed.result
-        print_row(check.name, result, what_happened, round((time.monotonic() - started) * 1000))
-    return passed
+def carry_out_all(run: Run, ended: SimpleQueue[None]) -> None:
+    """What the other thread does: print what each check gives at once, and set the run's status."""
+    try:
+        run.begin()
+        print_row("check", "result", "what happened", "milliseconds")
+        results = [carry_out(run, check) for check in CHECKS]
+        run.status = 1 if Failed.result in results else 0
+    except Failed as failure:
+        print(f"{run.url}: {failure}", file=sys.stderr)
+    finally:
+        ended.put(None)
+
+
+def carry_out(run: Run, check: Check) -> str:
+    """Print a line of the table; returns the result."""
+    started = time.monotonic()
+    try:
+        result, what_happened = "ok", run.carry_out(check)
+    except Failed as failure:
+        result, what_happened = failure.result, str(failure)
+    print_row(check.name, result, what_happened, round((time.monotonic() - started) * 1000))
+    return result
 
 
 def run_from(arguments: Sequence[str]) -> Run:
@@ -315,17 +319,6 @@ def run_from(arguments: Sequence[str]) -> Run:
     return Run(**vars(known))
 
 
-def check_all(run: Run, ended: SimpleQueue[None]) -> None:
-    """What the other thread does; sets the run's status."""
-    try:
-        run.begin()
-        run.status = 0 if carry_out_all(run) else 1
-    except Failed as failure:
-        print(f"{run.url}: {failure}", file=sys.stderr)
-    finally:
-        ended.put(None)
-
-
 def main() -> int:
     """Returns the exit status.
 
@@ -342,7 +335,7 @@ def main() -> int:
         number = getattr(signal, name, None)  # there is no SIGHUP on Windows
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # as by nohup
             signal.signal(number, stop)
-    threading.Thread(target=check_all, args=(run, ended), daemon=True).start()
+    threading.Thread(target=carry_out_all, args=(run, ended), daemon=True).start()
     ended.get()
     if by_hand := run.restore():
         print("\n*** SIMULATED FAILURES WERE NOT PUT BACK AS THEY WERE. ***", file=sys.stderr)

@@ -4,18 +4,20 @@ from browsable_api import compat as compat  # first: flask_api does not import w
 from browsable_api.app import BrowsableAPI
 from browsable_api.conventions import kept_by_clients
 from browsable_api.errors import APIError
-from browsable_api.forms import filtered_by, gives_files, shown_in, takes
+from browsable_api.operations import Access, Asked, Form, KeyField, Operation, Room
 from browsable_api.request import request
 from browsable_api.structure import Structure
 
 __all__ = [
     "APIError",
+    "Access",
+    "Asked",
     "BrowsableAPI",
+    "Form",
+    "KeyField",
+    "Operation",
+    "Room",
     "Structure",
-    "filtered_by",
-    "gives_files",
     "kept_by_clients",
     "request",
-    "shown_in",
-    "takes",
 ]

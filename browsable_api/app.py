@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Collection
@@ -20,6 +21,7 @@ from werkzeug.wrappers import Response
 from browsable_api.clients import Proxies
 from browsable_api.conventions import add_links, allow_origins, compress
 from browsable_api.errors import SENTENCES, APIError
+from browsable_api.operations import current_operation, operations_here
 from browsable_api.renderers import JSONRenderer, PageRenderer, as_html, here, pretty
 from browsable_api.request import FORMAT, MEGABYTE, Request, request
 from browsable_api.structure import Structure
@@ -59,19 +61,23 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         import_name: str,
         max_body_bytes: int = MAX_BODY_BYTES,
         *,
+        title: str = "",
         description: str = "",
         cors_origins: Collection[str] = (),
         max_json: Structure = MAX_JSON,
         knows_sender: Callable[[bytearray], bool] = lambda _: True,
         trusted_proxies: str = "",
+        unreadable: tuple[type[Exception], ...] = (),
     ) -> None:
         """Set up like FlaskAPI, but for its blueprint, which serves jQuery 1.8 and Bootstrap 2.
 
-        max_body_bytes: a larger body of a request is answered 413. description: the path where
+        title: of every page. max_body_bytes: a larger body of a request is answered 413.
+        description: the path where
         the API is described for programs, "" for nowhere. cors_origins: the origins whose pages
         may ask and read the answer. max_json: what a body in JSON may become. knows_sender: whether
         a request is from somebody known, going by its headers and the beginning of its body; of
         others no more than STRANGERS_BYTES are read. trusted_proxies: see `clients.Proxies`.
+        unreadable: what the server raises where a body is not as its headers say.
         """
         folder = Path(__file__).parent
         Flask.__init__(
@@ -81,6 +87,8 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
             template_folder=str(folder / "templates"),
         )
         self._proxies = Proxies(trusted_proxies)
+        self.config["TITLE"] = title
+        self.config["UNREADABLE"] = unreadable
         self.config["MAX_CONTENT_LENGTH"] = max_body_bytes
         self.config["MAX_JSON"] = max_json
         self.config["KNOWS_SENDER"] = knows_sender
@@ -111,11 +119,27 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         try:
             _ = request.accepted_renderer
         except NotAcceptable:
-            view = self.view_functions.get(request.endpoint or "")
-            if FORMAT in request.args or not getattr(view, "gives_files", False):
+            operation = current_operation()
+            if FORMAT in request.args or not (operation and operation.gives_files):
                 raise
             _fall_back_to_json()
         return Flask.preprocess_request(self)
+
+    def make_default_options_response(self) -> Response:
+        """Say what can be done here, and with which fields."""
+        response: Response = super().make_default_options_response()
+        said = {
+            method: {
+                "summary": operation.title,
+                "keys": [key for key in operation.access.schemes if key],
+                "fields": sorted(operation.body_names | operation.query_names),
+            }
+            for method, operation in operations_here().items()
+        }
+        if said:
+            response.set_data(json.dumps(said) + "\n")
+            response.mimetype = "application/json"
+        return response
 
     def log_exception(self, exc_info: Any) -> None:
         """A bug of ours, with its traceback; the path quoted, so that it stays one line."""

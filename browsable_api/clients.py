@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final
@@ -11,30 +10,18 @@ _HOP: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d+)?|([0-9.]+)(?::\d+)?|([0-
 """An address as proxies write it, some with a port."""
 
 
-def trusted_proxies() -> str:
-    """$FORWARDED_ALLOW_IPS: addresses and networks, or * for whoever reaches this server.
-
-    On Heroku only its router does, and says who the client was and whether it used TLS.
-    """
-    return os.environ.get("FORWARDED_ALLOW_IPS", "*" if "DYNO" in os.environ else "127.0.0.1")
-
-
 class Proxies:
     """The proxies whose word is taken for where a request came from.
 
-    trusted: as `trusted_proxies` gives them. Ends a start with one line where it is no such list.
+    trusted: addresses and networks with commas between, or * for whoever reaches this server.
+    Raises ValueError where it is no such list.
     """
 
     def __init__(self, trusted: str) -> None:
         parts = [part.strip() for part in trusted.split(",") if part.strip()]
         self._are_all = "*" in parts
         self._networks: list[IPv4Network | IPv6Network] = []
-        try:
-            self._networks += [ip_network(part) for part in parts if part != "*"]
-        except ValueError:
-            raise SystemExit(
-                "$FORWARDED_ALLOW_IPS should be addresses and networks with commas between, or *."
-            ) from None
+        self._networks += [ip_network(part) for part in parts if part != "*"]
 
     def client(self, peer: str, forwarded_for: str) -> str:
         """The address of the client: the last that no trusted proxy has.

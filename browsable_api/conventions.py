@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 from flask import current_app
 from werkzeug.wrappers import Response
 
-from browsable_api.forms import filter_names
+from browsable_api.operations import operations_here
 from browsable_api.request import FORMAT, request
 
 PREFLIGHT_SECONDS: Final = 600
@@ -93,7 +93,7 @@ def kept_by_clients(body: str, media_type: str) -> Response:
 
 def same_in_json() -> str:
     """The address of what this one answers to GET, as JSON."""
-    view = current_app.view_functions.get(request.endpoint or "")
-    names = filter_names(view) if view else ()  # elsewhere may be a key, by mistake
+    get = operations_here().get("GET")
+    names = get.query_names if get else ()  # elsewhere may be a key, by mistake
     query = [pair for pair in request.args.items(multi=True) if pair[0] in names]
     return f"{quote(request.script_root + request.path)}?{urlencode([*query, (FORMAT, 'json')])}"

@@ -1,20 +1,40 @@
 """Errors in the API's one shape, and every exception that becomes one.
 
-`{"error": "one sentence", "problems": {"field": "..."}}`, in the format the client asked for.
+`{"error": "one sentence", "code": "a_word", "problems": {"field": "..."}}`, in the format that the
+client asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+from typing_extensions import NotRequired, TypedDict
+
+
+def told(description: str) -> Any:
+    """What a field of an answer is, for its description."""
+    return Field(description=description)
+
+
+class Error(TypedDict):
+    """What went wrong, and with which fields of the request."""
+
+    error: Annotated[str, told("One sentence.")]
+    code: Annotated[str, told("The same as one word for programs.")]
+    problems: NotRequired[
+        Annotated[dict[str, str], told("A sentence for each field at fault, by its path.")]
+    ]
 
 
 class APIError(Exception):
     """An answer other than success.
 
     status: the HTTP status. error: one sentence. problems: a sentence for each field at fault.
-    headers: what else the answer carries, as `WWW-Authenticate`.
+    headers: what else the answer carries, as `WWW-Authenticate`. code: a word for programs, by
+    default that of the status.
     """
 
     def __init__(
@@ -23,20 +43,34 @@ class APIError(Exception):
         error: str,
         problems: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
+        code: str = "",
     ) -> None:
         super().__init__(error)
         self.status = status
         self.error = error
         self.problems = dict(problems or {})
         self.headers = dict(headers or {})
+        self.code = code or code_of(status)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Error:
         """The body of the answer."""
-        body: dict[str, Any] = {"error": self.error}
+        body = Error(error=self.error, code=self.code)
         if self.problems:
             body["problems"] = self.problems
         return body
 
+
+def code_of(status: int) -> str:
+    """The word for an error of which no more is known than its status."""
+    return CODES.get(status) or HTTPStatus(status).name.lower()
+
+
+CODES: Mapping[int, str] = {
+    HTTPStatus.BAD_REQUEST: "invalid",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too_large",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "internal_error",
+}
+"""Codes that say it better than the name of the status."""
 
 SENTENCES = {
     HTTPStatus.NOT_FOUND: "There is nothing at this address.",

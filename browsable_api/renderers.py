@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from http import HTTPStatus
 from typing import Any, Final
@@ -15,14 +14,15 @@ from urllib.parse import quote, urlsplit
 import markdown
 from flask import current_app, g, render_template
 from flask.globals import request_ctx
-from flask_api.renderers import BaseRenderer, dedent
+from flask_api.renderers import BaseRenderer
 from markdown.extensions.toc import TocExtension
 from markupsafe import Markup, escape
 from pydantic_core import to_json
 
 from browsable_api.conventions import same_in_json
 from browsable_api.curl import curl_command
-from browsable_api.forms import FormField, body_names, filter_fields, filter_names, form_fields
+from browsable_api.forms import FormField, described, filter_fields, form_fields
+from browsable_api.operations import Operation, Operations, current_operation, operations_here
 from browsable_api.request import JSON_FIELD, ONCE_FIELD, request
 
 MAX_SHOWN: Final = 100_000
@@ -49,22 +49,19 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
 
         `options` holds the status and the headers of the answer.
         """
-        view = current_app.view_functions[request.endpoint] if request.endpoint else _no_view
-        title, lead, more = _documentation(view.__doc__ or "")
+        here = operations_here()
+        get, post, operation = here.get("GET"), here.get("POST"), current_operation()
         problems = data.get("problems", {}) if isinstance(data, dict) else {}
-        fields = form_fields(view, request.form, problems)
+        fields = form_fields(post, request.form, problems)
         if request.file_names:
             fields = [_with_files(field) for field in fields]
-        filters = filter_fields(view, request.query, problems)
-        takes_post = "POST" in _allowed_methods()
+        filters = filter_fields(get, request.query, problems)
         shown = {JSON_FIELD, *(field.name for field in (*fields, *filters))}
         text = pretty(data)
         beginning = _beginning(text)
         page = render_template(
-            getattr(view, "template", "page.html"),
-            title=title,
-            lead=lead,
-            more=more,
+            _template(here, operation),
+            documentation=_documentation(*here.values()),
             breadcrumbs=_breadcrumbs(),
             status=options["status"],
             headers=[f"{name}: {value}" for name, value in options["headers"]],
@@ -75,19 +72,18 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
             json_url=same_in_json() if request.method in {"GET", "HEAD"} else "",
             curl=curl_command(
                 request,
-                filter_names(view),
-                body_names(view) - _secrets(fields),
+                get.query_names if get else (),
+                post.body_names - _secrets(fields) if post else (),
                 g.get("key_name", ""),
             ),
-            fields=fields if takes_post else [],
+            fields=fields,
             filters=filters,
-            button=getattr(view, "button", "Send"),
-            takes_post=takes_post,
+            post=post,
             fields_of=_fields_of,
             typed_json=_without(_secrets(fields), request.typed_json),
             json_field=JSON_FIELD,
             once_field=ONCE_FIELD,
-            once_key=secrets.token_hex(16) if getattr(view, "once", False) else "",
+            once_key=secrets.token_hex(16) if post and post.form.is_once else "",
             problems={path: (path.partition(".")[0] in shown, p) for path, p in problems.items()},
         )
         return _encode(page)
@@ -124,8 +120,10 @@ def _fields_as_html(fields: tuple[FormField, ...], *, needs_key: bool, preview_u
     return Markup(forms.fields_of(fields, needs_key, preview_url))  # noqa: S704 - of the template
 
 
-def _no_view() -> None:
-    """Error."""
+def _template(here: Operations, operation: Operation | None) -> str:
+    """The page of what was done, or of the address."""
+    pages = [found.page for found in (operation, *here.values()) if found and found.page]
+    return pages[0] if pages else "page.html"
 
 
 def _secrets(fields: list[FormField]) -> set[str]:
@@ -151,12 +149,38 @@ def _encode(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+@dataclass(frozen=True)
+class Documentation:
+    """What a page says of its address: of the first operation the beginning, and of all the rest.
+
+    fields: of what a POST takes: name, whether it is required, and what it is. answers: statuses
+    that mean more there than anywhere, and what.
+    """
+
+    title: str
+    lead: Markup
+    more: tuple[Markup, ...]
+    fields: tuple[tuple[str, bool, Markup], ...]
+    answers: tuple[tuple[int, Markup], ...]
+
+
 @cache
-def _documentation(docstring: str) -> tuple[str, Markup, Markup]:
-    """The title, which is the first line, and as HTML the first paragraph and the rest."""
-    title, _, text = dedent(docstring).partition("\n")
-    lead, _, more = text.strip().partition("\n\n")
-    return title.rstrip("."), as_html(lead), as_html(more)
+def _documentation(*operations: Operation) -> Documentation:
+    if not operations:
+        return Documentation("Error", Markup(), (), (), ())
+    lead, _, more = operations[0].text.partition("\n\n")
+    texts = [more, *(f"**{o.method}: {o.title}.** {o.text}" for o in operations[1:])]
+    model = next((o.bodies[0] for o in operations if o.bodies), None)
+    return Documentation(
+        operations[0].title,
+        as_html(lead),
+        tuple(as_html(text) for text in texts if text),
+        tuple(
+            (name, info.is_required(), as_html(described(info)))
+            for name, info in (model.model_fields.items() if model else ())
+        ),
+        tuple((int(s), as_html(text)) for o in operations for s, text in sorted(o.means.items())),
+    )
 
 
 @cache
@@ -168,7 +192,7 @@ def as_html(text: str) -> Markup:
 
 def _breadcrumbs() -> list[tuple[str, str]]:
     """Name and address of each part of the path; the address is "" where nothing is there."""
-    crumbs = [("Mailpool", "/")]
+    crumbs = [(current_app.config["TITLE"], "/")]
     path = ""
     adapter = request_ctx.url_adapter  # None where the Host is none
     for part in request.path.strip("/").split("/"):
@@ -179,13 +203,6 @@ def _breadcrumbs() -> list[tuple[str, str]]:
             exists = adapter is not None and not is_last and adapter.test(path, "GET")
             crumbs.append((part, path if exists else ""))
     return crumbs
-
-
-def _allowed_methods() -> Collection[str]:
-    if request.url_rule is not None:
-        return request.url_rule.methods or ()
-    adapter = request_ctx.url_adapter  # None where the Host is none
-    return set(adapter.allowed_methods()) if adapter else set()
 
 
 def _beginning(text: str) -> str:

@@ -18,7 +18,6 @@ import flask
 from flask_api import exceptions
 from flask_api.negotiation import BaseNegotiation
 from flask_api.request import APIRequest
-from gunicorn.http.errors import ParseException
 from werkzeug.datastructures import FileStorage, MIMEAccept, MultiDict
 from werkzeug.formparser import MultiPartParser
 from werkzeug.http import parse_options_header
@@ -29,7 +28,7 @@ from browsable_api.structure import Structure, fits
 
 MEGABYTE: Final = 1024 * 1024
 STRANGERS_BYTES: Final = MEGABYTE
-"""What is read of a body before its sender is known; it has arrived before (server.py)."""
+"""What is read of a body before its sender is known."""
 
 _FREE_BYTES: Final = 64 * 1024
 """What costs little, whoever sends it and whatever it holds."""
@@ -217,7 +216,7 @@ class Request(APIRequest):  # type: ignore[misc]
                 if not (chunk := self.stream.read(min(wanted, _FREE_BYTES))):
                     return
                 body += chunk
-        except ParseException:  # gunicorn's, which quotes the body
+        except flask.current_app.config["UNREADABLE"]:  # whose text may quote the body
             raise _bad_request("The body is not chunked as it says.") from None
 
 

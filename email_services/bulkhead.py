@@ -14,7 +14,7 @@ STUCK_SECONDS: Final = 1.0
 """What is full and from which nothing came back for so long is stuck: who waits for it hears so at
 once. While something comes back, there is a place soon, and who waits gets a turn: a message is not
 to leave the order of the services for a crowd that is gone in a moment. It is the same for a
-request that waits for a thread (lanes.py)."""
+request that waits for a thread (server/lanes.py)."""
 
 PATIENCE_SECONDS: Final = 5.0
 """But no longer than that."""

@@ -43,6 +43,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Final, Literal
 
 from pydantic import ValidationError
@@ -102,11 +103,23 @@ class InvalidInput(EmailServicesError):
         self.problems = dict(problems)
 
     @classmethod
-    def from_validation(cls, error: ValidationError, known: Iterable[str] = ()) -> InvalidInput:
-        """Turn pydantic's error into problems; `known` field names serve as suggestions."""
+    def from_validation(
+        cls,
+        error: ValidationError,
+        known: Iterable[str] = (),
+        other_names: Mapping[str, str] | None = None,
+    ) -> InvalidInput:
+        """Turn pydantic's error into problems; `known` field names serve as suggestions.
+
+        other_names: what somebody may call a field, and what it is called here.
+        """
         return cls(
             {
-                _path(item["loc"]): describe(item, known if len(item["loc"]) == 1 else ())
+                _path(item["loc"]): (
+                    describe(item, known, other_names or {})
+                    if len(item["loc"]) == 1
+                    else describe(item)
+                )
                 for item in error.errors()
             }
         )
@@ -287,13 +300,19 @@ class OutcomeUnknown(ProviderError):
     outcome = UNKNOWN
 
 
-def describe(item: Mapping[str, Any], known: Iterable[str] = ()) -> str:
+def describe(
+    item: Mapping[str, Any],
+    known: Iterable[str] = (),
+    other_names: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """One sentence for one of pydantic's errors. It never repeats the value that was given."""
     kind, context = item["type"], item.get("ctx", {})
     if kind == "missing":
         return "Required."
     if kind == "extra_forbidden":
-        close = difflib.get_close_matches(str(item["loc"][-1]), list(known), n=1)
+        name = str(item["loc"][-1])
+        meant = other_names.get(name.lower())
+        close = [meant] if meant else difflib.get_close_matches(name, list(known), n=1)
         return f"Unknown field. Did you mean '{close[0]}'?" if close else "Unknown field."
     if kind in ("model_type", "dict_type"):
         return "It should be an object."

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 from email_services.exceptions import AccountRefused, ProviderError, RateLimited
 
@@ -39,6 +39,7 @@ SKEW_SECONDS: Final = 60.0
 WORKING: Final = "working"
 RESTING: Final = "resting"
 PROBING: Final = "probing"
+State = Literal["working", "resting", "probing"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Health:
     simulated: bool = False
     rest_seconds: float | None = None
 
-    def state(self, now: float) -> str:
+    def state(self, now: float) -> State:
         """One of working, resting and probing."""
         if self.rest_until is None:
             return WORKING

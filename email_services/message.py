@@ -61,6 +61,24 @@ RECIPIENT_FIELDS: Final = ("to_recipients", "to_cc", "to_bcc")
 LIST_FIELDS: Final = (*RECIPIENT_FIELDS, "reply_to", "tags")
 """One item may be given as a string, and several with commas, as a form does."""
 
+OTHER_NAMES: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("from", "sender", "from_address"), "from_email"),
+    **dict.fromkeys(("to", "recipient", "recipients", "to_email"), "to_recipients"),
+    "cc": "to_cc",
+    "bcc": "to_bcc",
+    **dict.fromkeys(("replyto", "reply-to", "h:reply-to"), "reply_to"),
+    "title": "subject",
+    **dict.fromkeys(("text", "body", "textbody", "text_body", "textcontent"), "raw_text_body"),
+    **dict.fromkeys(("html", "htmlbody", "htmlcontent", "html_content"), "html_body"),
+    **dict.fromkeys(("attachment", "files"), "attachments"),
+    **dict.fromkeys(("images", "inlines", "inlinedattachments"), "inline"),
+    **dict.fromkeys(("tag", "categories", "o:tag"), "tags"),
+    **dict.fromkeys(("custom_args", "variables", "unique_args"), "metadata"),
+    **dict.fromkeys(("scheduled_at", "scheduledat", "sendat", "o:deliverytime"), "send_at"),
+    **dict.fromkeys(("recipient_variables", "dynamic_template_data"), "substitutions"),
+}
+"""What other services call our fields, in lower case."""
+
 OnUnknown = Literal["failover", "stop"]
 """What follows an attempt that may have been accepted."""
 
@@ -189,53 +207,14 @@ _HeaderText = Annotated[str, BeforeValidator(_absent_if_none), AfterValidator(he
 _BodyText = Annotated[str, BeforeValidator(_absent_if_none), AfterValidator(body_text)]
 
 
-# Each with how a form asks for it; what few messages need is folded away there.
-_FOLDED: Final[dict[str, Any]] = {"folded": True}
-_LINES: Final = {"widget": "textarea", "help": "One name: value on each line.", **_FOLDED}
-
-
-def _addresses(title: str, description: str, **extra: Any) -> Any:
-    return Field(
-        default_factory=list,
-        title=title,
-        description=description,
-        json_schema_extra={"widget": "addresses", **extra},
-    )
-
-
-def _body(title: str, widget: str, description: str) -> Any:
-    return Field(
-        default="", title=title, description=description, json_schema_extra={"widget": widget}
-    )
+def _list(description: str, limit: int | None = None) -> Any:
+    return Field(default_factory=list, description=description, max_length=limit)
 
 
 def _pairs(description: str, limit: int) -> Any:
-    return Field(
-        default_factory=dict,
-        description=description,
-        max_length=limit,
-        json_schema_extra=_LINES,
-    )
+    return Field(default_factory=dict, description=description, max_length=limit)
 
 
-def _files(description: str, **extra: Any) -> Any:
-    return Field(
-        default_factory=list,
-        description=description,
-        max_length=MAX_FILES,
-        json_schema_extra={"widget": "files", **extra},
-    )
-
-
-def _choice(description: str, options: dict[str, Any]) -> Any:
-    return Field(
-        default=None,
-        description=description,
-        json_schema_extra={"widget": "select", "options": options, **_FOLDED},
-    )
-
-
-_YES_OR_NO: Final[dict[str, Any]] = {"": "as the provider does", "true": "yes", "false": "no"}
 _Choice = Annotated[bool | None, Field(strict=False), BeforeValidator(_none_if_empty)]
 
 
@@ -249,65 +228,62 @@ class EmailMessage(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     from_email: Annotated[Mailbox, AfterValidator(_sender)] = Field(
-        title="From", description="The sender, an address at the email domain in the URL."
+        description="The sender, an address at the email domain in the URL."
     )
-    from_name: _HeaderText = Field(
-        default="", title="From name", description="The sender's display name."
+    from_name: _HeaderText = Field(default="", description="The sender's display name.")
+    to_recipients: list[Mailbox] = _list(
+        "Who it is for: a list of addresses; `Ada <ada@example.org>` gives a name."
     )
-    to_recipients: list[Mailbox] = _addresses(
-        "To",
-        "Who it is for: one address or a list; Ada <ada@example.org> gives a name.",
-        help="One address or several, with commas; Ada <ada@example.org> gives a name.",
-    )
-    to_cc: list[Mailbox] = _addresses("Cc", "Who gets a copy.")
-    to_bcc: list[Mailbox] = _addresses("Bcc", "Who gets a copy that nobody else knows of.")
-    reply_to: list[Mailbox] = Field(
-        default_factory=list,
-        description="Where answers go, if not to the sender.",
-        max_length=MAX_REPLY_TO,
-        json_schema_extra={"widget": "addresses", **_FOLDED},
-    )
+    to_cc: list[Mailbox] = _list("Who gets a copy.")
+    to_bcc: list[Mailbox] = _list("Who gets a copy that nobody else knows of.")
+    reply_to: list[Mailbox] = _list("Where answers go, if not to the sender.", MAX_REPLY_TO)
     subject: Annotated[_HeaderText, AfterValidator(_not_empty)] = Field(
         description="The subject, not empty."
     )
-    raw_text_body: _BodyText = _body(
-        "Text",
-        "textarea",
-        "The plain text. A message has this, html_body, or both; without it, the HTML is read.",
+    raw_text_body: _BodyText = Field(
+        default="",
+        description=(
+            "The plain text. A message has this, html_body, or both; without it, the HTML is read."
+        ),
     )
-    html_body: _BodyText = _body("HTML", "html", "The HTML, for those who see it.")
-    attachments: Annotated[list[Attachment], BeforeValidator(_empty_if_none)] = _files(
-        "Files: filename, content in base64, content_type.", help="Files that go with it."
+    html_body: _BodyText = Field(default="", description="The HTML, for those who see it.")
+    attachments: Annotated[list[Attachment], BeforeValidator(_empty_if_none)] = _list(
+        "Files: filename, content in base64, content_type.", MAX_FILES
     )
     inline: Annotated[
         list[InlineImage], BeforeValidator(_empty_if_none), AfterValidator(_no_two_content_ids)
-    ] = _files(
-        "Images that the HTML shows as cid:CONTENT_ID; like attachments, with content_id.",
-        help="Images that the HTML shows as cid:FILENAME.",
-        **_FOLDED,
+    ] = _list(
+        "Images that the HTML shows as `cid:CONTENT_ID`; like attachments, with content_id.",
+        MAX_FILES,
     )
     headers: Annotated[dict[str, str], BeforeValidator(_mapping), AfterValidator(_headers)] = (
-        _pairs("Further headers, by name.", MAX_HEADERS)
+        _pairs("Further headers by name, in ASCII.", MAX_HEADERS)
     )
-    tags: Annotated[list[str], AfterValidator(_tags)] = Field(
-        default_factory=list,
-        description="What the provider's statistics call it.",
-        max_length=MAX_TAGS,
-        json_schema_extra={"help": "For the provider's statistics, with commas.", **_FOLDED},
+    tags: Annotated[list[str], AfterValidator(_tags)] = _list(
+        "What the provider's statistics call it: each 1 to 128 ASCII characters.", MAX_TAGS
     )
     metadata: Annotated[dict[str, str], BeforeValidator(_mapping), AfterValidator(_metadata)] = (
-        _pairs("What the provider's events give back.", MAX_METADATA)
+        _pairs(
+            "What the provider's events give back: values of 1 to 500 characters.",
+            MAX_METADATA,
+        )
     )
-    track_opens: _Choice = _choice("Whether the provider notes that it was opened.", _YES_OR_NO)
-    track_clicks: _Choice = _choice("Whether the provider notes clicks on links.", _YES_OR_NO)
+    track_opens: _Choice = Field(
+        default=None,
+        description="Whether the provider notes that it was opened; without it, as it does.",
+    )
+    track_clicks: _Choice = Field(
+        default=None,
+        description="Whether the provider notes clicks on links; without it, as it does.",
+    )
     send_at: Annotated[
         datetime | None,
         BeforeValidator(_send_at),
         WithJsonSchema({"type": "string", "format": "date-time"}),
     ] = Field(
         default=None,
-        description="When the provider should send it: ISO 8601 with a zone.",
-        json_schema_extra=_FOLDED,
+        description="When the provider should send it: ISO 8601 with a zone, "
+        "`2026-11-24T12:00:00Z`.",
     )
     substitutions: Annotated[
         dict[str, str] | None,
@@ -315,21 +291,15 @@ class EmailMessage(BaseModel):
         AfterValidator(_substitutions),
     ] = Field(
         default=None,
-        description="What to put for each {{name}} in the subject and the bodies.",
+        description="What to put for each `{{name}}` in the subject and the bodies.",
         max_length=MAX_SUBSTITUTIONS,
-        json_schema_extra=_LINES,
     )
-    on_unknown: Annotated[OnUnknown | None, BeforeValidator(_none_if_empty)] = _choice(
-        "After an attempt that may have been accepted: failover or stop.",
-        {"": "as the domain says", "failover": "failover", "stop": "stop"},
+    on_unknown: Annotated[OnUnknown | None, BeforeValidator(_none_if_empty)] = Field(
+        default=None,
+        description="After an attempt that may have been accepted: `failover` or `stop`.",
     )
     dry_run: Annotated[bool, Field(strict=False)] = Field(
-        default=False,
-        description="Send nothing; say which services would be tried.",
-        json_schema_extra={
-            "widget": "buttons",
-            "options": {"true": "Only say what would happen"},
-        },
+        default=False, description="Send nothing; say which services would be tried."
     )
 
     _message_id: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)
@@ -351,7 +321,7 @@ class EmailMessage(BaseModel):
         try:
             message = cls.model_validate(given, context={"email_domain": email_domain})
         except ValidationError as error:
-            invalid = InvalidInput.from_validation(error, known=cls.model_fields)
+            invalid = InvalidInput.from_validation(error, cls.model_fields, OTHER_NAMES)
             raise InvalidInput({**problems, **invalid.problems}) from None
         problems |= _problems_between_fields(message)
         if problems:

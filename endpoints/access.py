@@ -1,4 +1,4 @@
-"""Who may see and do what: each function gives it, or raises what the caller is told.
+"""Who may see and do what: which keys open an operation, and what a view gets then.
 
 A request that shows a key is judged by that alone; for one that shows none, a session may do.
 """
@@ -7,18 +7,109 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from contextlib import suppress
+from typing import Any, Final
 
 from flask import g
 
-from browsable_api import request
+from browsable_api import Access, KeyField, request
 from email_services.config import EmailDomain
-from email_services.exceptions import KeyRefused, StoreUnavailable, UnknownDomain, UnknownMessage
-from email_services.store import LoggedMessage
-from endpoints.bodies import KEY_FIELDS
+from email_services.exceptions import (
+    KeyMissing,
+    KeyRefused,
+    StoreUnavailable,
+    UnknownDomain,
+    UnknownMessage,
+)
+from email_services.pool import PooledEmailService
 from endpoints.context import mailpool
-from endpoints.sessions import ROOT, Session, current_session, level_of, usable_session
+from endpoints.sessions import ROOT as ROOT_LEVEL
+from endpoints.sessions import Session, current_session, level_of, usable_session
+
+POOL_KEY: Final = KeyField("pool_api_key", "Pool key", "The pool key of this domain.")
+ROOT_KEY: Final = KeyField("root_api_key", "Root key", "The root key of this server.")
+KEY_FIELDS: Final = (POOL_KEY.name, ROOT_KEY.name)
+
+OPEN: Final = Access()
+"""Nobody's key is asked for."""
+
+LISTED: Final = Access(("", "root_key", "pool_key"), ROOT_KEY)
+"""Open outside production, to who shows no key."""
+
+ROOT_OR_POOL: Final = Access(("root_key", "pool_key"), ROOT_KEY)
+POOL: Final = Access(("pool_key",), POOL_KEY)
+ROOT: Final = Access(("root_key",), ROOT_KEY)
+
+_NEEDED: Final = {
+    LISTED: "the root key or the pool key of this domain",
+    ROOT_OR_POOL: "the root key or the pool key of this domain",
+    POOL: "the pool key of this domain",
+    ROOT: "the root key",
+}
+
+
+def enter(access: Access, parts: dict[str, Any]) -> dict[str, Any]:
+    """What a view gets for the parts of its path, if the caller's keys open it.
+
+    `pool` for the email domain, or `pools` where the path has none, `service` and `message`; the
+    rest as it came. Raises KeyRefused that says what is needed, TooManyWrongKeys, UnknownDomain,
+    UnknownService, UnknownMessage or StoreUnavailable.
+    """
+    if access == OPEN:
+        return parts
+    if "email_domain" not in parts:
+        return {"pools": _visible_pools(access)}
+    pool = _opened(access, parts.pop("email_domain"))
+    if "service" in parts:
+        parts["service"] = pool.service(parts["service"])
+    if "message_id" in parts:
+        parts["message"] = _message(pool, parts.pop("message_id"))
+    return {"pool": pool, **parts}
+
+
+def _opened(access: Access, name: str) -> PooledEmailService:
+    """The pool of the domain `name`, if the caller's keys open it.
+
+    In production whether a domain exists is the root's to know, so that a stranger is told the same
+    of both.
+    """
+    try:
+        domain = mailpool.config.domain(name)
+    except UnknownDomain:
+        if mailpool.config.production and not is_root():
+            raise _refused(_NEEDED[access]) from None
+        raise
+    if not _opens(access, domain):
+        raise _refused(_NEEDED[access])
+    return mailpool.pools[domain.email_domain]
+
+
+def _opens(access: Access, domain: EmailDomain) -> bool:
+    return (
+        ("" in access.schemes and _is_open_to_all())
+        or ("root_key" in access.schemes and is_root())
+        or ("pool_key" in access.schemes and has_pool_key(domain))
+    )
+
+
+def _visible_pools(access: Access) -> list[PooledEmailService]:
+    """Of the domains the caller may see."""
+    domains = list(mailpool.config.domains.values())
+    own = [domain for domain in domains if has_pool_key(domain)]
+    if own and mailpool.config.production and not is_root():
+        domains = own
+    elif not (own or is_root() or ("" in access.schemes and _is_open_to_all())):
+        raise _refused("the root key or a pool key")
+    return [mailpool.pools[domain.email_domain] for domain in domains]
+
+
+def _message(pool: PooledEmailService, message_id: str) -> Any:
+    is_one = re.fullmatch(r"[0-9a-f]{32}", message_id)
+    domain = pool.email_domain
+    found = is_one and mailpool.store.messages(domain, time.time(), message_id=message_id)
+    if not found:
+        raise UnknownMessage(message_id)
+    return found[0]
 
 
 def keys_shown() -> list[str]:
@@ -70,8 +161,11 @@ def _refused(needed: str) -> KeyRefused:
 
     Raises TooManyWrongKeys.
     """
-    _count_wrong(keys_shown())
-    return KeyRefused(needed)
+    keys = keys_shown()
+    _count_wrong(keys)
+    if not _shows_a_key() and _session() is None:
+        return KeyMissing(f"No key was shown: {needed} is needed, as Authorization: Bearer KEY.")
+    return KeyRefused(f"This key does not open this: {needed} is needed.")
 
 
 def _count_wrong(keys: list[str]) -> None:
@@ -85,84 +179,27 @@ def is_root() -> bool:
     """Whether the caller shows the root key, or has signed in with it."""
     session = _session()
     if session:
-        return _noted("ROOT_KEY", is_open=session.level == ROOT)
+        return _noted("ROOT_KEY", is_open=session.level == ROOT_LEVEL)
     return _noted("ROOT_KEY", is_open=mailpool.config.is_root(keys_shown()))
 
 
-def visible_domain(name: str) -> EmailDomain:
-    """The domain `name`, for someone who may see it."""
-    is_open = _open_to_all()
-    needed = "The root key or the pool key of this domain is needed."
-    return _opened(name, needed, lambda domain: is_open or is_root() or _has_pool_key(domain))
-
-
-def visible_domains() -> list[EmailDomain]:
-    """The domains the caller may see. Raises KeyRefused."""
-    domains = list(mailpool.config.domains.values())
-    own = [domain for domain in domains if _has_pool_key(domain)]
-    if own and mailpool.config.production and not is_root():
-        return own
-    if _open_to_all() or own or is_root():
-        return domains
-    raise _refused("The root key or a pool key is needed.")
-
-
-def with_pool_key(name: str) -> EmailDomain:
-    """The domain `name`, for someone who shows its pool key."""
-    return _opened(name, "The pool key of this domain is needed.", _has_pool_key)
-
-
-def with_reading_key(name: str) -> EmailDomain:
-    """The domain `name`, for someone who may read its messages."""
-    needed = "The pool key of this domain or the root key is needed."
-    return _opened(name, needed, may_read)
-
-
-def readable_message(name: str, message_id: str) -> LoggedMessage:
-    """The message of the domain `name` with that id, for someone who may read it.
-
-    Raises KeyRefused, UnknownDomain, UnknownMessage or StoreUnavailable.
-    """
-    domain = with_reading_key(name).email_domain
-    is_one = re.fullmatch(r"[0-9a-f]{32}", message_id)
-    found = is_one and mailpool.store.messages(domain, time.time(), message_id=message_id)
-    if not found:
-        raise UnknownMessage(message_id)
-    return found[0]
-
-
-def with_root_key(name: str) -> EmailDomain:
-    """The domain `name`, for someone who shows the root key."""
-    return _opened(name, "The root key is needed.", lambda _: is_root())
-
-
-def may_read(domain: EmailDomain) -> bool:
-    """Whether the caller may read the domain's messages."""
-    return is_root() or _has_pool_key(domain)
-
-
-def _opened(name: str, needed: str, opens: Callable[[EmailDomain], bool]) -> EmailDomain:
-    """The domain `name`, if the caller's keys open it.
-
-    Raises KeyRefused that says what is `needed`, or UnknownDomain; in production whether a domain
-    exists is the root's to know, so that a stranger is told the same of both.
-    """
-    try:
-        domain = mailpool.config.domain(name)
-    except UnknownDomain:
-        if mailpool.config.production and not is_root():
-            raise _refused(needed) from None
-        raise
-    if not opens(domain):
-        raise _refused(needed)
-    return domain
-
-
-def _has_pool_key(domain: EmailDomain) -> bool:
+def has_pool_key(domain: EmailDomain) -> bool:
+    """Whether the caller shows the pool key of the domain, or has signed in with it."""
     session = _session()
     if session:
         return _noted("POOL_KEY", is_open=session.level == domain.email_domain)
     return _noted("POOL_KEY", is_open=mailpool.config.opens(domain, keys_shown()))
+
+
+def does_for(access: Access, session: Session) -> bool:
+    """Whether the session stands for the key that a form asks for on this page."""
+    if access.asks_for == POOL_KEY:
+        try:
+            domain = mailpool.config.domain((request.view_args or {})["email_domain"])
+        except UnknownDomain:
+            return False
+        return session.level == domain.email_domain
+    return access.asks_for is None or session.level == ROOT_LEVEL
 
 
 def _noted(key_name: str, *, is_open: bool) -> bool:
@@ -182,5 +219,5 @@ def _shows_a_key() -> bool:
     return bool(keys_shown()) or any(name in request.data for name in KEY_FIELDS)
 
 
-def _open_to_all() -> bool:
-    return not (keys_shown() or mailpool.config.production or request.method == "POST")
+def _is_open_to_all() -> bool:
+    return not (keys_shown() or mailpool.config.production)

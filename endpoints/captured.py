@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Annotated, Final
 from urllib.parse import quote
 
 from markupsafe import Markup
+from typing_extensions import TypedDict
 from werkzeug.wrappers import Response
 
 from browsable_api import APIError
+from browsable_api.errors import told
 from email_services.captured import read_captured
 from email_services.store import LoggedMessage
-from endpoints.answers import address_of
+from endpoints.addresses import CONTENT, FILE, SOURCE, url_of
 from endpoints.context import mailpool
 
 _SANDBOX: Final = "sandbox; default-src 'none'"
@@ -31,7 +33,33 @@ _TEXT_PAGE: Final = Markup(
 )
 
 
-def captured_as_dict(message: LoggedMessage) -> dict[str, Any] | None:
+class Header(TypedDict):
+    """A header of a mail."""
+
+    name: Annotated[str, told("Its name.")]
+    value: Annotated[str, told("What it says, decoded.")]
+
+
+class CapturedFile(TypedDict):
+    """A file in a mail."""
+
+    filename: Annotated[str, told("Its name.")]
+    content_type: Annotated[str, told("What the mail says it is.")]
+    bytes: Annotated[int, told("Its size.")]
+    url: Annotated[str, told("Where it is.")]
+
+
+class Captured(TypedDict):
+    """A mail that this server keeps."""
+
+    headers: Annotated[list[Header], told("Its headers, in order.")]
+    text: Annotated[str, told('Its text, or "".')]
+    content_url: Annotated[str, told("What its reader sees.")]
+    source_url: Annotated[str, told("All of it.")]
+    attachments: Annotated[list[CapturedFile], told("Its files, images too.")]
+
+
+def captured_as_dict(message: LoggedMessage) -> Captured | None:
     """The message itself, or None where it is not here."""
     raw = _kept(message)
     if raw is None:
@@ -41,14 +69,14 @@ def captured_as_dict(message: LoggedMessage) -> dict[str, Any] | None:
     return {
         "headers": [{"name": name, "value": value} for name, value in captured.headers],
         "text": captured.text,
-        "content_url": address_of("message_content", **names),
-        "source_url": address_of("message_source", **names),
+        "content_url": url_of(CONTENT, **names),
+        "source_url": url_of(SOURCE, **names),
         "attachments": [
             {
                 "filename": file.filename,
                 "content_type": file.content_type,
                 "bytes": len(file.content),
-                "url": address_of("message_file", **names, number=str(number)),
+                "url": url_of(FILE, **names, number=str(number)),
             }
             for number, file in enumerate(captured.files, 1)
         ],

@@ -15,19 +15,21 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final
-from urllib.parse import quote, urlencode, urlsplit
+from typing import Final
+from urllib.parse import urlsplit
 
-from flask import current_app, g
+from flask import g
 from itsdangerous import BadData, URLSafeSerializer
 from werkzeug.wrappers import Response
 
 from browsable_api import APIError, request
-from email_services.exceptions import KeyRefused, StoreUnavailable, UnknownDomain
-from endpoints.bodies import TOKEN_FIELD, AnyKey, MessageFilter, PoolKey, RootKey
+from email_services.exceptions import KeyRefused, StoreUnavailable
 from endpoints.context import mailpool
 
 logger = logging.getLogger(__name__)
+
+TOKEN_FIELD: Final = "csrf_token"  # noqa: S105 - its name
+"""What a form of a page holds where a session stands for the key."""
 
 ROOT: Final = "root"
 """The level of who signed in with the root key; else it is an email domain, which has a dot."""
@@ -165,30 +167,6 @@ def vary_by_cookie(response: Response) -> Response:
     return response
 
 
-def page_variables() -> dict[str, Any]:
-    """What templates know: who is signed in, and what forms hold against other sites' forms.
-
-    signed_in: the session, where it stands for the key that the form on this page asks for.
-    may_switch: whether it stands for the root key.
-    """
-    try:
-        session = current_session()
-    except StoreUnavailable:
-        session = None
-    is_sign_in = request.endpoint == "mailpool.sign_in"
-    wanted = request.form.get("next", request.args.get("next", "/"))
-    back = local_address(str(wanted)) if is_sign_in else _this_page()
-    return {
-        "signed_in": {"level": session.words} if session and _does_for_form(session) else None,
-        "session_level": session.words if session else "",
-        "may_switch": session is not None and session.level == ROOT,
-        "csrf_token": session.token if session else "",
-        "return_to": back if is_sign_in else "",
-        "sign_in_url": "/sign-in?" + urlencode({"next": back}),
-        "sign_out_url": "/sign-out",
-    }
-
-
 def _cookie_name() -> str:
     # The prefix: browsers take it from this very host only, and over TLS.
     return "__Host-mailpool" if request.is_secure else "mailpool"
@@ -250,23 +228,3 @@ def refuse_unless(is_ours: bool) -> None:
             HTTPStatus.FORBIDDEN,
             "Nothing was done: this did not come from a current page of this server. Try it again.",
         )
-
-
-def _does_for_form(session: Session) -> bool:
-    view = current_app.view_functions.get(request.endpoint or "")
-    models = getattr(view, "models", ())
-    if PoolKey in models:
-        try:
-            domain = mailpool.config.domain((request.view_args or {})["email_domain"])
-        except UnknownDomain:
-            return False
-        return session.level == domain.email_domain
-    if RootKey in models:
-        return session.level == ROOT
-    return AnyKey not in models
-
-
-def _this_page() -> str:
-    """Where to come back to; of the query only what a filter may hold, since a key may be in it."""
-    wanted = {k: v for k, v in request.args.items() if k in MessageFilter.model_fields}
-    return quote(request.path) + (f"?{urlencode(wanted)}" if wanted else "")

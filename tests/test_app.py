@@ -112,7 +112,7 @@ def test_every_path_has_the_contracts_status_and_shape(path, key, method, accept
     if answer.status_code == 405:
         assert "GET" in answer.headers["Allow"]
     if accept == JSON and expected >= 400:
-        assert list(answer.json) == ["error"]
+        assert list(answer.json) == ["error", "code"]
         assert answer.json["error"].endswith(".")
     if accept == BROWSER:
         assert answer.text.startswith("<!doctype html>")
@@ -149,6 +149,95 @@ def test_in_production_a_stranger_is_not_told_which_domains_exist(path, method, 
     ]
     assert told[0].data == told[1].data
     assert told[0].status == told[1].status
+
+
+POOL_NEEDED = "the pool key of this domain"
+EITHER_NEEDED = "the root key or the pool key of this domain"
+NEEDED = {
+    ("POST", "/example.com/send"): (POOL_NEEDED, {"wrong", "other", "root"}),
+    ("POST", "/example.com/primary/send"): (POOL_NEEDED, {"wrong", "other", "root"}),
+    ("POST", "/example.com/primary/fail"): ("the root key", {"wrong", "other", "pool"}),
+    ("POST", "/example.com/primary/health"): ("the root key", {"wrong", "other", "pool"}),
+    ("GET", "/example.com/messages"): (EITHER_NEEDED, {"wrong", "other"}),
+    ("POST", "/example.com"): (EITHER_NEEDED, {"wrong", "other"}),
+    ("POST", "/"): ("the root key or a pool key", {"wrong"}),
+}
+
+
+@pytest.mark.parametrize(("method", "path"), NEEDED)
+def test_who_is_refused_is_told_whether_a_key_is_missing_or_another_is_needed(
+    method, path, make_app, tmp_path
+):
+    needed, refused = NEEDED[method, path]
+    client = make_app(make_config(tmp_path, production=True)).test_client()
+    missing = client.open(path, method=method)
+    assert missing.status_code == 401
+    assert missing.json == {
+        "error": f"No key was shown: {needed} is needed, as Authorization: Bearer KEY.",
+        "code": "key_missing",
+    }
+    for key in refused:
+        in_header = client.open(path, method=method, headers=KEYS[key])
+        shown = KEYS[key]["Authorization"].removeprefix("Bearer ")
+        in_body = client.open(path, method=method, json={"pool_api_key": shown})
+        for answer in (in_header, in_body):
+            assert answer.status_code == 401
+            assert answer.json == {
+                "error": f"This key does not open this: {needed} is needed.",
+                "code": "key_wrong",
+            }
+
+
+LARGE = {**PLAIN, "raw_text_body": "x" * (26 * 1024 * 1024)}
+CODES = {
+    "a field that is wrong": ("POST", "/example.com/send", {"json": {}}, 400, "invalid"),
+    "no JSON": ("POST", "/example.com/send", {"data": b"{", "content_type": JSON}, 400, "invalid"),
+    "a wrong filter": ("GET", "/example.com/messages?limit=0", {}, 400, "invalid"),
+    "another site": (
+        "POST",
+        "/sign-in",
+        {"json": {"key": POOL_KEY}, "headers": {"Origin": "https://evil.example"}},
+        403,
+        "forbidden",
+    ),
+    "no address": ("GET", "/a/b/c/d", {}, 404, "not_found"),
+    "no domain": ("GET", "/example.org", {"headers": {}}, 404, "unknown_domain"),
+    "no service": ("GET", "/example.com/nobody/health", {}, 404, "unknown_service"),
+    "no message": ("GET", "/example.com/messages/none", {}, 404, "unknown_message"),
+    "no such method": ("PUT", "/example.com/send", {}, 405, "method_not_allowed"),
+    "no such format": ("GET", "/?format=xml", {}, 406, "not_acceptable"),
+    "a large message": ("POST", "/example.com/send", {"json": LARGE}, 413, "too_large"),
+    "a large body": (
+        "POST",
+        "/example.com/send",
+        {"data": b"x" * (40 * 1024 * 1024), "content_type": JSON},
+        413,
+        "too_large",
+    ),
+    "plain text": (
+        "POST",
+        "/example.com/send",
+        {"data": b"Hello", "content_type": "text/plain"},
+        415,
+        "unsupported_media_type",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CODES)
+def test_every_error_has_a_code_for_programs_beside_its_sentence(case, client):
+    method, path, asked, status, code = CODES[case]
+    answer = client.open(path, method=method, **{"headers": POOL, **asked})
+    assert (answer.status_code, answer.json["code"]) == (status, code)
+    assert list(answer.json)[:2] == ["error", "code"]
+    assert set(answer.json) <= {"error", "code", "problems"}
+
+
+def test_a_message_of_a_batch_that_is_wrong_has_its_code_too(client):
+    batch = {"messages": [PLAIN, {}]}
+    wrong = client.post("/example.com/send", json=batch, headers=POOL).json["results"][1]
+    assert list(wrong) == ["result", "error", "code", "problems"]
+    assert wrong["code"] == "invalid"
 
 
 def test_the_key_is_asked_for_before_the_body_is_looked_at(client):
@@ -439,7 +528,10 @@ def test_an_idempotency_key_for_another_request_is_422(path, client):
     message = PLAIN if path.count("/") > 2 else {**PLAIN, "subject": "Another"}
     answer = client.post(path, json=message, headers=with_key("k"))
     assert answer.status_code == 422
-    assert answer.json == {"error": "This Idempotency-Key was used for another request."}
+    assert answer.json == {
+        "error": "This Idempotency-Key was used for another request.",
+        "code": "idempotency_key_reused",
+    }
 
 
 def test_an_idempotency_key_in_progress_is_409(client):
@@ -447,10 +539,11 @@ def test_an_idempotency_key_in_progress_is_409(client):
     fingerprint = "0" * 64
     store.reserve_keys("example.com", [("k", fingerprint)], time.time(), time.time() + 60)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("endpoints.bodies.fingerprint", lambda *_: fingerprint)
+        patch.setattr("endpoints.sending.bodies.fingerprint", lambda *_: fingerprint)
         answer = client.post("/example.com/send", json=PLAIN, headers=with_key("k"))
     assert answer.status_code == 409
     assert answer.headers["Retry-After"] == "1"
+    assert answer.json["code"] == "idempotency_key_in_progress"
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "\xe9", "x" * 256])
@@ -595,8 +688,27 @@ def test_the_status_says_what_became_of_the_message(
     if status == 200:
         assert sent.json["possible_duplicate"] is ("unknown" in outcomes)
     else:
-        assert list(sent.json) == ["result", "error", "code", "services_unsuccessful", "attempts"]
+        assert list(sent.json) == [
+            *("result", "error", "code", "message_id", "services_unsuccessful", "attempts")
+        ]
         assert list(sent.json["services_unsuccessful"]) == ["mailgun0", "mailgun1"]
+        codes = {422: "message_refused", 503: "unavailable", 504: "unknown_outcome"}
+        assert sent.json["code"] == codes[status]
+        logged = client.get(f"/example.com/messages/{sent.json['message_id']}", headers=POOL).json
+        assert logged["message_id"] == sent.json["message_id"]
+        assert logged["outcome"] == ("unknown" if status == 504 else "not sent")
+        assert [attempt["outcome"] for attempt in logged["attempts"]] == outcomes
+
+
+def test_each_message_of_a_batch_that_was_not_sent_is_in_the_log_by_its_id(client):
+    for service in ("primary", "backup"):
+        client.post(f"/example.com/{service}/fail", headers=ROOT)
+    batch = {"messages": [PLAIN, {**PLAIN, "to_recipients": "b@example.org"}]}
+    answer = client.post("/example.com/send", json=batch, headers=POOL)
+    assert answer.status_code == 503
+    for result in answer.json["results"]:
+        logged = client.get(f"/example.com/messages/{result['message_id']}", headers=POOL).json
+        assert logged["outcome"] == "not sent"
 
 
 def test_one_service_is_tried_alone(stand_in, make_app, tmp_path):
@@ -626,7 +738,10 @@ def test_without_the_store_messages_go_out_and_the_rest_says_so(make_app, tmp_pa
         client.get("/readyz"),
     ):
         assert answer.status_code == 503
-        assert answer.json == {"error": "The state database does not answer."}
+        assert answer.json == {
+            "error": "The state database does not answer.",
+            "code": "store_unavailable",
+        }
     assert client.get("/healthz").status_code == 200
 
 
@@ -928,7 +1043,7 @@ def test_a_message_larger_than_the_setting_is_413_and_says_the_limit(make_app, c
     client = make_app({**config, "max_message_megabytes": 1}).test_client()
     message = {**PLAIN, "raw_text_body": "x" * (1024 * 1024 + 1)}
     answer = client.post("/example.com/send", json=message, headers=POOL)
-    assert (answer.status_code, list(answer.json)) == (413, ["error", "problems"])
+    assert (answer.status_code, list(answer.json)) == (413, ["error", "code", "problems"])
     assert "1,048,576" in answer.json["problems"]["attachments"]
     message["raw_text_body"] *= 4
     answer = client.post("/example.com/send", json=message, headers=POOL)

@@ -1,8 +1,9 @@
-"""Imports go one way, as README.md draws it."""
+"""Imports go one way, as docs/design.md draws it."""
 
 from __future__ import annotations
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # Each may import what stands after it, and nothing before it.
-LAYERS = ["app", "endpoints", "browsable_api", "email_services"]
+LAYERS = ["app", "endpoints", "server", "browsable_api", "email_services"]
 FORBIDDEN = {
-    "browsable_api": {"email_services"},
+    "endpoints": {"server"},
+    "browsable_api": {"email_services", "gunicorn"},
     "email_services": {"flask", "flask_api", "werkzeug", "browsable_api"},
 }
 
@@ -37,8 +39,63 @@ def test_imports_go_one_way(layer):
 
 
 def test_only_the_browsable_api_knows_flask_api():
-    for file in [*ROOT.glob("*.py"), *ROOT.glob("endpoints/*.py")]:
+    for file in [*ROOT.glob("*.py"), *ROOT.glob("endpoints/**/*.py"), *ROOT.glob("server/*.py")]:
         assert "flask_api" not in imports_of(file), file.name
+
+
+PRODUCT = re.compile(
+    r"mailpool|gunicorn|heroku|pool_|root_|api_key|(?<!of )email|maildir", re.IGNORECASE
+)
+
+
+def test_the_browsable_api_knows_nothing_of_this_product():
+    for file in (ROOT / "browsable_api").rglob("*.*"):
+        if file.suffix in {".py", ".html", ".js", ".css"}:
+            assert PRODUCT.findall(file.read_text()) == [], file.name
+
+
+# What rooms share; every other module of endpoints, or package in it, is a room.
+SHARED = {"access", "addresses", "captured", "context", "guesses", "messages", "rooms", "sessions"}
+
+
+def rooms() -> dict[str, list[Path]]:
+    """The files of each room."""
+    found: dict[str, list[Path]] = {}
+    for file in (ROOT / "endpoints").rglob("*.py"):
+        name = file.relative_to(ROOT / "endpoints").parts[0].removesuffix(".py")
+        if name not in {"__init__", *SHARED}:
+            found.setdefault(name, []).append(file)
+    return found
+
+
+def test_no_room_needs_another():
+    found = rooms()
+    assert {*found} == {"sending", "log", "services", "signing_in", "operating"}
+    for name, files in found.items():
+        others = {f"endpoints.{other}" for other in {*found} - {name}}
+        for file in files:
+            assert [i for i in imported_by(file) if i.startswith(tuple(others))] == [], file.name
+    for name in SHARED:
+        needed = imported_by(ROOT / f"endpoints/{name}.py")
+        assert [i for i in needed if i.startswith(tuple(f"endpoints.{r}" for r in found))] == []
+
+
+def test_no_view_is_known_by_a_string():
+    views = {
+        node.name
+        for files in rooms().values()
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.decorator_list
+    }
+    assert {"send_message", "get_message", "list_domains"} <= views
+    sources = [*ROOT.glob("*.py"), *(ROOT / "endpoints").rglob("*.*")]
+    for file in (source for source in sources if source.suffix in {".py", ".html"}):
+        text = file.read_text()
+        assert "url_for" not in text, file.name
+        if file.suffix == ".py":
+            strings = {n.value for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Constant)}
+            assert not views & {value for value in strings if isinstance(value, str)}, file.name
 
 
 def modules_of(package: str) -> dict[str, Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server import FIRST_PART, MAX_HEAD_BYTES, Arrival
+from server.worker import FIRST_PART, MAX_HEAD_BYTES, Arrival
 
 HEAD = b"POST /example.com/send HTTP/1.1\r\nHost: x\r\n"
 

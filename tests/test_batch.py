@@ -26,7 +26,7 @@ from email_services.health import FIRST_REST_SECONDS, JITTER
 from email_services.ledger import Once
 from email_services.pool import PooledEmailService
 from email_services.rounds import AT_ONCE, TOO_LATE
-from endpoints.deliveries import delivery_as_dict
+from endpoints.sending.answers import delivery_as_dict
 
 NOW = 1_000_000.0
 

@@ -13,27 +13,41 @@ from urllib.parse import quote
 import pytest
 from pydantic import BaseModel, Field
 
-from browsable_api import APIError, BrowsableAPI, request, takes
+from browsable_api import APIError, Asked, BrowsableAPI, Form, Room, request
 from browsable_api.app import MAX_BODY_BYTES
 from browsable_api.renderers import MAX_SHOWN, pretty
 
 
 class Thing(BaseModel):
     colour: str = Field(description="Any <colour>.")
-    secret: str = Field("", json_schema_extra={"widget": "password"})
-    text: str = Field("", json_schema_extra={"widget": "textarea"})
-    size: str = Field(
-        "", json_schema_extra={"widget": "select", "options": {"s": "small", "l": "large"}}
-    )
+    secret: str = ""
+    text: str = ""
+    size: str = Field("", description="One of `s` and `l`.")
+
+
+THING_FORM = Form(
+    fields={
+        "secret": Asked("password"),
+        "text": Asked("textarea"),
+        "size": Asked("select", options={"s": "small", "l": "large"}),
+    }
+)
+
+
+class Unchecked(Room):
+    """Gives a view the fields of the body as they came."""
+
+    def run(self, operation, /, **parts):
+        given = {"body": request.data} if "body" in operation.wants else {}
+        return super().run(operation, **given, **parts)
 
 
 @pytest.fixture
 def client():
-    app = BrowsableAPI(__name__)
+    room = Unchecked("things", __name__)
 
-    @app.route("/things", methods=["GET", "POST"])
-    @takes(Thing)
-    def things():
+    @room.operation("GET", "/things")
+    def get_things() -> dict:
         """Things & co.
 
         Send a **thing**: `<b>` is no markup.
@@ -44,32 +58,44 @@ def client():
         """
         return {"given": request.data, "see": "http://localhost/things"}
 
-    @app.post("/wrong")
-    @takes(Thing)
-    def wrong():
+    @room.operation("POST", "/things", form=THING_FORM)
+    def send_thing(body: Thing) -> dict:
+        """Send a thing."""
+        return {"given": body, "see": "http://localhost/things"}
+
+    @room.operation("POST", "/wrong", form=THING_FORM)
+    def send_wrong(body: Thing) -> dict:
         """Always wrong."""
-        assert request.data is not None
+        assert body is not None
         raise APIError(400, "No.", {"colour": "Not <this> one.", "text.1": "Nor that."})
 
-    @app.route("/long", methods=["GET", "POST"])
-    def long():
+    def lists() -> dict:
         """Lists thousands."""
         return {"see": [f"http://localhost/things?of=<{n}>" for n in range(20_000)]}
 
-    @app.get("/long/line")
-    def long_line():
+    room.operation("GET", "/long")(lists)
+
+    @room.operation("POST", "/long")
+    def lists_again() -> dict:
+        """Lists them again."""
+        return lists()
+
+    @room.operation("GET", "/long/line")
+    def long_line() -> dict:
         """Says one thing at length."""
         return {"text": "x" * 1_000_000}
 
-    @app.get("/silent")
-    def silent():
+    @room.operation("GET", "/silent")
+    def silent() -> dict:
         """Reads nothing."""
         return {}
 
-    @app.get("/bug")
-    def bug():
+    @room.operation("GET", "/bug")
+    def bug() -> dict:
         raise KeyError("bug")
 
+    app = BrowsableAPI(__name__)
+    app.register_blueprint(room)
     return app.test_client()
 
 
@@ -226,7 +252,7 @@ def test_a_chunked_body_of_50_mb_is_refused_as_well(client):
         environ_overrides={"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"},
     )
     assert answer.status_code == 413
-    assert answer.json == {"error": "The body is larger than 10 MB."}
+    assert answer.json == {"error": "The body is larger than 10 MB.", "code": "too_large"}
 
 
 def test_a_body_as_large_as_allowed_is_taken(client):
@@ -281,13 +307,25 @@ def test_the_format_is_the_one_asked_for(path, accept, expected, client):
 def test_a_format_that_cannot_be_given_stops_the_request_before_it_does_anything(client):
     answer = client.post("/wrong", headers={"Accept": "image/png"})
     assert answer.status_code == 406
-    assert answer.json == {"error": "Only application/json and text/html can be answered."}
+    assert answer.json == {
+        "error": "Only application/json and text/html can be answered.",
+        "code": "not_acceptable",
+    }
 
 
 def test_head_and_options_are_answered(client):
     assert client.head("/things").status_code == 200
     assert client.head("/things").data == b""
-    assert set(client.options("/things").allow) == {"GET", "HEAD", "OPTIONS", "POST"}
+    options = client.options("/things")
+    assert set(options.allow) == {"GET", "HEAD", "OPTIONS", "POST"}
+    assert options.json == {
+        "GET": {"summary": "Things & co", "keys": [], "fields": []},
+        "POST": {
+            "summary": "Send a thing",
+            "keys": [],
+            "fields": ["colour", "secret", "size", "text"],
+        },
+    }
 
 
 def test_every_answer_has_the_headers_that_protect(client):
@@ -329,6 +367,7 @@ def test_a_page_has_a_form_with_every_field(client):
         assert f'id="{name}" name="{name}"' in html
     assert 'type="password"' in html
     assert "Any &lt;colour&gt;." in html
+    assert '<small id="size-help">One of s and l.</small>' in html, "a form shows no Markdown"
 
 
 def test_what_was_typed_stays_but_for_a_password_and_problems_are_at_their_fields(client):
@@ -417,6 +456,11 @@ def test_a_bug_is_a_500_that_tells_nothing(accept, client):
     answer = client.get("/bug", headers={"Accept": accept})
     assert (answer.status_code, answer.mimetype) == (500, accept)
     assert "KeyError" not in answer.text
+    if accept == JSON:
+        assert answer.json == {
+            "error": "An error of this service; it is in the log.",
+            "code": "internal_error",
+        }
 
 
 @pytest.mark.parametrize("host", ["a..b"])

@@ -371,14 +371,18 @@ def test_a_message_that_was_deleted_is_no_longer_there(name, accept, client, fol
     assert client.get(path, headers=POOL).json["captured"] is None
     answer = client.get(f"{path}/{name}", headers={**POOL, "Accept": accept})
     assert answer.status_code == 404
-    assert answer.json == {"error": "The message is no longer there: it was moved or deleted."}
+    assert answer.json == {
+        "error": "The message is no longer there: it was moved or deleted.",
+        "code": "not_found",
+    }
 
 
 @pytest.mark.parametrize("number", ["0", "2", "-1", "x", "1.0", "²", "9" * 5000])
 def test_a_file_that_the_message_has_not_is_not_found(number, client):
     path = send(client, attachments=[PDF])
     answer = client.get(f"{path}/files/{number}", headers=POOL)
-    assert (answer.status_code, answer.json) == (404, {"error": "The message has no such file."})
+    expected = {"error": "The message has no such file.", "code": "not_found"}
+    assert (answer.status_code, answer.json) == (404, expected)
 
 
 def test_a_message_that_a_provider_keeps_is_not_here(make_app, tmp_path):
@@ -390,7 +394,10 @@ def test_a_message_that_a_provider_keeps_is_not_here(make_app, tmp_path):
     client = make_app(config).test_client()
     assert client.get(path, headers=POOL).json["captured"] is None
     answer = client.get(f"{path}/content", headers=POOL)
-    expected = {"error": "The provider keeps this message, not this server."}
+    expected = {
+        "error": "The provider keeps this message, not this server.",
+        "code": "not_found",
+    }
     assert (answer.status_code, answer.json) == (404, expected)
 
 
@@ -402,7 +409,7 @@ def test_a_message_that_was_not_sent_is_nowhere(client):
     path = message["url"].removeprefix("http://localhost")
     assert client.get(path, headers=POOL).json["captured"] is None
     answer = client.get(f"{path}/source", headers=POOL)
-    expected = {"error": "No service has taken this message."}
+    expected = {"error": "No service has taken this message.", "code": "not_found"}
     assert (answer.status_code, answer.json) == (404, expected)
 
 

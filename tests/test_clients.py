@@ -7,8 +7,9 @@ import requests
 from conftest import PLAIN, POOL, make_config
 from servers import Server
 
-from browsable_api.clients import Proxies, trusted_proxies
+from browsable_api.clients import Proxies
 from endpoints.guesses import MAX_WRONG_KEYS
+from server.proxies import trusted_proxies
 
 PROXY, INNER, CLIENT, MADE_UP = "10.0.0.1", "10.0.0.2", "192.0.2.7", "198.51.100.9"
 SEEN_AS = [
@@ -61,9 +62,10 @@ def test_on_heroku_its_router_is_trusted_and_elsewhere_who_is_named(
 
 
 @pytest.mark.parametrize("trusted", ["proxy.example", "10.0.0.1/8", "10.0.0.1;10.0.0.2"])
-def test_a_list_of_proxies_that_is_none_ends_the_start_with_one_line(trusted):
+def test_a_list_of_proxies_that_is_none_ends_the_start_with_one_line(trusted, monkeypatch):
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", trusted)
     with pytest.raises(SystemExit, match=r"^\$FORWARDED_ALLOW_IPS should be addresses"):
-        Proxies(trusted)
+        trusted_proxies()
 
 
 @pytest.fixture

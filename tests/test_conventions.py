@@ -8,6 +8,9 @@ import re
 import pytest
 from conftest import PLAIN, POOL, ROOT, make_config
 
+from email_services.message import EmailMessage
+from endpoints.sending.bodies import Batch
+
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 APP = "https://app.example.com"
 GETS = [
@@ -105,8 +108,51 @@ def test_every_get_has_its_head_and_its_options(path, slash, client):
             assert head.data == b""
     assert expected[0] == 200
     options = client.options(path + slash)
-    assert (options.status_code, options.data) == (200, b"")
+    assert options.status_code == 200
     assert set(options.allow) >= {"GET", "HEAD", "OPTIONS"}
+    if path.startswith("/static/"):
+        assert options.data == b""
+    else:
+        assert set(options.json) == set(options.allow) - {"HEAD", "OPTIONS"}
+
+
+def test_options_says_what_can_be_done_with_which_keys_and_fields(client):
+    assert client.options("/example.com/primary/fail").json == {
+        "GET": {"summary": "Simulated failure", "keys": ["root_key", "pool_key"], "fields": []},
+        "POST": {
+            "summary": "Switch a simulated failure",
+            "keys": ["root_key"],
+            "fields": ["kind", "minutes", "share", "simulated_failure"],
+        },
+    }
+    assert client.options("/example.com/messages").json == {
+        "GET": {
+            "summary": "Messages",
+            "keys": ["root_key", "pool_key"],
+            "fields": ["cursor", "limit", "outcome", "recipient", "service", "since", "until"],
+        },
+    }
+    assert client.options("/healthz").json == {
+        "GET": {"summary": "Health", "keys": [], "fields": []}
+    }
+    sending = client.options("/example.com/send").json["POST"]
+    assert sending["keys"] == ["pool_key"]
+    assert sending["fields"] == sorted({*EmailMessage.model_fields, *Batch.model_fields})
+
+
+def test_options_says_it_in_json_to_a_browser_too_and_needs_no_key(make_app, tmp_path):
+    client = make_app(make_config(tmp_path, production=True)).test_client()
+    answers = [
+        client.options(f"/{domain}/send", headers=headers)
+        for domain in ("example.com", "example.org")
+        for headers in ({}, BROWSER)
+    ]
+    assert {answer.mimetype for answer in answers} == {"application/json"}
+    assert len({answer.data for answer in answers}) == 1, "nobody learns which domains there are"
+
+
+def test_where_nothing_is_there_is_nothing_to_do(client):
+    assert client.options("/a/b/c/d").status_code == 404
 
 
 @pytest.mark.parametrize("path", ["/openapi.json", "/static/style.css", "/static/page.js"])
@@ -160,7 +206,7 @@ def test_a_page_of_a_listed_origin_is_told_beforehand_what_it_may_send(cors_clie
         "Access-Control-Request-Headers": "authorization,content-type,idempotency-key",
     }
     answer = cors_client.options("/example.com/send", headers=asked)
-    assert (answer.status_code, answer.data) == (200, b"")
+    assert (answer.status_code, set(answer.json)) == (200, {"GET", "POST"})
     assert answer.headers["Access-Control-Allow-Origin"] == APP
     assert {"GET", "POST"} <= set(answer.headers["Access-Control-Allow-Methods"].split(", "))
     allowed = answer.headers["Access-Control-Allow-Headers"].lower().split(", ")

@@ -9,6 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 from conftest import PLAIN, POOL, PROVIDER_KEY, make_message
@@ -17,6 +18,8 @@ from contract import Contract, outcome_of
 from messages import PDF
 from standins import answer, answer_json, response, send_and_close
 
+from docs import tables
+from email_services import VERSION, exceptions
 from email_services.abstract import Acceptance
 from email_services.attachments import InlineImage
 from email_services.capabilities import Capabilities
@@ -24,16 +27,27 @@ from email_services.config import ConfigFile, DomainSettings, load_config
 from email_services.delivery import Attempt, Recipient
 from email_services.discovery import is_reserved, reserved_headers
 from email_services.drill import KINDS
-from email_services.exceptions import CannotCarry, MessageRejected, OutcomeUnknown, ProviderError
+from email_services.exceptions import (
+    CannotCarry,
+    EmailServicesError,
+    MessageRejected,
+    OutcomeUnknown,
+    ProviderError,
+)
 from email_services.http_service import APIKeySettings, HTTPEmailService
 from email_services.message import EmailMessage
 from email_services.providers import find_provider, provider_names
-from endpoints.answers import STATUS_OF_BATCH, STATUS_OF_ERROR, STATUS_OF_OUTCOME
-from endpoints.bodies import KEY_FIELDS
+from endpoints.access import KEY_FIELDS
+from endpoints.rooms import STATUS_OF_ERROR
+from endpoints.sending.answers import STATUS_OF_BATCH, STATUS_OF_OUTCOME
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 OPERATING = (ROOT / "docs/operating.md").read_text()
+SENDING = (ROOT / "docs/sending.md").read_text()
+API = (ROOT / "docs/api.md").read_text()
+CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
+PROVIDERS = (ROOT / "docs/providers.md").read_text()
 ADDING = (ROOT / "docs/adding-a-provider.md").read_text()
 
 
@@ -43,41 +57,89 @@ def json_in_readme(word: str) -> str:
     return next(block for block in blocks if word in block)
 
 
+@pytest.mark.parametrize("page", tables.pages(), ids=lambda page: page.name)
+def test_the_tables_of_a_page_are_what_make_docs_would_write(page):
+    text = page.read_text()
+    assert tables.with_tables(text) == text, "run `make docs`"
+
+
+def test_every_table_is_on_one_page():
+    text = "".join(page.read_text() for page in tables.pages())
+    assert sorted(re.findall(r"<!-- table: ([a-z ]+) -->", text)) == sorted(tables.TABLES)
+
+
+def test_every_capability_has_words():
+    assert tables.LACKS.keys() == Capabilities.__dataclass_fields__.keys()
+    few = Capabilities(tags=1, inline=0, schedule_days=0, megabytes=0.5, tracking=False)
+    assert list(tables.lacks(few)) == [
+        "inline images",
+        "over 1 `tags`",
+        "tracking",
+        "`send_at`",
+        "over 0.5 MB",
+    ]
+    assert list(tables.lacks(Capabilities())) == []
+
+
 def test_every_route_is_in_the_readme(make_app, config):
     rules = [rule for rule in make_app(config).url_map.iter_rules() if rule.endpoint != "static"]
     routes = [rule.rule.replace("<domain:email_domain>", "<domain>") for rule in rules]
     assert [route for route in routes if f"`{route}`" not in README] == []
 
 
-def test_every_setting_is_in_the_readme():
+def test_every_setting_is_in_the_page_about_configuration():
     models = [ConfigFile, DomainSettings, APIKeySettings]
     models += [find_provider(name).Settings for name in provider_names()]
     names = {name for model in models for name in model.model_fields} | {"service"}
-    assert {name for name in names if f"| `{name}` |" not in README} == set()
+    assert {name for name in names if f"| `{name}` |" not in CONFIGURATION} == set()
 
 
-def test_every_field_of_a_message_and_an_answer_is_in_the_readme():
+def test_every_field_of_a_message_and_an_answer_is_in_the_docs():
     names = {*EmailMessage.model_fields, *KEY_FIELDS}
     names |= {"service_used", "service_message_id", "services_unsuccessful", "attempts"}
     names |= {"possible_duplicate", "recipients", *InlineImage.model_fields, "messages", "results"}
-    assert {name for name in names if f"`{name}`" not in README} == set()
+    assert {name for name in names if f"`{name}`" not in SENDING + API} == set()
     fields = {*Attempt.__dataclass_fields__, *Recipient.__dataclass_fields__}
-    assert all(field in README for field in fields)
+    assert all(field in SENDING for field in fields)
 
 
-def test_every_status_of_a_message_is_in_the_readme():
+def test_every_code_of_an_error_is_in_the_readme_or_the_docs_and_of_an_attempt_too():
+    """An error with its status; an attempt with what is to be done."""
+    errors = {e.code for e in subclasses(EmailServicesError) if hasattr(e, "code")}
+    errors |= {"message_refused", "busy", "unavailable", "unknown_outcome"}
+    attempts = {e.code for e in subclasses(ProviderError) if hasattr(e, "code")}
+    attempts |= set(get_args(getattr(exceptions, "Passing", None)))
+    rows = re.findall(r"^\| (?:\d{3}|others) \|(.*?)\|", README + API, re.MULTILINE)
+    assert errors - set(re.findall(r"`(\w+)`", "".join(rows))) == set()
+    assert {code for code in attempts if f"\n| `{code}` |" not in SENDING} == set()
+
+
+def subclasses(cls: type) -> list[type]:
+    return [found for sub in cls.__subclasses__() for found in (sub, *subclasses(sub))]
+
+
+def test_every_status_of_a_message_and_an_error_is_in_the_readme():
     statuses = {*STATUS_OF_OUTCOME.values(), *STATUS_OF_BATCH.values(), *STATUS_OF_ERROR.values()}
     assert [s.value for s in statuses if f"| {s.value} |" not in README] == []
 
 
-def test_every_picture_of_a_page_is_in_the_readme_and_there():
-    shown = set(re.findall(r'docs/screenshots/[^"]+', README))
-    assert shown == {str(path.relative_to(ROOT)) for path in ROOT.glob("docs/screenshots/*.png")}
+def test_every_picture_is_on_the_page_of_pictures_and_there():
+    shown = set(re.findall(r'"(screenshots/[^"]+)', (ROOT / "docs/pages.md").read_text()))
+    there = {str(path.relative_to(ROOT / "docs")) for path in ROOT.glob("docs/screenshots/*.png")}
+    assert shown == there
     assert len(shown) == 20
+    assert {f"docs/{path}" for path in shown} >= set(re.findall(r'docs/screenshots/[^"]+', README))
 
 
-def test_every_provider_is_in_the_readme():
-    assert [name for name in provider_names() if f"| `{name}` |" not in README] == []
+def test_every_provider_is_in_the_readme_and_has_its_settings_in_the_page_about_providers():
+    headings = re.findall(r"^## (.*)$", PROVIDERS, re.MULTILINE)
+    assert len(headings) == len(provider_names())
+    for heading in headings:
+        assert heading in README.replace("any SMTP server", "SMTP"), heading
+    for name in provider_names():
+        settings = find_provider(name).Settings
+        for field, about in settings.model_fields.items():
+            assert not about.is_required() or field == "priority_value" or f"`{field}`" in PROVIDERS
 
 
 def test_every_variable_of_the_environment_is_in_the_page_for_operators():
@@ -101,11 +163,7 @@ def test_every_kind_of_simulated_failure_is_in_the_page_for_operators():
 
 
 def test_the_readmes_configuration_for_mailgun_and_sendgrid_loads(tmp_path, monkeypatch):
-    shown = next(
-        block
-        for block in re.findall(r"```json\n(.*?)```", README, re.DOTALL)
-        if "root_api" in block
-    )
+    shown = json_in_readme("root_api")
     for name in ("ROOT_KEY", "POOL_KEY", "SENDGRID_KEY", "MAILGUN_KEY"):
         monkeypatch.setenv(name, f"the-{name}")
     (tmp_path / "config.json").write_text(shown)
@@ -117,13 +175,7 @@ def test_the_readmes_configuration_for_mailgun_and_sendgrid_loads(tmp_path, monk
 
 
 def test_the_answer_in_the_readme_has_the_shape_of_a_real_one(make_app, config):
-    shown = json.loads(
-        next(
-            block
-            for block in re.findall(r"```json\n(.*?)```", README, re.DOTALL)
-            if "result" in block
-        )
-    )
+    shown = json.loads(json_in_readme("result"))
     client = make_app(config).test_client()
     client.post("/example.com/primary/fail", headers=WITH_ROOT_KEY)
     real = client.post("/example.com/send", json=PLAIN, headers=POOL).json
@@ -302,15 +354,27 @@ def test_the_guides_provider_drops_nothing(lacked, acme_package):
 def test_the_changelog_has_the_form_of_keep_a_changelog():
     text = (ROOT / "CHANGELOG.md").read_text()
     assert text.startswith("# Changelog\n")
-    assert "## [Unreleased]" in text
+    versions = re.findall(r"^## \[(.*?)\](?: - \d{4}-\d\d-\d\d)?$", text, re.MULTILINE)
+    assert versions[0] == "Unreleased"
+    assert versions[1] == VERSION
     kinds = re.findall(r"^### (\w+)$", text, re.MULTILINE)
     assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
 def test_every_link_between_the_documents_leads_somewhere():
-    for document in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
+    for document in tables.pages():
+        for target, heading in re.findall(
+            r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", document.read_text()
+        ):
+            path = document.parent / target if target else document
+            assert path.exists(), f"{document.name}: {target}"
+            assert not heading or heading in anchors(path), f"{document.name}: {target}#{heading}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What a page's headings are called in links, as GitHub does."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_trials_name_tests_that_are_there():

@@ -13,7 +13,7 @@ from test_sign_in import HERE, sign_in, token_of
 
 from browsable_api.request import MEGABYTE, STRANGERS_BYTES
 from browsable_api.structure import fits
-from endpoints.bodies import MAX_JSON
+from endpoints.sending.bodies import MAX_JSON
 
 SEND = "/example.com/send"
 JSON = "application/json"
@@ -54,7 +54,10 @@ def test_nothing_is_read_of_who_shows_a_wrong_key_in_the_header(content_type, cl
     for body in (b'{"pool_api_key": "%b"}' % POOL_KEY.encode(), LARGE.encode()):
         answer, read = post(client, body, content_type, WRONG)
         assert (answer.status_code, read) == (401, 0)
-        assert answer.json["error"] == "The pool key of this domain is needed."
+        assert answer.json == {
+            "error": "This key does not open this: the pool key of this domain is needed.",
+            "code": "key_wrong",
+        }
 
 
 NOBODYS = {

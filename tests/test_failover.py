@@ -29,7 +29,7 @@ from email_services.health import (
 )
 from email_services.ledger import Once
 from email_services.pool import PooledEmailService
-from endpoints.deliveries import delivery_as_dict, step_as_dict
+from endpoints.sending.answers import delivery_as_dict, plan_as_dict
 
 JITTERED = 1 + JITTER
 
@@ -506,7 +506,7 @@ def test_a_dry_run_tells_and_changes_nothing(pool, first, second, store):
     send(pool)
     tried = len(first.timeouts) + len(second.timeouts)
     before = store.service_states("example.com"), store.messages("example.com", 0)
-    plan = [step_as_dict(step) for step in pool.plan(make_message())]
+    plan = plan_as_dict(pool.plan(make_message()))["plan"]
     assert [(step["service"], step["decision"]) for step in plan] == [
         ("second", "try"),
         ("first", "try"),

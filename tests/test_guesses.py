@@ -164,7 +164,8 @@ def test_the_eleventh_wrong_key_of_a_minute_is_429_and_right_ones_work_on(place,
     assert answer.status_code == 429
     assert 0 < int(answer.headers["Retry-After"]) <= WINDOW_SECONDS
     assert answer.json == {
-        "error": "Too many wrong keys came from your address: wait before the next."
+        "error": "Too many wrong keys came from your address: wait before the next.",
+        "code": "too_many_wrong_keys",
     }
     assert guess(client, headers=POOL).status_code == 200
     assert guess(client, json={**PLAIN, "pool_api_key": POOL_KEY}).status_code == 200

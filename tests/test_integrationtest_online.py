@@ -287,7 +287,9 @@ def test_all_checks_pass_and_real_mail_goes_through_the_right_service(server):
         "HTML": "ok: sent by primary",
         "bad bcc address": "ok: refused, nothing sent; "
         "to_bcc.0: An email address must have an @-sign.",
-        "wrong pool key": "ok: HTTP 401: The pool key of this domain is needed.",
+        "wrong pool key": (
+            "ok: HTTP 401: This key does not open this: the pool key of this domain is needed."
+        ),
         "first provider failed": "ok: sent by backup; primary: Simulated failure.",
         "all providers failed": "ok: not sent; "
         "primary: Simulated failure.; backup: Simulated failure.",
@@ -367,7 +369,9 @@ def test_a_wrong_root_key_ends_it_before_anything_is_sent_or_changed(server, roo
     script = run_against(server.url, root_key=root_key)
 
     assert script.status == 1
-    assert re.fullmatch(rf"{server.url}: HTTP 401: The root key .*\n", script.stderr)
+    assert re.fullmatch(
+        rf"{server.url}: HTTP 401: This key does not open this: the root key .*\n", script.stderr
+    )
     assert script.stdout == ""
     assert server.failures("two.example") == before
     assert server.take_mail("two.example") == {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from email_services.bulkhead import STUCK_SECONDS
-from lanes import (
+from server.lanes import (
     LARGE_BYTES,
     LARGE_STUCK_SECONDS,
     MAX_WAIT_SECONDS,

@@ -11,6 +11,7 @@ from email_services.addresses import Address
 from email_services.exceptions import InvalidInput, MessageTooLarge
 from email_services.message import (
     MAX_RECIPIENTS,
+    OTHER_NAMES,
     EmailMessage,
 )
 
@@ -258,6 +259,57 @@ PROBLEMS = {
 def test_a_problem_is_named_at_its_field(problem):
     changes, expected = PROBLEMS[problem]
     assert problems_of(**changes) == expected
+
+
+FOREIGN = {
+    "from": "from_email",
+    "From": "from_email",
+    "sender": "from_email",
+    "to": "to_recipients",
+    "To": "to_recipients",
+    "recipients": "to_recipients",
+    "cc": "to_cc",
+    "Bcc": "to_bcc",
+    "ReplyTo": "reply_to",
+    "h:Reply-To": "reply_to",
+    "title": "subject",
+    "text": "raw_text_body",
+    "body": "raw_text_body",
+    "TextBody": "raw_text_body",
+    "html": "html_body",
+    "htmlContent": "html_body",
+    "attachment": "attachments",
+    "images": "inline",
+    "o:tag": "tags",
+    "categories": "tags",
+    "custom_args": "metadata",
+    "scheduledAt": "send_at",
+    "o:deliverytime": "send_at",
+    "dynamic_template_data": "substitutions",
+}
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_what_other_services_call_a_field_is_met_with_what_it_is_called_here(foreign):
+    problem = f"Unknown field. Did you mean '{FOREIGN[foreign]}'?"
+    assert problems_of(**{foreign: "x"}) == {foreign: problem}
+
+
+def test_every_other_name_leads_to_a_field_and_is_none_itself():
+    assert set(OTHER_NAMES.values()) <= set(EmailMessage.model_fields)
+    assert not set(OTHER_NAMES) & set(EmailMessage.model_fields)
+    assert {name.lower() for name in OTHER_NAMES} == set(OTHER_NAMES)
+
+
+def test_a_message_as_another_service_takes_it_is_met_with_every_name_at_once():
+    fields = {"from": "me@example.com", "to": "a@example.org", "subject": "Hi", "text": "Hello"}
+    with pytest.raises(InvalidInput) as caught:
+        EmailMessage.parse(fields, "example.com")
+    assert {path: problem for path, problem in caught.value.problems.items() if path in fields} == {
+        "from": "Unknown field. Did you mean 'from_email'?",
+        "to": "Unknown field. Did you mean 'to_recipients'?",
+        "text": "Unknown field. Did you mean 'raw_text_body'?",
+    }
 
 
 def test_all_problems_are_named_at_once():

@@ -25,7 +25,7 @@ from email_services.ledger import Once
 from email_services.pool import LAST_RESORTS_AT_ONCE, PooledEmailService
 from email_services.rounds import NO_ROOM
 from email_services.store import Store
-from endpoints.deliveries import delivery_as_dict
+from endpoints.sending.answers import delivery_as_dict
 
 
 class Clock:
@@ -125,11 +125,13 @@ def test_an_unknown_outcome_fails_over_with_a_flag(make_pool, clock):
 def test_an_unknown_outcome_stops_where_the_domain_says_so(make_pool, clock):
     first = Scripted("first", clock, OutcomeUnknown("silence"), priority=2)
     second = Scripted("second", clock)
-    answer = delivery_as_dict(make_pool(first, second, on_unknown="stop").send(make_message()))
+    message = make_message()
+    answer = delivery_as_dict(make_pool(first, second, on_unknown="stop").send(message))
     assert answer == {
         "result": "unknown",
         "error": "The message may have been sent: a service took it and did not answer.",
         "code": "unknown_outcome",
+        "message_id": message.message_id,
         "services_unsuccessful": {"first": "silence"},
         "attempts": [
             {

@@ -11,8 +11,8 @@ import pytest
 from conftest import OTHER_POOL_KEY, PLAIN, POOL, POOL_KEY, ROOT, ROOT_KEY, make_config
 from itsdangerous import URLSafeSerializer
 
-from endpoints.bodies import KEY_FIELDS
-from endpoints.sessions import page_variables
+from endpoints.access import KEY_FIELDS
+from endpoints.signing_in import page_variables
 
 JSON = "application/json"
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -75,6 +75,14 @@ def test_the_cookie_is_for_this_server_only_and_short_lived(options, name, attri
     assert cookie.startswith(f"{name}=")
     assert "Max-Age=3600" in given
     assert {item for item in given if not item.startswith(("Expires", "Max-Age"))} == attributes
+
+
+def test_a_session_that_stands_for_another_key_is_no_missing_key(client):
+    sign_in(client, OTHER_POOL_KEY)
+    answer = client.get("/example.com/messages")
+    assert (answer.status_code, answer.json["code"]) == (401, "key_wrong")
+    answer = client.application.test_client().get("/example.com/messages")
+    assert (answer.status_code, answer.json["code"]) == (401, "key_missing")
 
 
 def test_no_other_answer_sets_a_cookie(client):

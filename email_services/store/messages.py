@@ -241,8 +241,9 @@ def _outcome_columns(message: LoggedMessage) -> dict[str, Any]:
 def _message(row: Row[Any]) -> LoggedMessage:
     columns = {column.name: getattr(row, column.name) for column in fields(LoggedMessage)}
     columns["recipients"] = row.recipients.strip("\n").split("\n")
+    attempts = json.loads(row.attempts)
     # Those of a version before have no code.
-    columns["attempts"] = tuple({"code": "", **tried} for tried in json.loads(row.attempts))
+    columns["attempts"] = tuple({**tried, "code": tried.get("code", "")} for tried in attempts)
     return LoggedMessage(**columns)
 
 

@@ -24,7 +24,7 @@ from gunicorn.http.errors import (
 )
 
 from browsable_api.app import STANDARD_HEADERS
-from browsable_api.errors import SENTENCES
+from browsable_api.errors import SENTENCES, APIError
 
 logger = logging.getLogger(__name__)
 access_log = logging.getLogger("access")
@@ -55,7 +55,7 @@ def refuse(client: socket.socket, address: Any, error: BaseException) -> None:
         logger.error("A request could not be handled.", exc_info=error)
     peer = address[0] if isinstance(address, tuple) else "-"
     access_log.info("%s %d, not read", peer, status)
-    answer = whole_answer(status, {"error": sentence, "code": status.name.lower()})
+    answer = whole_answer(status, APIError(status, sentence).as_dict())
     with suppress(OSError):  # the client is gone
         client.sendall(answer)
 

@@ -26,8 +26,8 @@ from urllib.parse import unquote, urlsplit
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from browsable_api.request import STRANGERS_BYTES
-from lanes import Lanes, Ticket
-from refusals import refuse, whole_answer
+from server.lanes import Lanes, Ticket
+from server.refusals import refuse, whole_answer
 
 access_log = logging.getLogger("access")
 

@@ -1,0 +1,64 @@
+"""Every address of this server: what the rooms are reached at, and what answers lead to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from werkzeug.routing import BaseConverter
+
+from browsable_api import request
+
+HOME: Final = "/"
+DOMAIN: Final = "/<domain:email_domain>"
+SEND: Final = f"{DOMAIN}/send"
+SEND_THROUGH: Final = f"{DOMAIN}/<service>/send"
+FAIL: Final = f"{DOMAIN}/<service>/fail"
+HEALTH: Final = f"{DOMAIN}/<service>/health"
+MESSAGES: Final = f"{DOMAIN}/messages"
+MESSAGE: Final = f"{MESSAGES}/<message_id>"
+CONTENT: Final = f"{MESSAGE}/content"
+SOURCE: Final = f"{MESSAGE}/source"
+FILE: Final = f"{MESSAGE}/files/<number>"
+SIGN_IN: Final = "/sign-in"
+SIGN_OUT: Final = "/sign-out"
+PREVIEW: Final = "/preview"
+DESCRIPTION: Final = "/openapi.json"
+REFERENCE: Final = "/reference"
+HEALTHZ: Final = "/healthz"
+READYZ: Final = "/readyz"
+
+
+class DomainConverter(BaseConverter):
+    """A part of an address that may be an email domain: it has a dot, as one other word here."""
+
+    regex = rf"(?!{re.escape(DESCRIPTION[1:])}$)[^/]+\.[^/]*"
+
+
+def path_of(address: str, query: Mapping[str, str] | None = None, /, **parts: str) -> str:
+    """One of the above on this server, with its parts filled in."""
+    filled = re.sub(r"<(?:\w+:)?(\w+)>", lambda part: quote(parts[part[1]], safe="@"), address)
+    asked = f"?{urlencode(query)}" if query else ""
+    return f"{quote(request.script_root)}{filled}{asked}"
+
+
+def url_of(address: str, query: Mapping[str, str] | None = None, /, **parts: str) -> str:
+    """The same in full."""
+    return f"{request.host_url.rstrip('/')}{path_of(address, query, **parts)}"
+
+
+def page_addresses() -> dict[str, Any]:
+    """Where pages lead to, beside what the answer says; for templates.
+
+    message_url: a function of a message's id.
+    """
+    name = (request.view_args or {}).get("email_domain")
+    if name is None:
+        return {}
+    return {
+        "preview_url": path_of(PREVIEW),
+        "send_url": path_of(SEND, email_domain=name),
+        "message_url": lambda id_: path_of(MESSAGE, email_domain=name, message_id=id_),
+    }

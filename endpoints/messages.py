@@ -1,0 +1,87 @@
+"""What answers say of a message that was taken, wherever they do."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Annotated, Literal, cast
+
+from pydantic import WithJsonSchema
+from typing_extensions import TypeAliasType, TypedDict
+
+from browsable_api.errors import told
+from email_services.store import LoggedMessage
+from endpoints.addresses import MESSAGE, url_of
+
+Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+"""ISO 8601, UTC."""
+
+Outcome = Literal["sent", "not sent", "unknown", "in progress"]
+# A schema of its own: generators name one for each field else, which might be a shape's name.
+MessageOutcome = TypeAliasType("MessageOutcome", Outcome)
+
+
+class Attempt(TypedDict):
+    """What one service did with the message."""
+
+    service: Annotated[str, told("The service.")]
+    outcome: Annotated[Literal["sent", "not sent", "unknown", "skipped"], told("What it did.")]
+    code: Annotated[str, told('Why it was not sent, as a word for programs, or "".')]
+    reason: Annotated[str, told('Why it was not sent, or not to everybody, or "".')]
+    milliseconds: Annotated[int, told("How long it took.")]
+
+
+class MessageInShort(TypedDict):
+    """A message, as listings show it."""
+
+    message_id: Annotated[str, told("Our id of it.")]
+    at: Annotated[Time, told("When it came.")]
+    recipients: Annotated[list[str], told("Everybody it was for.")]
+    subject: Annotated[str, told("The subject.")]
+    outcome: Annotated[MessageOutcome, told("What became of it.")]
+    service_used: Annotated[str | None, told("The service that accepted it.")]
+    url: Annotated[str, told("Its address here.")]
+
+
+class Message(MessageInShort):
+    """A message of the log."""
+
+    from_email: Annotated[str, told("The sender.")]
+    service_message_id: Annotated[str | None, told("The provider's id of it.")]
+    possible_duplicate: Annotated[
+        bool, told("Whether an attempt before may have been accepted too.")
+    ]
+    attempts: Annotated[list[Attempt], told("What each service did, in order.")]
+
+
+def iso(at: float) -> str:
+    """A time in seconds since the epoch as ISO 8601, UTC."""
+    return datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds")
+
+
+def iso_or_none(at: float | None) -> str | None:
+    """The same, of what may not be."""
+    return None if at is None else iso(at)
+
+
+def in_short(message: LoggedMessage) -> MessageInShort:
+    """A message of the log, as listings show it."""
+    return {
+        "message_id": message.message_id,
+        "at": iso(message.at),
+        "recipients": list(message.recipients),
+        "subject": message.subject,
+        "outcome": cast("Outcome", message.outcome),
+        "service_used": message.service_used,
+        "url": url_of(MESSAGE, email_domain=message.email_domain, message_id=message.message_id),
+    }
+
+
+def in_full(message: LoggedMessage) -> Message:
+    """The same, with all that the log keeps."""
+    return {
+        **in_short(message),
+        "from_email": message.from_email,
+        "service_message_id": message.service_message_id,
+        "possible_duplicate": message.possible_duplicate,
+        "attempts": cast("list[Attempt]", message.attempts),
+    }

@@ -1,0 +1,202 @@
+"""Rooms of endpoints: each operation's key and body are checked as it declares them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from flask.typing import ResponseReturnValue
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from browsable_api import Access, APIError, Operation, Room, request
+from browsable_api.errors import Error
+from browsable_api.operations import View
+from email_services.exceptions import (
+    EmailServicesError,
+    InvalidInput,
+    KeyInProgress,
+    KeyRefused,
+    KeyReused,
+    MessageTooLarge,
+    SearchTooSlow,
+    StoreUnavailable,
+    TooManyWrongKeys,
+    UnknownDomain,
+    UnknownMessage,
+    UnknownService,
+)
+from endpoints.access import KEY_FIELDS, OPEN, enter
+from endpoints.sessions import TOKEN_FIELD
+
+Model = TypeVar("Model", bound=BaseModel)
+
+STATUS_OF_ERROR: Final[Mapping[type[EmailServicesError], HTTPStatus]] = {
+    MessageTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    InvalidInput: HTTPStatus.BAD_REQUEST,
+    KeyRefused: HTTPStatus.UNAUTHORIZED,
+    TooManyWrongKeys: HTTPStatus.TOO_MANY_REQUESTS,
+    UnknownDomain: HTTPStatus.NOT_FOUND,
+    UnknownService: HTTPStatus.NOT_FOUND,
+    UnknownMessage: HTTPStatus.NOT_FOUND,
+    KeyInProgress: HTTPStatus.CONFLICT,
+    KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    SearchTooSlow: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+"""What an error is answered with; one that derives from another comes before it."""
+
+_MEANS: Final[Mapping[int, str]] = {
+    HTTPStatus.OK: "Done.",
+    HTTPStatus.NOT_MODIFIED: "What you have is still so.",
+    HTTPStatus.BAD_REQUEST: "Nothing was done: `problems` names every field at fault.",
+    HTTPStatus.UNAUTHORIZED: "Nothing was done: no key was shown (`key_missing`), or one that does "
+    "not open this (`key_wrong`).",
+    HTTPStatus.FORBIDDEN: "Nothing was done: a browser sent this from another site's page.",
+    HTTPStatus.NOT_FOUND: "There is no such domain, service or message.",
+    HTTPStatus.NOT_ACCEPTABLE: "Nothing was done: that format cannot be answered.",
+    HTTPStatus.CONFLICT: "The first request with this `Idempotency-Key` is in progress: ask again "
+    "after `Retry-After` seconds.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Nothing was done: it is too large.",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "Nothing was done: the body is in no format that is read.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "Nothing was done: the `Idempotency-Key` was used for another "
+    "request.",
+    HTTPStatus.TOO_MANY_REQUESTS: "Too many wrong keys came from your address.",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "A bug of this server; it is in its log.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The state database does not answer: try again after "
+    "`Retry-After` seconds.",
+}
+"""What a status says, where an operation does not say more."""
+
+_ERROR_EXAMPLES: Final[Mapping[int, Error]] = {
+    400: {
+        "error": "1 problem with what was sent.",
+        "code": "invalid",
+        "problems": {"to_recipients.1": "It should be a string with one email address."},
+    },
+    401: {"error": "The pool key of this domain is needed.", "code": "key_missing"},
+    404: {"error": "There is no email domain 'example.org' here.", "code": "unknown_domain"},
+    503: {"error": "The state database does not answer.", "code": "store_unavailable"},
+}
+
+_ERROR_OF_PART: Final = {
+    "email_domain": UnknownDomain,
+    "service": UnknownService,
+    "message_id": UnknownMessage,
+    "number": UnknownMessage,
+}
+_DEMANDS: Final = {
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.NOT_ACCEPTABLE,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+"""Errors that any request can meet: what it is itself, the format it wants, and a bug of ours."""
+
+_DEMANDS_ON_BODIES: Final = {
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+}
+
+
+class Endpoints(Room):
+    """A room whose views get what their keys open, and what was sent once it was checked."""
+
+    def __init__(
+        self,
+        name: str,
+        import_name: str,
+        description: str,
+        answer_examples: Mapping[Any, Any] | None = None,
+    ) -> None:
+        templates = Path(__file__).parent / "templates"
+        super().__init__(name, import_name, description, answer_examples, template_folder=templates)
+
+    def operation(
+        self, method: str, rule: str, access: Access = OPEN, **declared: Any
+    ) -> Callable[[View], View]:
+        """As in `Room`; raises: errors beside those that key, path and body bring."""
+        raises: Collection[type[EmailServicesError] | int] = declared.pop("raises", ())
+        declared["errors"] = frozenset(
+            error if isinstance(error, int) else STATUS_OF_ERROR[error] for error in raises
+        )
+        return super().operation(method, rule, access, **declared)
+
+    def completed(self, operation: Operation) -> Operation:
+        """With the statuses of the errors that its key, path and body bring."""
+        examples = {(Error, status): example for status, example in _ERROR_EXAMPLES.items()}
+        return replace(
+            operation,
+            errors=operation.errors | _errors_of(operation),
+            usually_means=_MEANS,
+            answer_examples={**examples, **operation.answer_examples},
+        )
+
+    def run(self, operation: Operation, /, **parts: Any) -> ResponseReturnValue:
+        """Do it for who may, with what was sent."""
+        given = enter(operation.access, parts)
+        if operation.query:
+            asked = {name: value for name, value in request.query.items() if value}
+            given["query"] = checked(operation.query, asked)  # what a form left empty was not given
+        if operation.method == "POST":
+            body = _body(operation, given)
+            given |= {"body": body} if operation.bodies else {}
+        return super().run(operation, **given)
+
+
+def _body(operation: Operation, given: Mapping[str, Any]) -> Any:
+    if operation.reads:
+        return operation.reads(given_fields(), **given)
+    return checked(operation.bodies[0] if operation.bodies else Nothing, given_fields())
+
+
+def _errors_of(operation: Operation) -> set[int]:
+    statuses: set[int] = {*_DEMANDS}
+    if operation.method == "POST":
+        statuses |= _DEMANDS_ON_BODIES
+    if operation.access != OPEN:
+        statuses |= {HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS}
+        statuses |= {HTTPStatus.SERVICE_UNAVAILABLE} | _DEMANDS_ON_BODIES
+        statuses |= {HTTPStatus.FORBIDDEN} if operation.method == "POST" else set()
+    parts = {part for part in _ERROR_OF_PART if f"{part}>" in operation.rule}
+    return statuses | {STATUS_OF_ERROR[_ERROR_OF_PART[part]] for part in parts}
+
+
+class Nothing(BaseModel):
+    """No field but a key."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def given_fields() -> dict[str, Any]:
+    """What the body holds beside keys and what stands for them.
+
+    Raises InvalidInput for a key that can be none.
+    """
+    wrong = [name for name in KEY_FIELDS if not isinstance(request.data.get(name, ""), str)]
+    if wrong:
+        raise InvalidInput(dict.fromkeys(wrong, "It should be a string."))
+    credentials = {*KEY_FIELDS, TOKEN_FIELD}
+    return {name: value for name, value in request.data.items() if name not in credentials}
+
+
+def checked(model: type[Model], fields: Mapping[str, Any]) -> Model:
+    """The fields as a `model`. Raises InvalidInput."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise InvalidInput.from_validation(error, known=model.model_fields) from None
+
+
+def answer_error(error: EmailServicesError) -> ResponseReturnValue:
+    """An error of `email_services` in the API's shape."""
+    status = next(status for kind, status in STATUS_OF_ERROR.items() if isinstance(error, kind))
+    headers = {}
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers = {"WWW-Authenticate": 'Bearer realm="Mailpool"'}
+    if error.retry_after is not None:
+        headers = {"Retry-After": str(error.retry_after)}
+    problems = error.problems if isinstance(error, InvalidInput) else None
+    answer = APIError(status, str(error), problems, headers, error.code)
+    return answer.as_dict(), answer.status, answer.headers

@@ -1,0 +1,1 @@
+"""Sending: one message or many, through the pool or through one service."""

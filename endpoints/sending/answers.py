@@ -1,0 +1,337 @@
+"""What a send is answered: the shapes of the contract, and the status that says the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Annotated, Any, Final, Literal, cast
+
+from pydantic import JsonValue
+from typing_extensions import NotRequired, TypedDict
+
+from browsable_api.errors import Error, told
+from email_services.breakers import Step
+from email_services.delivery import Delivery
+from email_services.exceptions import NOT_SENT, SENT, UNKNOWN
+from email_services.message import EmailMessage
+from email_services.pool import PooledEmailService
+from endpoints.messages import Attempt
+
+NotSentCode = Literal["message_refused", "busy", "unavailable"]
+Word = Literal["sent", "not sent", "unknown"]
+
+
+class Recipient(TypedDict):
+    """What became of one recipient."""
+
+    email: Annotated[str, told("The address.")]
+    outcome: Annotated[Word, told("What became of it.")]
+    service: Annotated[str, told("The last one that was asked.")]
+    reason: Annotated[str, told('Why not, or "".')]
+
+
+class Tried(TypedDict):
+    """What the services did."""
+
+    services_unsuccessful: Annotated[
+        dict[str, str], told("Why each service that did not send it did not.")
+    ]
+    attempts: Annotated[list[Attempt], told("What each service did, in order.")]
+
+
+class Sent(Tried):
+    """A service accepted the message."""
+
+    result: Annotated[Literal["success", "partial"], told("Partial: not for all recipients.")]
+    message_id: Annotated[str, told("Our id of it.")]
+    service_used: Annotated[str, told("The service that accepted it.")]
+    service_message_id: Annotated[str | None, told("The provider's id of it.")]
+    possible_duplicate: Annotated[
+        bool, told("Whether an attempt before may have been accepted too.")
+    ]
+    recipients: NotRequired[
+        Annotated[list[Recipient], told("Each one's fate, where some were refused.")]
+    ]
+
+
+class NotSent(Tried):
+    """The message was surely not sent."""
+
+    message_id: Annotated[str, told("Our id of it.")]
+    result: Annotated[Literal["error"], told("Not sent.")]
+    error: Annotated[str, told("One sentence.")]
+    code: Annotated[
+        NotSentCode,
+        told("The same for programs; `busy`: too many are in progress, try again soon."),
+    ]
+
+
+class Unknown(Tried):
+    """The message may have been sent: a service took it and did not answer."""
+
+    message_id: Annotated[str, told("Our id of it, with which the log tells what became of it.")]
+    result: Annotated[Literal["unknown"], told("It may have been sent.")]
+    error: Annotated[str, told("One sentence.")]
+    code: Annotated[Literal["unknown_outcome"], told("The same for programs.")]
+
+
+class PlannedStep(TypedDict):
+    """What would be done with one service."""
+
+    service: Annotated[str, told("The service.")]
+    decision: Annotated[Literal["try", "probe", "skip"], told("What would be done.")]
+    reason: Annotated[str, told('Why, or "".')]
+
+
+class Plan(TypedDict):
+    """What would happen to a message; nothing was sent."""
+
+    result: Annotated[Literal["dry run"], told("Nothing was sent.")]
+    plan: Annotated[list[PlannedStep], told("Each service, in order.")]
+
+
+class Invalid(Error):
+    """A message of a batch that was not tried."""
+
+    result: Annotated[Literal["error"], told("Not sent.")]
+
+
+Result = Sent | NotSent | Unknown | Plan | Invalid
+BatchWord = Literal["success", "mixed", "error"]
+
+
+class BatchAnswer(TypedDict):
+    """What became of each message of a batch."""
+
+    result: Annotated[BatchWord, told("Of all together.")]
+    results: Annotated[list[Result], told("One for each message, in the same order.")]
+
+
+class FieldHelp(TypedDict):
+    """What one field of a message is."""
+
+    required: Annotated[bool, told("Whether every message needs it.")]
+    description: Annotated[str, told("What it is.")]
+
+
+class HowToSend(TypedDict):
+    """What a program needs to send a message."""
+
+    email_domain: Annotated[str, told("The domain of the sender.")]
+    services: Annotated[list[str], told("The services that are tried, in order.")]
+    fields: Annotated[dict[str, FieldHelp], told("The fields of a message.")]
+    example: Annotated[dict[str, JsonValue], told("A message.")]
+
+
+Answered = tuple[Sent | NotSent | Unknown | Plan | BatchAnswer, HTTPStatus, dict[str, str]]
+
+STATUS_OF_OUTCOME: Final = {
+    SENT: HTTPStatus.OK,
+    NOT_SENT: HTTPStatus.SERVICE_UNAVAILABLE,
+    UNKNOWN: HTTPStatus.GATEWAY_TIMEOUT,
+}
+STATUS_OF_REJECTED: Final = HTTPStatus.UNPROCESSABLE_ENTITY
+"""Where not sent means that every service refused the message itself."""
+
+STATUS_OF_BATCH: Final[Mapping[BatchWord, HTTPStatus]] = {
+    "success": HTTPStatus.OK,
+    "mixed": HTTPStatus.MULTI_STATUS,
+    "error": HTTPStatus.SERVICE_UNAVAILABLE,
+}
+ANSWERS: Final[Mapping[int, tuple[type, ...]]] = {
+    STATUS_OF_OUTCOME[SENT]: (Sent, Plan, BatchAnswer),
+    STATUS_OF_BATCH["mixed"]: (BatchAnswer,),
+    STATUS_OF_REJECTED: (NotSent,),
+    STATUS_OF_OUTCOME[NOT_SENT]: (NotSent, BatchAnswer),
+    STATUS_OF_OUTCOME[UNKNOWN]: (Unknown,),
+}
+MEANS: Final = {
+    HTTPStatus.OK: "**Sent**: `service_used` accepted it; `partial` where not for all "
+    "`recipients`. Of a batch: all were sent.",
+    HTTPStatus.MULTI_STATUS: "Of a batch, some were sent: each of the `results` says what became "
+    "of its message.",
+    HTTPStatus.BAD_REQUEST: "Nothing was tried: `problems` names every field at fault. Mend the "
+    "request.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Nothing was tried: it is too large.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "**Not sent**: every service refused the message itself, or "
+    "cannot carry it (`message_refused`); mend the message. Or the `Idempotency-Key` was used for "
+    "another request.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "**Not sent**: no service could send it. Send it again later: "
+    "after `Retry-After` seconds, where that is there.",
+    HTTPStatus.GATEWAY_TIMEOUT: "**Unknown**: a service took it and did not answer; it may have "
+    "been sent. Do not just send it again, since it may arrive twice: look in the log of messages, "
+    "or ask the recipient, and send again only what must arrive even if twice.",
+}
+
+
+def how_to_send(pool: PooledEmailService, services: list[str]) -> HowToSend:
+    """What a program needs to send a message through these services."""
+    return {
+        "email_domain": pool.email_domain,
+        "services": services,
+        "fields": {
+            name: {"required": field.is_required(), "description": field.description or ""}
+            for name, field in EmailMessage.model_fields.items()
+        },
+        "example": {
+            "from_email": f"me@{pool.email_domain}",
+            "to_recipients": ["Ada <ada@example.org>"],
+            "subject": "Hello",
+            "raw_text_body": "It works.",
+        },
+    }
+
+
+def status_of(delivery: Delivery) -> HTTPStatus:
+    """Of the answer for one message."""
+    return STATUS_OF_REJECTED if delivery.rejected else STATUS_OF_OUTCOME[delivery.outcome]
+
+
+def headers_of(deliveries: Sequence[Delivery]) -> dict[str, str]:
+    """Whether the answer is a stored one, and when to ask again."""
+    headers = {}
+    if deliveries and all(delivery.replayed for delivery in deliveries):
+        headers["Idempotent-Replayed"] = "true"
+    if waits := [d.retry_after for d in deliveries if d.retry_after is not None]:
+        headers["Retry-After"] = str(max(1, math.ceil(min(waits))))
+    return headers
+
+
+def delivery_as_dict(delivery: Delivery) -> Sent | NotSent | Unknown:
+    """What became of one message."""
+    tried: Tried = {
+        "services_unsuccessful": delivery.services_unsuccessful,
+        "attempts": [cast("Attempt", vars(attempt)) for attempt in delivery.attempts],
+    }
+    if delivery.outcome != SENT:
+        return _not_surely_sent(delivery, tried)
+    answer: Sent = {
+        "result": "partial" if delivery.is_partial else "success",
+        "message_id": delivery.message_id,
+        "service_used": delivery.service_used or "",
+        "service_message_id": delivery.service_message_id,
+        "services_unsuccessful": tried["services_unsuccessful"],
+        "attempts": tried["attempts"],
+        "possible_duplicate": delivery.possible_duplicate,
+    }
+    if delivery.recipients:
+        answer["recipients"] = [cast("Recipient", vars(r)) for r in delivery.recipients]
+    return answer
+
+
+def _not_surely_sent(delivery: Delivery, tried: Tried) -> NotSent | Unknown:
+    if delivery.outcome == UNKNOWN:
+        return Unknown(
+            result="unknown",
+            error=delivery.error,
+            code="unknown_outcome",
+            message_id=delivery.message_id,
+            **tried,
+        )
+    return NotSent(
+        result="error",
+        error=delivery.error,
+        code=cast("NotSentCode", delivery.code),
+        message_id=delivery.message_id,
+        **tried,
+    )
+
+
+def plan_as_dict(steps: Sequence[Step]) -> Plan:
+    """What would be done with each service."""
+    return {
+        "result": "dry run",
+        "plan": [
+            {"service": step.service.name, "decision": step.decision, "reason": step.reason}
+            for step in steps
+        ],
+    }
+
+
+def word_of_batch(results: Sequence[Result]) -> BatchWord:
+    """What became of all together."""
+    words = {result["result"] for result in results}
+    if words <= {"success", "dry run"}:
+        return "success"
+    return "error" if words == {"error"} else "mixed"
+
+
+_ATTEMPTS: Final[list[Attempt]] = [
+    {
+        "service": "primary",
+        "outcome": "not sent",
+        "code": "unavailable",
+        "reason": "HTTP 503.",
+        "milliseconds": 212,
+    },
+    {"service": "backup", "outcome": "sent", "code": "", "reason": "", "milliseconds": 87},
+]
+_SENT: Final[Sent] = {
+    "result": "success",
+    "message_id": "dfd3beeb3f5d4ce7b882ad3ecd669788",
+    "service_used": "backup",
+    "service_message_id": "<20261124120000.1.abc@example.com>",
+    "services_unsuccessful": {"primary": "HTTP 503."},
+    "attempts": _ATTEMPTS,
+    "possible_duplicate": False,
+}
+_INVALID: Final[Invalid] = {
+    "result": "error",
+    "error": "1 problem with what was sent.",
+    "code": "invalid",
+    "problems": {"subject": "Required."},
+}
+_NO_RECIPIENT: Final = "It needs an address in to_recipients."
+_LATE: Final = "It did not answer within 10 s."
+EXAMPLES: Final[Mapping[Any, Any]] = {
+    Sent: _SENT,
+    NotSent: {
+        "result": "error",
+        "error": "The message was not sent: no service could send it.",
+        "code": "unavailable",
+        "message_id": "dfd3beeb3f5d4ce7b882ad3ecd669788",
+        "services_unsuccessful": {"primary": "HTTP 503."},
+        "attempts": _ATTEMPTS[:1],
+    },
+    (NotSent, STATUS_OF_REJECTED): {
+        "result": "error",
+        "error": "The message was not sent: no service takes it as it is.",
+        "code": "message_refused",
+        "message_id": "dfd3beeb3f5d4ce7b882ad3ecd669788",
+        "services_unsuccessful": {"primary": _NO_RECIPIENT},
+        "attempts": [
+            {
+                "service": "primary",
+                "outcome": "skipped",
+                "code": "cannot_carry",
+                "reason": _NO_RECIPIENT,
+                "milliseconds": 0,
+            }
+        ],
+    },
+    Unknown: {
+        "result": "unknown",
+        "error": "The message may have been sent: a service took it and did not answer.",
+        "code": "unknown_outcome",
+        "message_id": "dfd3beeb3f5d4ce7b882ad3ecd669788",
+        "services_unsuccessful": {"primary": _LATE},
+        "attempts": [
+            {
+                "service": "primary",
+                "outcome": "unknown",
+                "code": "unknown_outcome",
+                "reason": _LATE,
+                "milliseconds": 10_003,
+            }
+        ],
+    },
+    Plan: {
+        "result": "dry run",
+        "plan": [{"service": "primary", "decision": "try", "reason": ""}],
+    },
+    BatchAnswer: {"result": "success", "results": [_SENT]},
+    (BatchAnswer, STATUS_OF_BATCH["mixed"]): {"result": "mixed", "results": [_SENT, _INVALID]},
+    (BatchAnswer, STATUS_OF_BATCH["error"]): {"result": "error", "results": [_INVALID]},
+}
+"""Of the answers, by shape, or by shape and status; tests hold real ones to the same shapes."""

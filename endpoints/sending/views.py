@@ -1,0 +1,208 @@
+"""Sending: through the pool, with failover, or through one service."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Final
+
+from email_services.abstract import AbstractEmailService
+from email_services.exceptions import InvalidInput, KeyInProgress, KeyReused, MessageTooLarge
+from email_services.message import EmailMessage
+from email_services.pool import PooledEmailService
+from endpoints.access import LISTED, POOL
+from endpoints.addresses import MESSAGE, SEND, SEND_THROUGH
+from endpoints.rooms import Endpoints
+from endpoints.sending.answers import (
+    ANSWERS,
+    EXAMPLES,
+    MEANS,
+    STATUS_OF_BATCH,
+    Answered,
+    HowToSend,
+    Invalid,
+    Result,
+    delivery_as_dict,
+    headers_of,
+    how_to_send,
+    plan_as_dict,
+    status_of,
+    word_of_batch,
+)
+from endpoints.sending.bodies import (
+    MESSAGE_FORM,
+    Batch,
+    forget_files,
+    once,
+    once_each,
+    parse,
+    read_body,
+    refuse_large_batch,
+)
+
+_MESSAGE: Final = {
+    "from_email": "me@example.com",
+    "to_recipients": ["Ada <ada@example.org>"],
+    "subject": "Hello",
+    "raw_text_body": "It works.",
+}
+_WITH_EVERYTHING: Final = {
+    "from_email": "me@example.com",
+    "from_name": "Me",
+    "to_recipients": ["ada@example.org", "Bob <bob@example.org>"],
+    "to_cc": [],
+    "reply_to": ["office@example.com"],
+    "subject": "Hello {{name}}",
+    "raw_text_body": "It works, {{name}}.",
+    "html_body": '<p>It works, {{name}}.</p><img src="cid:dot">',
+    "attachments": [{"filename": "note.txt", "content": "SXQgd29ya3Mu"}],
+    "inline": [
+        {
+            "filename": "dot.gif",
+            "content": "R0lGODlhAQABAAAAACwAAAAAAQABAAA=",
+            "content_id": "dot",
+        }
+    ],
+    "headers": {"X-Order": "42"},
+    "tags": ["welcome"],
+    "metadata": {"order": "42"},
+    "substitutions": {"name": "Ada"},
+    "on_unknown": "stop",
+}
+_RAISES: Final = (MessageTooLarge, KeyInProgress, KeyReused)
+
+room = Endpoints("sending", __name__, "Messages, and batches of them.", EXAMPLES)
+
+
+@room.operation("GET", SEND, LISTED, page="send.html")
+def get_how_to_send(pool: PooledEmailService) -> HowToSend:
+    """Send a message.
+
+    The services of this domain are tried in order, until one accepts the message.
+
+    **POST** it here, with the pool key of the domain as `Authorization: Bearer KEY` or as
+    `pool_api_key` in the body. **GET** says how.
+    """
+    return how_to_send(pool, list(pool.services))
+
+
+@room.operation(
+    "POST",
+    SEND,
+    POOL,
+    page="send.html",
+    form=MESSAGE_FORM,
+    reads=read_body,
+    answers=ANSWERS,
+    means=MEANS,
+    raises=_RAISES,
+    headers=("Idempotent-Replayed",),
+    leads_to=(MESSAGE, "/message_id"),
+    examples={
+        "message": _MESSAGE,
+        "with everything": _WITH_EVERYTHING,
+        "dry run": {**_MESSAGE, "dry_run": True},
+        "batch": {"messages": [_MESSAGE, {**_MESSAGE, "to_recipients": ["bob@example.org"]}]},
+    },
+)
+def send_message(pool: PooledEmailService, body: EmailMessage | Batch) -> Answered:
+    """Send a message.
+
+    A service that cannot carry something in a message is passed by, and `attempts` says why.
+    Nothing is ever left out. `possible_duplicate` is true where a message was sent after an attempt
+    whose outcome is unknown.
+
+    An `Idempotency-Key` header makes a request safe to repeat: the same key gets the same answer.
+
+    **Many at once:** `{"messages": [...]}` takes up to 1,000, each with all its fields, and answers
+    with `results` in the same order.
+    """
+    return _send(pool, body)
+
+
+@room.operation("GET", SEND_THROUGH, LISTED, page="send.html")
+def get_how_to_send_through(pool: PooledEmailService, service: AbstractEmailService) -> HowToSend:
+    """Send through one service.
+
+    The same as sending through the pool, but no other service is tried.
+    It is how to find out whether one provider works. Fields and answers are the same.
+    """
+    return how_to_send(pool, [service.name])
+
+
+@room.operation(
+    "POST",
+    SEND_THROUGH,
+    POOL,
+    page="send.html",
+    form=MESSAGE_FORM,
+    reads=read_body,
+    answers=ANSWERS,
+    means=MEANS,
+    raises=_RAISES,
+    headers=("Idempotent-Replayed",),
+    leads_to=(MESSAGE, "/message_id"),
+    examples={"message": _MESSAGE},
+)
+def send_message_through(
+    pool: PooledEmailService, service: AbstractEmailService, body: EmailMessage | Batch
+) -> Answered:
+    """Send through one service.
+
+    A message or a batch, as to the pool.
+    """
+    return _send(pool, body, service)
+
+
+def _send(
+    pool: PooledEmailService, body: EmailMessage | Batch, only: AbstractEmailService | None = None
+) -> Answered:
+    if isinstance(body, Batch):
+        return _send_batch(pool, body, only)
+    if body.dry_run:
+        return plan_as_dict(pool.plan(body, only)), HTTPStatus.OK, {}
+    key = once(only.name if only else None)
+    forget_files()
+    delivery = pool.send(body, only, key)
+    return delivery_as_dict(delivery), status_of(delivery), headers_of([delivery])
+
+
+def _send_batch(
+    pool: PooledEmailService, batch: Batch, only: AbstractEmailService | None
+) -> Answered:
+    """Send the messages, each on its own: one that is wrong stops no other."""
+    results: dict[int, Result] = {}
+    messages: dict[int, EmailMessage] = {}
+    size = 0
+    for number, fields in enumerate(batch.messages):
+        try:
+            message = parse(fields, pool)
+        except InvalidInput as error:
+            results[number] = _invalid(error)
+            continue
+        if message.dry_run:
+            results[number] = plan_as_dict(pool.plan(message, only))
+        else:
+            messages[number] = message
+            size += message.rendered_size
+            refuse_large_batch(size)
+    keys, whole = once_each(only.name if only else None, {n: batch.messages[n] for n in messages})
+    forget_files(*batch.messages)
+    deliveries = pool.send_all(list(messages.values()), only, keys, whole) if messages else []
+    for number, delivery in zip(messages, deliveries, strict=True):
+        results[number] = delivery_as_dict(delivery)
+    in_order = [results[number] for number in range(len(batch.messages))]
+    word = word_of_batch(in_order)
+    return (
+        {"result": word, "results": in_order},
+        STATUS_OF_BATCH[word],
+        headers_of(deliveries),
+    )
+
+
+def _invalid(error: InvalidInput) -> Invalid:
+    return {
+        "result": "error",
+        "error": str(error),
+        "code": error.code,
+        "problems": error.problems,
+    }

@@ -1,0 +1,440 @@
+"""Email domains and their services: listings, health, and simulated failures."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, with_config
+from typing_extensions import NotRequired, TypeAliasType, TypedDict
+
+from browsable_api import Asked, Form
+from browsable_api.errors import told
+from email_services.abstract import AbstractEmailService
+from email_services.drill import KINDS, Drill, DrillKind
+from email_services.exceptions import NOT_SENT, SENT, UNKNOWN
+from email_services.health import State
+from email_services.message import OnUnknown
+from email_services.pool import PooledEmailService
+from email_services.store import IN_PROGRESS, ServiceState
+from endpoints.access import LISTED, ROOT, ROOT_OR_POOL, has_pool_key, is_root
+from endpoints.addresses import (
+    DOMAIN,
+    FAIL,
+    HEALTH,
+    HOME,
+    MESSAGES,
+    SEND,
+    SEND_THROUGH,
+    url_of,
+)
+from endpoints.context import mailpool
+from endpoints.messages import MessageInShort, Time, in_short, iso, iso_or_none
+from endpoints.rooms import Endpoints
+
+LAST_MESSAGES: Final = 5
+"""How many of a domain's messages a listing shows."""
+
+# What is taken
+
+
+def _refuse_flag(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("It should be a number.")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_refuse_flag)]
+# The bounds come first, or the description of the API would not have them.
+Minutes = Annotated[float, Field(gt=0, le=7 * 24 * 60), BeforeValidator(_refuse_flag)]
+
+
+class FailureWanted(BaseModel):
+    """What the simulated failure of a service should be."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    simulated_failure: bool = Field(
+        False, description="On or off; without it, it is switched over."
+    )
+    kind: DrillKind = Field(
+        "unavailable", description=f"The fault that is simulated: {', '.join(KINDS)}."
+    )
+    share: Number = Field(
+        1, gt=0, le=1, description="The part of messages that meets it: 0.1 is one in ten."
+    )
+    minutes: Minutes | None = Field(
+        None, description="When it ends by itself; without it, it does not."
+    )
+
+    def drill(self, current: Drill | None, now: float) -> Drill | None:
+        """The drill that is wanted, where `current` is on or none is."""
+        wanted = self.simulated_failure
+        if "simulated_failure" not in self.model_fields_set:
+            wanted = current is None or bool(self.model_fields_set)
+        until = now + self.minutes * 60 if self.minutes else None
+        return Drill(self.kind, self.share, now, until) if wanted else None
+
+
+FAILURE_FORM: Final = Form(
+    button="",
+    fields={
+        "simulated_failure": Asked(
+            "buttons", options={"true": "Start this failure", "false": "End it"}
+        ),
+        # The first is empty, so that a form that was left alone switches over.
+        "kind": Asked(
+            "select",
+            help="The fault that is simulated.",
+            options={"": "unavailable", **{kind: kind.replace("_", " ") for kind in KINDS[1:]}},
+        ),
+    },
+)
+
+# What is answered
+
+
+# A schema of its own: generators would call it ServiceHealth, which is another.
+HealthState = TypeAliasType("HealthState", State)
+
+
+class Fault(TypedDict):
+    """A fault of a service."""
+
+    at: Annotated[Time, told("When.")]
+    reason: Annotated[str, told("Why.")]
+
+
+class Health(TypedDict):
+    """Whether a service works."""
+
+    health: Annotated[
+        HealthState, told("Messages pass a resting service by; probing: one message tries it.")
+    ]
+    health_since: Annotated[Time | None, told("Since when.")]
+    health_reason: Annotated[str, told('The fault that made it rest, or "".')]
+    failures_in_a_row: Annotated[int, told("Failures since the last success.")]
+    next_probe: Annotated[Time | None, told("When a message will try it.")]
+    last_errors: Annotated[list[Fault], told("Its last faults, the newest first.")]
+
+
+class Failure(TypedDict):
+    """A simulated failure."""
+
+    simulated_failure_enabled: Annotated[bool, told("Whether it is on.")]
+    simulated_failure_kind: NotRequired[Annotated[DrillKind, told("Which fault, if chosen.")]]
+    simulated_failure_share: NotRequired[Annotated[float, told("The part that meets it.")]]
+    simulated_failure_until: NotRequired[Annotated[Time | None, told("When it ends by itself.")]]
+
+
+class ServiceHealth(Health):
+    """The health of one service."""
+
+    service_name: Annotated[str, told("The service.")]
+
+
+class ServiceFailure(Failure):
+    """The simulated failure of one service."""
+
+    service_name: Annotated[str, told("The service.")]
+
+
+@with_config(
+    ConfigDict(extra="allow", json_schema_extra={"additionalProperties": {"type": "string"}})
+)
+class Service(Failure, Health):
+    """A service of a domain, as listings show it; to the root key with the keys it uses."""
+
+    service: Annotated[str, told("The provider.")]
+    priority_value: Annotated[float, told("The highest is tried first.")]
+    timeout_seconds: Annotated[float, told("What one attempt may take, without its upload.")]
+    send_url: Annotated[str, told("Sends through this service alone.")]
+    fail_url: Annotated[str, told("Switches its simulated failure.")]
+    health_url: Annotated[str, told("Its health.")]
+
+
+class LastHour(TypedDict):
+    """What became of the messages of the last hour."""
+
+    sent_by: Annotated[dict[str, int], told("How many each service sent.")]
+    not_sent: Annotated[int, told("How many were surely not sent.")]
+    unknown: Annotated[int, told("How many may have been sent.")]
+    in_progress: Annotated[int, told("How many are on their way.")]
+
+
+class Domain(TypedDict):
+    """An email domain."""
+
+    email_domain: Annotated[str, told("Its name.")]
+    url: Annotated[str, told("Its address here.")]
+    send_url: Annotated[str, told("Sends a message, with failover.")]
+    messages_url: Annotated[str, told("What was sent.")]
+    pool_api_key: NotRequired[Annotated[str, told("Shown to the root key, outside production.")]]
+    deadline_seconds: Annotated[float, told("What all attempts may take together.")]
+    on_unknown: Annotated[OnUnknown, told("After an attempt that may have been accepted.")]
+    enabled_services: Annotated[dict[str, Service], told("By name, in the order they are tried.")]
+    last_hour: Annotated[LastHour, told("What became of the last hour's messages.")]
+    last_messages: NotRequired[Annotated[list[MessageInShort], told("For who may read them.")]]
+
+
+class Change(TypedDict):
+    """A change of a service, with its reason."""
+
+    at: Annotated[Time, told("When.")]
+    service: Annotated[str, told("The service.")]
+    change: Annotated[str, told("What became of it, and why.")]
+
+
+class DomainWithChanges(Domain):
+    """An email domain, and what happened to its services."""
+
+    changes: Annotated[list[Change], told("The newest changes of its services.")]
+
+
+class Home(TypedDict):
+    """The email domains of this server that the caller may see."""
+
+    production: Annotated[bool, told("Whether listings need a key.")]
+    email_services: Annotated[list[Domain], told("The email domains.")]
+
+
+room = Endpoints(
+    "services",
+    __name__,
+    "Which services each email domain has, how they are, and what to rehearse.",
+    {
+        ServiceFailure: {"service_name": "primary", "simulated_failure_enabled": True},
+        ServiceHealth: {
+            "service_name": "primary",
+            "health": "resting",
+            "health_since": "2026-11-24T12:00:00.000+00:00",
+            "health_reason": "HTTP 503.",
+            "failures_in_a_row": 5,
+            "next_probe": "2026-11-24T12:00:15.000+00:00",
+            "last_errors": [{"at": "2026-11-24T12:00:00.000+00:00", "reason": "HTTP 503."}],
+        },
+    },
+)
+
+
+@room.operation("GET", HOME, LISTED, page="home.html")
+def list_domains(pools: list[PooledEmailService]) -> Home:
+    """Email domains.
+
+    This server sends email through whichever provider works. Here are its email domains, and for
+    each the services that are tried, the highest `priority_value` first.
+
+    * **GET** lists them. On a production server this needs a key, and a pool key sees its own
+      domain only.
+    * **POST** does the same with a key in the body.
+
+    The root key sees the API keys too, unless the server is in production.
+
+    To send, go to a domain and follow its `send_url`.
+    """
+    return {
+        "production": mailpool.config.production,
+        "email_services": [_domain(pool) for pool in pools],
+    }
+
+
+@room.operation("POST", HOME, ROOT_OR_POOL, form=Form("Show them"))
+def list_domains_with_key(pools: list[PooledEmailService]) -> Home:
+    """Email domains, with a key in the body."""
+    return list_domains(pools)
+
+
+@room.operation("GET", DOMAIN, LISTED, page="domain.html")
+def get_domain(pool: PooledEmailService) -> DomainWithChanges:
+    """An email domain.
+
+    Its services in the order they are tried, and the addresses of what can be done.
+
+    * `send_url` sends a message through the pool, with failover.
+    * A service's own `send_url` sends through that service alone.
+    * A service's `fail_url` switches its simulated failure, to rehearse an outage.
+
+    **GET** and **POST** are as one level up. The root key sees the API keys, outside production.
+    """
+    changes = mailpool.store.service_changes(pool.email_domain)
+    return {
+        **_domain(pool),
+        "changes": [
+            {"at": iso(found["at"]), "service": found["service"], "change": found["change"]}
+            for found in changes
+        ],
+    }
+
+
+@room.operation("POST", DOMAIN, ROOT_OR_POOL, form=Form("Show it"))
+def get_domain_with_key(pool: PooledEmailService) -> DomainWithChanges:
+    """An email domain, with a key in the body."""
+    return get_domain(pool)
+
+
+@room.operation("GET", FAIL, LISTED, page="fail.html")
+def get_failure(pool: PooledEmailService, service: AbstractEmailService) -> ServiceFailure:
+    """Simulated failure.
+
+    While it is on, messages meet a fault at this service, so that you can see them fail over.
+
+    | `kind` | what each message meets |
+    |---|---|
+    | `unavailable` | the service cannot be used (the default) |
+    | `timeout` | it waits its whole timeout; the outcome is unknown |
+    | `answer_lost` | the provider accepts it, and the answer is lost: the outcome is unknown |
+    | `rate_limited` | too many requests |
+    | `key_refused` | the account's key is refused |
+    | `slow` | it is sent 3 s later |
+    """
+    drill = pool.breakers.drill_in(_state(pool, service))
+    return {"service_name": service.name, **_failure(drill)}
+
+
+@room.operation(
+    "POST",
+    FAIL,
+    ROOT,
+    form=FAILURE_FORM,
+    examples={
+        "switch over": {},
+        "on": {"simulated_failure": True},
+        "some, for a while": {"kind": "rate_limited", "share": 0.1, "minutes": 15},
+    },
+)
+def simulate_failure(
+    pool: PooledEmailService, service: AbstractEmailService, body: FailureWanted
+) -> ServiceFailure:
+    """Switch a simulated failure.
+
+    Without a field it is switched over; with any of these fields, on. With
+    `{"simulated_failure": true}` or `false` it ends as you say, however often you say it. Every
+    worker sees the change at once, and it stays after a restart.
+    """
+    pool.breakers.set_drill(service, body.drill)
+    return get_failure(pool, service)
+
+
+@room.operation("GET", HEALTH, LISTED, page="health.html")
+def get_health(pool: PooledEmailService, service: AbstractEmailService) -> ServiceHealth:
+    """Health of a service.
+
+    A service that fails several times in a row, or whose account or rate limit is at fault, rests:
+    messages pass it by at no cost. After the rest one message tries it; if that is accepted, it is
+    back at its place in the order.
+    """
+    return {"service_name": service.name, **_health(pool, _state(pool, service))}
+
+
+@room.operation("POST", HEALTH, ROOT, form=Form("Try it again at once"))
+def reset_health(pool: PooledEmailService, service: AbstractEmailService) -> ServiceHealth:
+    """Try a service again.
+
+    Its health is reset: the next message tries it.
+    """
+    pool.breakers.reset(service)
+    return get_health(pool, service)
+
+
+def _state(pool: PooledEmailService, service: AbstractEmailService) -> ServiceState:
+    return mailpool.store.service_states(pool.email_domain).get(service.name, ServiceState())
+
+
+def _domain(pool: PooledEmailService) -> Domain:
+    """What a listing says of a domain; with its keys for the root, outside production."""
+    name = pool.email_domain
+    domain = mailpool.config.domains[name]
+    with_keys = is_root() and not mailpool.config.production
+    states = mailpool.store.service_states(name)
+    found: Domain = {
+        "email_domain": name,
+        "url": url_of(DOMAIN, email_domain=name),
+        "send_url": url_of(SEND, email_domain=name),
+        "messages_url": url_of(MESSAGES, email_domain=name),
+        "deadline_seconds": pool.deadline_seconds,
+        "on_unknown": pool.on_unknown,
+        "enabled_services": {
+            service.name: _service(pool, service, states, with_keys)
+            for service in pool.services.values()
+        },
+        "last_hour": _last_hour(pool),
+    }
+    if with_keys:
+        found["pool_api_key"] = domain.pool_api_key.get_secret_value()
+    if is_root() or has_pool_key(domain):
+        last = mailpool.store.messages(name, time.time(), limit=LAST_MESSAGES)
+        found["last_messages"] = [in_short(message) for message in last]
+    return found
+
+
+def _last_hour(pool: PooledEmailService) -> LastHour:
+    """How many messages of the last hour each service sent, and what became of the others."""
+    now = time.time()
+    became: Counter[str] = Counter()
+    sent_by: Counter[str] = Counter()
+    for service, outcome, number in mailpool.store.outcomes(pool.email_domain, now, now - 3600):
+        if outcome == SENT:
+            sent_by[str(service)] += number
+        else:
+            became[outcome] += number
+    order = [*pool.services, *sorted(set(sent_by) - set(pool.services))]
+    return {
+        "sent_by": {name: sent_by[name] for name in order if sent_by[name]},
+        "not_sent": became[NOT_SENT],
+        "unknown": became[UNKNOWN],
+        "in_progress": became[IN_PROGRESS],
+    }
+
+
+def _service(
+    pool: PooledEmailService,
+    service: AbstractEmailService,
+    states: Mapping[str, ServiceState],
+    with_keys: bool,
+) -> Service:
+    """What a listing says of a service."""
+    names = {"email_domain": service.email_domain, "service": service.name}
+    state = states.get(service.name, ServiceState())
+    found: Service = {
+        "service": service.provider,
+        "priority_value": service.priority_value,
+        "timeout_seconds": service.settings.timeout_seconds,
+        **_failure(pool.breakers.drill_in(state)),
+        **_health(pool, state),
+        "send_url": url_of(SEND_THROUGH, **names),
+        "fail_url": url_of(FAIL, **names),
+        "health_url": url_of(HEALTH, **names),
+    }
+    if with_keys:
+        cast("dict[str, Any]", found).update(service.secrets)
+    return found
+
+
+def _health(pool: PooledEmailService, state: ServiceState) -> Health:
+    """Whether a service works, since when, why not, and when it is tried again."""
+    now = time.time()
+    health = pool.breakers.health_in(state, now)
+    return {
+        "health": health.state(now),
+        "health_since": iso_or_none(health.since),
+        "health_reason": health.reason,
+        "failures_in_a_row": health.failures,
+        "next_probe": iso_or_none(health.rest_until),
+        "last_errors": [
+            {"at": iso(error["at"]), "reason": error["reason"]} for error in state.last_errors
+        ],
+    }
+
+
+def _failure(drill: Drill | None) -> Failure:
+    """The state of a simulated failure; more than on and off where there is more to say."""
+    if drill is None or drill == Drill(since=drill.since):
+        return {"simulated_failure_enabled": drill is not None}
+    return {
+        "simulated_failure_enabled": True,
+        "simulated_failure_kind": drill.kind,
+        "simulated_failure_share": drill.share,
+        "simulated_failure_until": iso_or_none(drill.until),
+    }
