@@ -436,6 +436,19 @@ def test_a_session_does_what_its_key_does(path, level, content_type, client):
     assert (what_is(client, path) != before) is is_changed
 
 
+def test_a_message_that_was_not_sent_has_its_page_too(client):
+    for service in ("primary", "backup"):
+        client.post(f"/example.com/{service}/fail", headers=ROOT)
+    sign_in(client, POOL_KEY)
+    form = {**PLAIN, "csrf_token": token_of(client)}
+    page = client.post("/example.com/send", data=form, headers={**PAGE, **HERE})
+    assert page.status_code == 503
+    (address,) = re.findall(
+        r'href="(/example.com/messages/[0-9a-f]{32})">Open the message', page.text
+    )
+    assert client.get(address).json["outcome"] == "not sent"
+
+
 def test_a_batch_needs_no_key_either(client):
     sign_in(client, POOL_KEY)
     body = {"messages": [PLAIN, PLAIN], "csrf_token": token_of(client)}
