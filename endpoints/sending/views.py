@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from email_services.abstract import AbstractEmailService
 from email_services.exceptions import InvalidInput, KeyInProgress, KeyReused, MessageTooLarge
@@ -68,7 +68,17 @@ _WITH_EVERYTHING: Final = {
     "substitutions": {"name": "Ada"},
     "on_unknown": "stop",
 }
-_RAISES: Final = (MessageTooLarge, KeyInProgress, KeyReused)
+_SENDS: Final[dict[str, Any]] = {
+    "page": "send.html",
+    "form": MESSAGE_FORM,
+    "reads": read_body,
+    "answers": ANSWERS,
+    "means": MEANS,
+    "raises": (MessageTooLarge, KeyInProgress, KeyReused),
+    "headers": ("Idempotent-Replayed",),
+    "leads_to": (MESSAGE, "/message_id"),
+}
+"""What both ways of sending declare."""
 
 room = Endpoints("sending", __name__, "Messages, and batches of them.", EXAMPLES)
 
@@ -89,14 +99,7 @@ def get_how_to_send(pool: PooledEmailService) -> HowToSend:
     "POST",
     SEND,
     POOL,
-    page="send.html",
-    form=MESSAGE_FORM,
-    reads=read_body,
-    answers=ANSWERS,
-    means=MEANS,
-    raises=_RAISES,
-    headers=("Idempotent-Replayed",),
-    leads_to=(MESSAGE, "/message_id"),
+    **_SENDS,
     examples={
         "message": _MESSAGE,
         "with everything": _WITH_EVERYTHING,
@@ -129,20 +132,7 @@ def get_how_to_send_through(pool: PooledEmailService, service: AbstractEmailServ
     return how_to_send(pool, [service.name])
 
 
-@room.operation(
-    "POST",
-    SEND_THROUGH,
-    POOL,
-    page="send.html",
-    form=MESSAGE_FORM,
-    reads=read_body,
-    answers=ANSWERS,
-    means=MEANS,
-    raises=_RAISES,
-    headers=("Idempotent-Replayed",),
-    leads_to=(MESSAGE, "/message_id"),
-    examples={"message": _MESSAGE},
-)
+@room.operation("POST", SEND_THROUGH, POOL, **_SENDS, examples={"message": _MESSAGE})
 def send_message_through(
     pool: PooledEmailService, service: AbstractEmailService, body: EmailMessage | Batch
 ) -> Answered:
