@@ -158,7 +158,8 @@ MEANS: Final = {
     "cannot carry it (`message_refused`); mend the message. Or the `Idempotency-Key` was used for "
     "another request.",
     HTTPStatus.SERVICE_UNAVAILABLE: "**Not sent**: no service could send it. Send it again later: "
-    "after `Retry-After` seconds, where that is there.",
+    "after `Retry-After` seconds, where that is there. Of a batch, none was sent: each of the "
+    "`results` says by its own `code` whether to mend it or to send it again.",
     HTTPStatus.GATEWAY_TIMEOUT: "**Unknown**: a service took it and did not answer; it may have "
     "been sent. Do not just send it again, since it may arrive twice: look in the log of messages, "
     "or ask the recipient, and send again only what must arrive even if twice.",
