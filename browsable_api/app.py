@@ -16,6 +16,7 @@ from flask.typing import ResponseReturnValue
 from flask_api import FlaskAPI
 from flask_api.exceptions import APIException, NotAcceptable
 from werkzeug.exceptions import HTTPException
+from werkzeug.urls import iri_to_uri, uri_to_iri
 from werkzeug.wrappers import Response
 
 from browsable_api.clients import Proxies
@@ -110,6 +111,8 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         environ["REMOTE_ADDR"] = self._proxies.client(
             environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", "")
         )
+        if not _is_host(environ.get("HTTP_HOST", "")):
+            del environ["HTTP_HOST"]  # before anything is done: no answer could name its addresses
         environ["PATH_INFO"] = environ["PATH_INFO"].rstrip("/") or "/"
         return super().wsgi_app(environ, start_response)
 
@@ -144,6 +147,15 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
     def log_exception(self, exc_info: Any) -> None:
         """A bug of ours, with its traceback; the path quoted, so that it stays one line."""
         self.logger.error("%s %s failed", request.method, quote(request.path), exc_info=exc_info)
+
+
+def _is_host(host: str) -> bool:
+    """Whether addresses can be made of a Host header; they are shown with its IDNA decoded."""
+    try:
+        iri_to_uri(uri_to_iri(f"http://{host}/"))
+    except (ValueError, UnicodeError):
+        return False
+    return True
 
 
 def _answer_error(error: APIError) -> ResponseReturnValue:

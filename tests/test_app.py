@@ -1227,3 +1227,14 @@ def test_a_provider_that_fails_half_way_through_a_batch_loses_and_repeats_nothin
     by_second = [dict(request.form)["to"] for request in second.requests]
     assert by_first == set(taken)
     assert sorted([*taken, *by_second]) == sorted(message["to_recipients"] for message in batch)
+
+
+@pytest.mark.parametrize("host", ["xn--", "xn--a", "xn--.com", "a.xn--a:80", "[", "a:b:c"])
+@pytest.mark.parametrize("accept", ["application/json", "text/html"])
+def test_a_host_that_is_none_is_no_bug_of_ours_and_no_reason_to_send_again(host, accept, client):
+    client.application.config["PROPAGATE_EXCEPTIONS"] = False
+    client = client.application.test_client(use_cookies=False)  # whose jar knows no such host
+    headers = {"Host": host, "Accept": accept, **POOL}
+    for path in ("/", "/example.com", "/example.com/messages", "/sign-in", "/nothing"):
+        assert client.get(path, headers=headers).status_code < 500, path
+    assert client.post("/example.com/send", json=PLAIN, headers=headers).status_code < 500
