@@ -261,6 +261,13 @@ def test_who_signs_out_is_out(accept, client):
     assert client.get("/example.com/messages").status_code == 401
 
 
+def test_who_signs_out_is_out_whatever_else_is_sent(client):
+    sign_in(client, POOL_KEY)
+    body = {"csrf_token": token_of(client), "x": 1}
+    assert client.post("/sign-out", json=body, headers=HERE).status_code == 200
+    assert signed_in(client) is None
+
+
 def test_a_void_cookie_can_be_forgotten_but_not_by_another_site(client):
     visitor = with_cookie(client.application, "mailpool=void")
     assert "Set-Cookie" in visitor.post("/sign-out", headers=HERE).headers
