@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Final, NamedTuple
 import requests
 from pydantic import AfterValidator, AnyHttpUrl, Field
 
+from email_services import VERSION
 from email_services.abstract import (
     MAX_TEXT,
     AbstractEmailService,
@@ -35,7 +36,7 @@ from email_services.exceptions import (
 from email_services.message import EmailMessage
 from email_services.transport import Answer, Transport, is_loopback
 
-USER_AGENT: Final = "mailpool/0.1"
+USER_AGENT: Final = f"mailpool/{VERSION}"
 
 
 def _plain_url(url: AnyHttpUrl) -> AnyHttpUrl:
