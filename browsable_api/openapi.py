@@ -17,11 +17,10 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from browsable_api.errors import Error
-from browsable_api.operations import Answer, Operation, Operations
+from browsable_api.operations import PART, Answer, Operation, Operations
 
 Schema = dict[str, Any]
 
-_PART: Final = re.compile(r"<(?:\w+:)?(\w+)>")
 _JSON: Final = "application/json"
 _NULL: Final[Schema] = {"type": "null"}
 _FILE: Final[Schema] = {"type": "string", "format": "binary"}
@@ -51,7 +50,7 @@ def describe(addresses: Mapping[str, Operations], about: About) -> dict[str, Any
 
     addresses: the operations at each, as Flask writes it.
     """
-    paths = {_PART.sub(r"{\1}", rule): _path_item(rule, addresses, about) for rule in addresses}
+    paths = {PART.sub(r"{\1}", rule): _path_item(rule, addresses, about) for rule in addresses}
     schemas = _schemas(o for found in addresses.values() for o in found.values())
     return {
         "openapi": "3.1.0",
@@ -87,11 +86,7 @@ def _path_item(rule: str, addresses: Mapping[str, Operations], about: About) -> 
             described[method.lower()]["responses"][str(int(HTTPStatus.OK))]["links"] = {
                 "next": link
             }
-    return {"parameters": [_ref("parameters", part) for part in _parts(rule)], **described}
-
-
-def _parts(rule: str) -> list[str]:
-    return _PART.findall(rule)
+    return {"parameters": [_ref("parameters", part) for part in PART.findall(rule)], **described}
 
 
 def _link(operation: Operation, addresses: Mapping[str, Operations]) -> dict[str, Any]:
@@ -104,7 +99,7 @@ def _link(operation: Operation, addresses: Mapping[str, Operations]) -> dict[str
             f"path.{part}": (
                 f"$response.body#{pointer}" if part == found else f"$request.path.{part}"
             )
-            for part in _parts(rule)
+            for part in PART.findall(rule)
         },
     }
 

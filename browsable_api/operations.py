@@ -7,6 +7,7 @@ description of the API read it here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +20,9 @@ from flask import Blueprint, current_app, request
 from flask.typing import ResponseReturnValue
 from pydantic import BaseModel
 from werkzeug.wrappers import Response
+
+PART: Final = re.compile(r"<(?:\w+:)?(\w+)>")
+"""A part of an address that is given with each request, as Flask writes it."""
 
 Answer = type | str
 """The shape of an answer in JSON, a TypedDict; or the media type of anything else."""
@@ -120,6 +124,11 @@ class Operation:
     def text(self) -> str:
         """The rest of it, in Markdown."""
         return cleandoc(self.view.__doc__ or "").partition("\n")[2].strip()
+
+    @property
+    def parts(self) -> list[str]:
+        """The names of the parts of its address that are given with each request."""
+        return PART.findall(self.rule)
 
     @property
     def gives_files(self) -> bool:

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 from werkzeug.routing import BaseConverter
 
 from browsable_api import request
+from browsable_api.operations import PART
 
 HOME: Final = "/"
 DOMAIN: Final = "/<domain:email_domain>"
@@ -39,14 +40,14 @@ class DomainConverter(BaseConverter):
 
 def path_of(address: str, query: Mapping[str, str] | None = None, /, **parts: str) -> str:
     """One of the above on this server, with its parts filled in."""
-    filled = re.sub(r"<(?:\w+:)?(\w+)>", lambda part: quote(parts[part[1]], safe="@"), address)
+    filled = PART.sub(lambda part: quote(parts[part[1]], safe="@"), address)
     asked = f"?{urlencode(query)}" if query else ""
     return f"{quote(request.script_root)}{filled}{asked}"
 
 
 def url_of(address: str, query: Mapping[str, str] | None = None, /, **parts: str) -> str:
     """The same in full."""
-    return f"{request.host_url.rstrip('/')}{path_of(address, query, **parts)}"
+    return f"{request.host_url.removesuffix('/')}{path_of(address, query, **parts)}"
 
 
 def page_addresses() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import cast
 from flask import current_app
 from werkzeug.local import LocalProxy
 
-from email_services.config import Config, EmailDomain
+from email_services.config import Config
 from email_services.pool import PooledEmailService
 from email_services.store import Store
 from endpoints.guesses import Guesses
@@ -25,8 +25,3 @@ class Mailpool:
 
 
 mailpool = cast("Mailpool", LocalProxy(lambda: current_app.extensions["mailpool"]))
-
-
-def pool_of(domain: EmailDomain) -> PooledEmailService:
-    """The domain's pool."""
-    return mailpool.pools[domain.email_domain]

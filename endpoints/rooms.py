@@ -159,8 +159,7 @@ def _errors_of(operation: Operation) -> set[int]:
         statuses |= {HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS}
         statuses |= {HTTPStatus.SERVICE_UNAVAILABLE} | _DEMANDS_ON_BODIES
         statuses |= {HTTPStatus.FORBIDDEN} if operation.method == "POST" else set()
-    parts = {part for part in _ERROR_OF_PART if f"{part}>" in operation.rule}
-    return statuses | {STATUS_OF_ERROR[_ERROR_OF_PART[part]] for part in parts}
+    return statuses | {STATUS_OF_ERROR[_ERROR_OF_PART[part]] for part in operation.parts}
 
 
 class Nothing(BaseModel):
