@@ -15,11 +15,16 @@ _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def curl_command(
-    request: Request, asked: Collection[str], known: Collection[str], key_name: str
+    request: Request,
+    asked: Collection[str],
+    known: Collection[str],
+    secret: Collection[str],
+    key_name: str,
 ) -> str:
     """The request as a curl command, whose answer is the page's in JSON.
 
     asked, known: what of the query and of the body is repeated; elsewhere may be a key, by mistake.
+    secret: what is not, wherever it stands in the body.
     key_name: the variable of the shell that holds the key which the request needs, or "".
     """
     query = {name: value for name, value in request.args.items() if name in asked}
@@ -30,9 +35,10 @@ def curl_command(
         words += ["-H", f'"Authorization: Bearer ${key_name}"']
     if request.method == "POST":
         given = request.read_so_far.items()
-        fields = {name: value for name, value in given if name in known}
-        files = {name: files for name, files in request.file_names.items() if name in known}
-        words += _body(fields, files)
+        shown = {*known} - {*secret}
+        fields = {name: value for name, value in given if name in shown}
+        files = {name: files for name, files in request.file_names.items() if name in shown}
+        words += _body(fields, files, secret)
     return " ".join(words)
 
 
@@ -48,9 +54,11 @@ def _in_hexadecimal(found: re.Match[str]) -> str:
     return "".join(f"\\x{byte:02x}" for byte in found[0].encode())
 
 
-def _body(fields: Mapping[str, Any], files: Mapping[str, list[str]]) -> list[str]:
+def _body(
+    fields: Mapping[str, Any], files: Mapping[str, list[str]], secret: Collection[str]
+) -> list[str]:
     if not files:
-        body = json.dumps(fields, ensure_ascii=False)
+        body = _without(secret, json.dumps(fields, ensure_ascii=False))
         json_type = _quoted("Content-Type: application/json")
         return ["-H", json_type, "-d", _quoted(body)] if fields else []
     words = []
@@ -63,3 +71,14 @@ def _body(fields: Mapping[str, Any], files: Mapping[str, list[str]]) -> list[str
             base = file.replace("\\", "/").rpartition("/")[2]  # a file here, not one somewhere
             words += ["-F", _quoted(f"{name}=@{json.dumps(base, ensure_ascii=False)}")]
     return words
+
+
+def _without(names: Collection[str], body: str) -> str:
+    """The JSON without members that are called so, in whatever object they are."""
+    if not any(name in body for name in names):
+        return body
+
+    def keep(found: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in found.items() if name not in names}
+
+    return json.dumps(json.loads(body, object_hook=keep), ensure_ascii=False)

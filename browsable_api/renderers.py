@@ -73,7 +73,8 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
             curl=curl_command(
                 request,
                 get.query_names if get else (),
-                post.body_names - _secrets(fields) if post else (),
+                post.body_names if post else (),
+                _secrets(fields),
                 g.get("key_name", ""),
             ),
             fields=fields,
@@ -132,11 +133,17 @@ def _secrets(fields: list[FormField]) -> set[str]:
 
 
 def _without(names: set[str], typed: str | None) -> str | None:
-    """JSON as it was typed, perhaps with mistakes, but for what no page repeats."""
+    """JSON as it was typed, perhaps with mistakes, but for what no page repeats.
+
+    Nothing of it, where that is named and does not stand there as it should: it may be anywhere.
+    """
     if typed is None or not names:
         return typed
     any_name = "|".join(map(re.escape, names))
-    return re.sub(rf'"({any_name})"\s*:\s*"(?:[^"\\]|\\.)*"?', r'"\1": ""', typed)
+    blanked = re.sub(rf'"({any_name})"\s*:\s*"(?:[^"\\]|\\.)*"?', r'"\1": ""', typed)
+    rest = re.sub(rf'"({any_name})": ""', "", blanked)
+    rest = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), rest)
+    return "" if re.search(any_name, rest, re.IGNORECASE) else blanked
 
 
 def here(url: str) -> str:

@@ -847,6 +847,32 @@ def test_a_key_typed_into_the_json_of_a_form_is_not_repeated_on_its_page(typed, 
     assert "cret" not in answer.text
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "{'pool_api_key': 'secret'}",
+        '{"pool_api_key": secret}',
+        '{"pool_api_key": ["secret"]}',
+        '{"Pool_Api_Key": "secret"}',
+        '{"pool_api_\\u006bey": "secret"}',
+        '{"messages": [{"root_api_key" "secret"}]}',
+        "pool_api_key=secret",
+    ],
+)
+def test_json_with_a_key_that_is_not_written_plainly_is_not_filled_in_again(typed, client):
+    answer = client.post("/example.com/send", data={"_json": typed}, headers={"Accept": BROWSER})
+    assert answer.status_code in {400, 401}
+    assert "secret" not in answer.text
+
+
+def test_a_key_inside_a_batch_is_not_in_the_command_of_its_page(client):
+    batch = {"messages": [{"subject": "Typed", "pool_api_key": "secret"}]}
+    answer = client.post("/example.com/send", json=batch, headers={"Accept": BROWSER})
+    assert answer.status_code == 401
+    assert "Typed" in answer.text
+    assert "secret" not in answer.text
+
+
 def test_what_a_filters_form_leaves_empty_is_no_filter(client):
     client.post("/example.com/send", json=PLAIN, headers=POOL)
     query = "recipient=&outcome=&service=&since=&until=&limit="
