@@ -99,13 +99,14 @@ def operations() -> list[list[str]]:
     rows = [["", "what it does", "opened by"]]
     for operation in (operation for module in ROOMS for operation in module.room.operations):
         address = re.sub(r"<domain:\w+>", "<domain>", operation.rule)
-        keys = " or ".join(KEYS[scheme] for scheme in operation.access.schemes)
+        keys = " or ".join(KEYS[scheme] for scheme in operation.access.schemes if scheme)
+        if "" in operation.access.schemes:
+            keys = f"anybody; in production {keys}" if keys else "anybody"
         rows.append([f"`{operation.method} {address}`", f"{operation.title}.", keys])
     return rows
 
 
 KEYS: Final = {
-    "": "anybody (where there is a choice, outside production)",
     "pool_key": "the pool key",
     "root_key": "the root key",
 }

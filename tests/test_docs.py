@@ -153,7 +153,7 @@ def test_every_variable_of_the_environment_is_in_the_page_for_operators():
         name for source in sources for pair in pattern.findall(source.read_text()) for name in pair
     }
     named -= {"", "DYNO"}  # Heroku's own sign
-    named -= {"HTTP_X_FORWARDED_FOR", "PATH_INFO", "REMOTE_ADDR"}  # WSGI's
+    named -= {"HTTP_HOST", "HTTP_X_FORWARDED_FOR", "PATH_INFO", "REMOTE_ADDR"}  # WSGI's
     assert named >= {"EMAIL_CONFIG", "DATABASE_URL", "PORT"}
     assert {name for name in named if f"`{name}`" not in OPERATING} == set()
 
