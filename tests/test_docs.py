@@ -143,18 +143,15 @@ def test_every_provider_is_in_the_readme_and_has_its_settings_in_the_page_about_
 
 
 def test_every_variable_of_the_environment_is_in_the_page_for_operators():
-    sources = [
-        *ROOT.glob("*.py"),
-        *ROOT.glob("email_services/*.py"),
-        *ROOT.glob("browsable_api/*.py"),
-    ]
+    packages = ("server", "endpoints", "browsable_api", "email_services")
+    sources = [*ROOT.glob("*.py"), *(f for name in packages for f in (ROOT / name).rglob("*.py"))]
     pattern = re.compile(r"""environ(?:\.get)?[(\[]["'](\w+)|"(\w+)" in os\.environ""")
     named = {
         name for source in sources for pair in pattern.findall(source.read_text()) for name in pair
     }
     named -= {"", "DYNO"}  # Heroku's own sign
     named -= {"HTTP_HOST", "HTTP_X_FORWARDED_FOR", "PATH_INFO", "REMOTE_ADDR"}  # WSGI's
-    assert named >= {"EMAIL_CONFIG", "DATABASE_URL", "PORT"}
+    assert named >= {"EMAIL_CONFIG", "DATABASE_URL", "PORT", "FORWARDED_ALLOW_IPS"}
     assert {name for name in named if f"`{name}`" not in OPERATING} == set()
 
 
