@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import make_message, run_postgresql
-from sqlalchemy import event
+from psycopg.pq import TransactionStatus
 from test_pool import Clock, Scripted
 from test_store import NOW, RESTING
 
@@ -18,7 +18,7 @@ from email_services.ledger import Once
 from email_services.pool import PooledEmailService
 from email_services.store import Store
 from email_services.store.database import AWAY_SECONDS
-from email_services.store.engines import TRUSTED_SECONDS
+from email_services.store.engines import TRUSTED_SECONDS, PostgreSQL
 
 psutil = pytest.importorskip("psutil", reason="it comes with PostgreSQL for tests")
 
@@ -80,11 +80,17 @@ def store(server, clock):
 
 
 @pytest.fixture
-def waits(store):
-    """What went wrong between us and the database; each took its time."""
-    errors = []
-    event.listen(store._engine, "handle_error", errors.append)
-    return errors
+def waits(monkeypatch):
+    """The connections that were given up while an answer was waited for; each took its time."""
+    given_up, close = [], PostgreSQL.close
+
+    def note_and_close(connection):
+        if connection.info.transaction_status == TransactionStatus.ACTIVE:
+            given_up.append(connection)
+        close(connection)
+
+    monkeypatch.setattr(PostgreSQL, "close", note_and_close)
+    return given_up
 
 
 @pytest.fixture

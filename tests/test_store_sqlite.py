@@ -16,7 +16,8 @@ from test_store import NOW, in_threads, logged, reserve, wait_until
 from email_services.exceptions import StoreUnavailable
 from email_services.store import Store
 from email_services.store.database import WRITTEN_AT_ONCE
-from email_services.store.sqlite import Turns
+from email_services.store.driver import Write
+from email_services.store.sqlite import WRITTEN_TOGETHER, Turns
 
 PATIENCE = 30
 
@@ -44,6 +45,91 @@ def test_who_waits_too_long_for_a_turn_hears_so_and_holds_up_nobody():
         pass
     with turns.turn(0):
         pass
+
+
+def written_by_several(store, messages) -> list:
+    """Log the messages, each by a thread of its own, while none gets its turn; what each raised."""
+    raised = [None] * len(messages)
+
+    def log(number):
+        try:
+            store.log_messages([messages[number]])
+        except (StoreUnavailable, ValueError) as error:
+            raised[number] = error
+
+    threads = [threading.Thread(target=log, args=(number,)) for number in range(len(messages))]
+    with store._turns.turn(PATIENCE):
+        for count, thread in enumerate(threads, 1):
+            thread.start()
+            wait_until(lambda count=count: len(store._turns._waiting) == count)
+    for thread in threads:
+        thread.join()
+    return raised
+
+
+def test_writes_that_wait_together_are_made_in_one_transaction(store, statements):
+    store.log_messages([logged(100)])  # removes what is old, too
+    statements.clear()
+    messages = [logged(number) for number in range(20)]
+    assert written_by_several(store, messages) == [None] * 20
+    assert Counter(statements)["COMMIT"] == 1
+    assert len(store.messages("example.com", NOW)) == 21
+
+
+def test_no_more_rows_are_written_together_than_others_can_wait_for(store, statements):
+    store.log_messages([logged(1000)])
+    statements.clear()
+    messages = [logged(number) for number in range(WRITTEN_TOGETHER + 10)]
+    assert written_by_several(store, messages) == [None] * len(messages)
+    assert Counter(statements)["COMMIT"] == 2
+
+
+def test_what_no_database_takes_is_an_error_of_whoever_wrote_it_alone(store):
+    messages = [logged(number) for number in range(6)]
+    messages[3] = replace(messages[3], subject="\ud800")
+    raised = written_by_several(store, messages)
+    assert [type(error) for error in raised if error] == [UnicodeEncodeError]
+    assert raised[3]
+    assert len(store.messages("example.com", NOW)) == 5
+
+
+def test_a_database_that_is_full_is_an_error_of_all_that_write_together(store):
+    store.log_messages([logged(100)])
+    store.close()
+
+    @event.listens_for(store._engine, "connect")
+    def allow_no_more(connection, _record):
+        connection.execute("PRAGMA max_page_count = 1")  # it counts as what there is
+
+    messages = [replace(logged(n), subject="x" * 100_000) for n in range(6)]
+    raised = written_by_several(store, messages)
+    assert [type(error) for error in raised] == [StoreUnavailable] * 6
+    assert len(store.messages("example.com", NOW)) == 1
+
+
+def test_nobody_who_wants_a_transaction_is_overtaken_by_writes_behind():
+    turns, order, threads = Turns(), [], []
+
+    def change():
+        with turns.turn(PATIENCE):
+            order.append("change")
+
+    def carry_out(writes):
+        for write in writes:
+            order.append("write")
+            write.is_over = True
+
+    def write(_):
+        turns.write(Write("", [{}]), PATIENCE, carry_out)
+
+    with turns.turn(PATIENCE):
+        for work in (write, write, lambda _: change(), write):
+            threads.append(threading.Thread(target=work, args=(0,)))
+            threads[-1].start()
+            wait_until(lambda: len(turns._waiting) == len(threads))
+    for thread in threads:
+        thread.join()
+    assert order == ["write", "write", "change", "write"]
 
 
 @pytest.fixture

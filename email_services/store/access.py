@@ -39,9 +39,9 @@ class Access(Database):
         """
         row = {"address": address, "at": now, "number": more}
         row |= {"since": now - seconds, "until": now + seconds}
-        (found,) = self._write(_COUNT_WRONG_KEYS, [row]).rows
+        ((since, number),) = self._write(_COUNT_WRONG_KEYS, [row]).rows_back
         self._remove_when_due(now)
-        return found.at, found.number
+        return since, number
 
     def secret(self, name: str) -> str:
         """A secret that all workers share, made at random when it is first asked for."""

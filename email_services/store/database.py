@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Executable, Row, Table, delete, func, insert, select, tuple_
+from sqlalchemy import Connection, Executable, Table, delete, func, insert, select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import PoolProxiedConnection
 
 from email_services.exceptions import SearchTooSlow, StoreUnavailable
+from email_services.store.driver import Write, as_text
 from email_services.store.engines import (
     LOG_SECONDS,
     UNAVAILABLE,
     WAIT_SECONDS,
+    NotConnected,
+    borrowed,
     is_out_of_reach,
     lift_limits,
     make_autocommit,
@@ -33,7 +38,7 @@ from email_services.store.sqlite import (
     DatabaseFile,
     Turns,
     begun,
-    passing_over_a_lock,
+    passing_over_locks,
 )
 
 logger = logging.getLogger("email_services.store")  # which operators look for
@@ -52,6 +57,9 @@ WRITTEN_AT_ONCE: Final = 100
 The keys of a batch are the exception: all are reserved, or none.
 """
 
+
+_EVERYBODYS: Final = (sqlite3.OperationalError, NotConnected, PoolTimeoutError, StoreUnavailable)
+"""What is wrong with the database and not with what is written."""
 
 Item = TypeVar("Item")
 
@@ -72,13 +80,6 @@ class LongStep:
 
 
 Migration = Callable[[Connection], None] | LongStep
-
-
-class _Written(NamedTuple):
-    """How many rows were written, and those that were asked back."""
-
-    number: int
-    rows: Sequence[Row[Any]]
 
 
 class Database:
@@ -149,7 +150,9 @@ class Database:
     def _remove_some(self, table: Table, before: float) -> bool:
         key = tuple_(*table.primary_key.columns)
         old = select(*table.primary_key.columns).where(table.c.at < before).limit(REMOVED_AT_ONCE)
-        return self._write(delete(table).where(key.in_(old)), [{}]).number == REMOVED_AT_ONCE
+        with self._transaction() as connection:
+            removed = connection.execute(delete(table).where(key.in_(old)))
+        return removed.rowcount == REMOVED_AT_ONCE
 
     # The schema
 
@@ -240,26 +243,68 @@ class Database:
         with self._answering(writes=False), self._autocommit.connect() as connection:
             yield connection
 
-    def _write(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> _Written:
-        """Carry out a statement that writes, in a transaction of its own, for one row or several.
+    def _read(self, statement: Executable, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Read by a statement that is made once; what it finds is as the driver gives it."""
+        self._ensure_schema(writes=False)
+        text = as_text(statement, self._engine.dialect, frozenset(values))
+        with self._answering(writes=False), borrowed(self._engine) as connection:
+            cursor = connection.cursor()
+            cursor.execute(text.sql, text.values(values))
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
-        For one that is without the cost of a transaction, and of SQLite's turns: it takes none.
+    def _write(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> Write:
+        """Write by a statement that is made once, for one row or several: all of them, or none.
+
+        In SQLite that is one transaction with what others write just then.
         """
-        if len(rows) > 1:
-            with self._transaction() as connection:
-                return _written(connection, statement, rows)
         self._ensure_schema()
-        started = time.monotonic()
+        text = as_text(statement, self._engine.dialect, frozenset(rows[0]))
+        write = Write(text.sql, [text.values(row) for row in rows])
         with self._answering(writes=True):
-            while True:
-                is_last = time.monotonic() >= started + WAIT_SECONDS
-                with passing_over_a_lock(is_last=is_last), self._autocommit.connect() as connection:
-                    written = _written(connection, statement, rows)
-                    if time.monotonic() > started + LONG_SECONDS:  # it may have waited
-                        self._refuse_if_moved(connection)
-                    return written
+            if self._turns:
+                self._turns.write(write, WAIT_SECONDS, self._write_together)
+            else:
+                self._write_alone(write)
+        return write
 
-    def _refuse_if_moved(self, connection: Connection) -> None:
+    def _write_alone(self, write: Write) -> None:
+        with borrowed(self._engine) as connection:
+            driver: Any = connection.driver_connection
+            with driver.transaction() if len(write.rows) > 1 else nullcontext():
+                write.carry_out(driver)
+
+    def _write_together(self, writes: Sequence[Write]) -> None:
+        """In one transaction of SQLite's; notes what came of each."""
+        fault: Exception | None = None
+        try:
+            self._write_in_turn(writes)
+        except _EVERYBODYS as error:
+            fault = error
+        except (sqlite3.Error, ValueError, OverflowError) as error:
+            if len(writes) > 1:  # one of them holds what no database takes
+                for write in writes:
+                    self._write_together([write])
+                return
+            fault = error
+        for write in writes:
+            write.error, write.is_over = fault, True
+
+    def _write_in_turn(self, writes: Sequence[Write]) -> None:
+        started = time.monotonic()
+        with borrowed(self._engine) as connection:
+            driver: Any = connection.driver_connection
+            if len(writes) > 1 or len(writes[0].rows) > 1:
+                with begun(driver, WAIT_SECONDS):
+                    self._refuse_if_moved(connection)
+                    for write in writes:
+                        write.carry_out(driver)
+            else:  # without the cost of a transaction
+                passing_over_locks(lambda: writes[0].carry_out(driver), WAIT_SECONDS)
+                if time.monotonic() > started + LONG_SECONDS:  # it may have waited
+                    self._refuse_if_moved(connection)
+
+    def _refuse_if_moved(self, connection: PoolProxiedConnection) -> None:
         """What is written into a file that is gone, nobody finds."""
         if self._file and not self._file.is_what_has_open(connection):
             raise StoreUnavailable("The state database has just been deleted or replaced.")
@@ -281,9 +326,9 @@ class Database:
             with (
                 self._turns.turn(WAIT_SECONDS),
                 self._engine.connect() as connection,
-                begun(connection, WAIT_SECONDS),
+                begun(_driver_of(connection), WAIT_SECONDS),
             ):
-                self._refuse_if_moved(connection)
+                self._refuse_if_moved(connection.connection)
                 yield connection
 
     @contextmanager
@@ -327,6 +372,10 @@ class Database:
             raise StoreUnavailable("The state database does not answer.") from error
 
 
+def _driver_of(connection: Connection) -> Any:
+    return connection.connection.driver_connection
+
+
 def in_parts(
     items: Sequence[Item],
     weight: Callable[[Item], int] = lambda _: 1,
@@ -346,10 +395,3 @@ def in_parts(
         part.append(item)
     if part:
         yield part
-
-
-def _written(
-    connection: Connection, statement: Executable, rows: Sequence[Mapping[str, Any]]
-) -> _Written:
-    result = connection.execute(statement, rows)
-    return _Written(result.rowcount, result.all() if result.returns_rows else ())

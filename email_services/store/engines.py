@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
@@ -20,7 +21,7 @@ from sqlalchemy.exc import (
     InvalidatePoolError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from email_services.exceptions import ConfigError
 from email_services.store.sqlite import INTERRUPTED, prepare, prepare_for_the_log
@@ -44,7 +45,20 @@ LOG_CONNECTIONS: Final = {"pool_size": 2, "max_overflow": 0, "pool_timeout": LOG
 """Those of the log's readers, in each worker. However many they are, no message waits for them, and
 they keep no more processors busy."""
 
-UNAVAILABLE: Final = (DatabaseError, InterfaceError, PoolTimeoutError, sqlite3.Error, OSError)
+
+class NotConnected(Exception):
+    """There is no connection to the database, or none any more."""
+
+
+UNAVAILABLE: Final = (
+    DatabaseError,
+    InterfaceError,
+    PoolTimeoutError,
+    NotConnected,
+    psycopg.Error,
+    sqlite3.Error,
+    OSError,
+)
 """What is raised where the database is away, full, locked, damaged or read-only."""
 
 POSTGRESQL: Final = {
@@ -100,9 +114,46 @@ def was_stopped(error: Exception) -> bool:
 
 def is_out_of_reach(error: Exception) -> bool:
     """Whether there is no connection to the database, for any purpose; not so if it is locked."""
-    if not isinstance(error, DBAPIError):
-        return False
-    return error.connection_invalidated or error.statement is None
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or error.statement is None
+    return isinstance(error, NotConnected)
+
+
+@contextmanager
+def borrowed(engine: Engine) -> Iterator[PoolProxiedConnection]:
+    """A connection of the driver's, each statement on it a transaction of its own.
+
+    Raises NotConnected, SQLAlchemy's TimeoutError, and the driver's errors.
+    """
+    try:
+        connection = engine.raw_connection()
+    except (psycopg.Error, sqlite3.Error, OSError) as error:
+        raise NotConnected from error
+    driver = connection.driver_connection
+    try:
+        if isinstance(driver, PostgreSQL):
+            with _committing(driver):
+                yield connection
+        else:
+            yield connection
+    except psycopg.Error as error:
+        if isinstance(driver, PostgreSQL) and driver.closed:
+            connection.invalidate(error)
+            engine.dispose()  # those nobody uses now are as broken
+            raise NotConnected from error
+        raise
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _committing(driver: PostgreSQL) -> Iterator[None]:
+    driver.autocommit = True
+    try:
+        yield
+    finally:
+        if not driver.closed:
+            driver.autocommit = False
 
 
 def lift_limits(connection: Connection) -> None:
@@ -137,6 +188,8 @@ def _connected(url: str, pool: Mapping[str, Any], on_postgresql: Mapping[str, An
     options: dict[str, Any] = {"hide_parameters": True, **pool}  # no value in any log
     if url.startswith("postgres"):
         options["connect_args"] = on_postgresql
+    else:
+        options["paramstyle"] = "named"  # as PostgreSQL's has it by itself
     try:
         engine = create_engine(
             re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url), **options

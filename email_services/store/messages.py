@@ -184,7 +184,8 @@ class Messages(Database):
             old = connection.execute(query.limit(REMOVED_AT_ONCE)).all()
         parts = list(in_parts(old, rows_of))
         for some in parts[:REMOVED_PARTS]:
-            self._write(_REMOVE_MESSAGES, [{"ids": [row.message_id for row in some]}])
+            with self._transaction() as connection:
+                connection.execute(_REMOVE_MESSAGES, {"ids": [row.message_id for row in some]})
         return len(old) == REMOVED_AT_ONCE or len(parts) > REMOVED_PARTS
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
-from sqlalchemy import Row, bindparam, insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from email_services.drill import Drill
@@ -35,9 +35,8 @@ class Services(Database):
 
     def service_states(self, email_domain: str) -> dict[str, ServiceState]:
         """What is known of the domain's services, by name; nothing of some."""
-        with self._statement() as connection:
-            rows = connection.execute(_STATES, {"email_domain": email_domain})
-            return {row.service: _state(row) for row in rows}
+        rows = self._read(_STATES, {"email_domain": email_domain})
+        return {row["service"]: _state(row) for row in rows}
 
     def change_service(
         self,
@@ -63,10 +62,9 @@ class Services(Database):
         now: float,
     ) -> ServiceState:
         with self._transaction() as connection:
-            row = connection.execute(
-                select(SERVICES).filter_by(**key).with_for_update()
-            ).one_or_none()
-            before = _state(row) if row else ServiceState()
+            found = select(SERVICES).filter_by(**key).with_for_update()
+            row = connection.execute(found).one_or_none()
+            before = _state(row._asdict()) if row else ServiceState()
             after, words = change(before)
             if after != before and row:
                 connection.execute(update(SERVICES).filter_by(**key).values(**_columns(after)))
@@ -96,11 +94,12 @@ class Services(Database):
         return super().remove_old(now) or more
 
 
-def _state(row: Row[Any]) -> ServiceState:
+def _state(row: Mapping[str, Any]) -> ServiceState:
+    health = {column.name: row[column.name] for column in fields(Health)}
     return ServiceState(
-        Health(**{column.name: getattr(row, column.name) for column in fields(Health)}),
-        Drill(**json.loads(row.drill)) if row.drill else None,
-        tuple(json.loads(row.last_errors)),
+        Health(**{**health, "simulated": bool(row["simulated"])}),  # a number in SQLite
+        Drill(**json.loads(row["drill"])) if row["drill"] else None,
+        tuple(json.loads(row["last_errors"])),
     )
 
 

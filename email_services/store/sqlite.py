@@ -9,16 +9,17 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import InvalidatePoolError, OperationalError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from email_services.exceptions import StoreUnavailable
+from email_services.store.driver import Write
 
 BUSY_MILLISECONDS: Final = 100
 """How long SQLite waits for a lock. It looks after 1, 3, 8 ms and so on, then every 25 ms, later
@@ -31,6 +32,9 @@ goes on as before, until somebody opens the database anew; each look costs, if l
 LONG_SECONDS: Final = 0.002
 """A transaction that took longer is followed by a pause as long, in which others begin."""
 
+WRITTEN_TOGETHER: Final = 100
+"""Rows that several callers write in one transaction."""
+
 LOOK_EVERY: Final = 1_000_000
 """Steps of SQLite's machine, some 20 ms, after which a reader looks whether its time is over. For
 each look it has to wait for Python, which other threads may be using."""
@@ -39,15 +43,29 @@ INTERRUPTED: Final = "interrupted"
 """What SQLite says then."""
 
 
+class _Place:
+    """One in the line of those who want to write.
+
+    wakes: released when it is its turn, or another has done it meanwhile.
+    """
+
+    def __init__(self, write: Write | None) -> None:
+        self.write = write
+        self.wakes = threading.Lock()
+        self.wakes.acquire()
+
+
 class Turns:
     """The transactions of this process that write, one at a time and in the order they came in.
 
-    One file has one writer. Without an order, who writes much comes before those who wait.
+    One file has one writer. Without an order, who writes much comes before those who wait. Writes
+    that wait one behind the other are made in one transaction by the first of those who made them:
+    to begin and to end one costs more than what is in it.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: deque[threading.Lock] = deque()  # each is released when it is its turn
+        self._waiting: deque[_Place] = deque()
         self._is_taken = False
 
     @contextmanager
@@ -56,7 +74,34 @@ class Turns:
 
         patience: seconds to wait at most.
         """
-        self._take(patience)
+        self._take(_Place(None), patience)
+        with self._pausing():
+            yield
+
+    def write(
+        self, write: Write, patience: float, carry_out: Callable[[Sequence[Write]], None]
+    ) -> None:
+        """Have it carried out, here or by another caller, with what others wait to write.
+
+        carry_out: does so with several, and notes what came of each. Raises StoreUnavailable, and
+        what came of this one.
+        """
+        self._take(_Place(write), patience)
+        if not write.is_over:
+            with self._pausing():
+                others = self._take_along(WRITTEN_TOGETHER - len(write.rows))
+                try:
+                    carry_out([write, *others.values()])
+                finally:
+                    for place, other in others.items():
+                        if not other.is_over:
+                            other.error, other.is_over = _not_written(), True
+                        place.wakes.release()
+        if write.error:
+            raise write.error
+
+    @contextmanager
+    def _pausing(self) -> Iterator[None]:
         started = time.monotonic()
         try:
             yield
@@ -65,27 +110,41 @@ class Turns:
                 time.sleep(LONG_SECONDS)
             self._pass_on()
 
-    def _take(self, patience: float) -> None:
+    def _take(self, place: _Place, patience: float) -> None:
         with self._lock:
             if not self._is_taken:
                 self._is_taken = True
                 return
-            mine = threading.Lock()
-            mine.acquire()
-            self._waiting.append(mine)
-        if mine.acquire(timeout=patience):
+            self._waiting.append(place)
+        if place.wakes.acquire(timeout=patience):
             return
         with self._lock:
-            if mine in self._waiting:  # else it has become mine just now
-                self._waiting.remove(mine)
+            if place in self._waiting:
+                self._waiting.remove(place)
                 raise StoreUnavailable("Too many are waiting to write to the state database.")
+        place.wakes.acquire()  # its turn has come just now, or another is writing for it
+
+    def _take_along(self, rows: int) -> dict[_Place, Write]:
+        """Those next in line who only want `rows` or fewer to be written, with what they want."""
+        found = {}
+        with self._lock:
+            while self._waiting and (write := self._waiting[0].write):
+                rows -= len(write.rows)
+                if rows < 0:
+                    break
+                found[self._waiting.popleft()] = write
+        return found
 
     def _pass_on(self) -> None:
         with self._lock:
             if self._waiting:
-                self._waiting.popleft().release()
+                self._waiting.popleft().wakes.release()
             else:
                 self._is_taken = False
+
+
+def _not_written() -> StoreUnavailable:
+    return StoreUnavailable("What was to be written with others was not.")
 
 
 class _Identity(NamedTuple):
@@ -138,7 +197,7 @@ class DatabaseFile:
         self._next_look_beside = 0.0  # for who looks next, until it is opened anew
         return False
 
-    def is_what_has_open(self, connection: Connection) -> bool:
+    def is_what_has_open(self, connection: PoolProxiedConnection) -> bool:
         """Whether what the connection writes is found by all others."""
         return connection.info["file"] is self._known and self.is_the_same()
 
@@ -263,31 +322,34 @@ def prepare_for_the_log(connection: sqlite3.Connection, record: ConnectionPoolEn
 
 
 @contextmanager
-def begun(connection: Connection, patience: float) -> Iterator[None]:
+def begun(connection: sqlite3.Connection, patience: float) -> Iterator[None]:
     """A transaction that has the right to write from its beginning.
 
     SQLite could not give it later to one that reads first. patience: seconds to wait for a writer
     in another process. Raises sqlite3.Error.
     """
-    driver = cast("sqlite3.Connection", connection.connection.driver_connection)
-    until = time.monotonic() + patience
-    while not driver.in_transaction:
-        with passing_over_a_lock(is_last=time.monotonic() >= until):
-            driver.execute("BEGIN IMMEDIATE")
+    passing_over_locks(lambda: connection.execute("BEGIN IMMEDIATE"), patience)
     try:
         yield
     except BaseException:
-        if driver.in_transaction:
-            driver.execute("ROLLBACK")
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
         raise
-    driver.execute("COMMIT")
+    connection.execute("COMMIT")
 
 
-@contextmanager
-def passing_over_a_lock(*, is_last: bool) -> Iterator[None]:
-    """For an attempt to write: that another one writes is an error only the last time."""
-    try:
-        yield
-    except (sqlite3.OperationalError, OperationalError) as error:
-        if is_last or str(getattr(error, "orig", error)) != "database is locked":
-            raise
+def passing_over_locks(attempt: Callable[[], object], patience: float) -> None:
+    """Make the attempt to write until no other process is writing just then.
+
+    patience: seconds after which that is an error. Raises sqlite3.Error.
+    """
+    until = time.monotonic() + patience
+    while True:
+        is_last = time.monotonic() >= until
+        try:
+            attempt()
+        except sqlite3.OperationalError as error:
+            if is_last or str(error) != "database is locked":
+                raise
+        else:
+            return
