@@ -79,6 +79,11 @@ def parse_address(value: str) -> Address:
     """
     if len(value) > MAX_WRITTEN:
         raise ValueError(f"It is longer than {MAX_WRITTEN} characters.")
+    return _parsed(value)
+
+
+@lru_cache(maxsize=1024)  # who sends is mostly the same, and many write to one address again
+def _parsed(value: str) -> Address:
     refuse_control_characters(value)
     match = _NAME_AND_ADDRESS.fullmatch(value.strip())
     quoted, unquoted, email = match.groups() if match else (None, None, value)

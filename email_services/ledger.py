@@ -81,7 +81,7 @@ class Ledger:
                         service_used=delivery.service_used,
                         service_message_id=delivery.service_message_id,
                         possible_duplicate=delivery.possible_duplicate,
-                        attempts=[asdict(attempt) for attempt in delivery.attempts],
+                        attempts=[vars(attempt) for attempt in delivery.attempts],
                     )
                     for run, delivery in zip(runs, deliveries, strict=True)
                 ]

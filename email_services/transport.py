@@ -42,7 +42,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from http import HTTPStatus
 from ipaddress import ip_address
 from json import JSONDecodeError, loads
@@ -165,7 +165,7 @@ class Transport:
         The request's content is gone afterwards: with large files, one copy of it is enough.
         Raises ServiceUnavailable if the request was not written whole, OutcomeUnknown if it was.
         """
-        prepared = request.prepare()
+        prepared = _prepared(request)
         _forget_content(request)
         with within(timeout, self._patience) as exchange:
             try:
@@ -186,6 +186,21 @@ class Transport:
             if not exchange.met_an_end:
                 raise
         return self._send(prepared, exchange, timeout)
+
+
+def _prepared(request: requests.Request) -> requests.PreparedRequest:
+    """As `request.prepare()` does it: without parameters, cookies and hooks, which none has."""
+    prepared = requests.PreparedRequest()
+    prepared.prepare_method(request.method)
+    prepared.url = _normal_url(request.url or "")
+    prepared.prepare_headers(request.headers)
+    prepared.prepare_body(request.data, request.files, request.json)
+    return prepared
+
+
+@lru_cache(maxsize=256)
+def _normal_url(url: str) -> str:
+    return requests.Request("POST", url).prepare().url or ""
 
 
 def _forget_content(request: requests.Request) -> None:

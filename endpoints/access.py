@@ -116,8 +116,15 @@ def keys_shown() -> list[str]:
     """Every key the caller shows, in the Authorization header or in the body.
 
     A key in the header that opens nothing here is the only one: no body makes up for it, and so it
-    is not read.
+    is not read. A request asks it several times.
     """
+    if "keys_shown" not in g:
+        g.keys_shown = _keys_shown()
+    shown: list[str] = g.keys_shown
+    return shown
+
+
+def _keys_shown() -> list[str]:
     key = _key_in_header()
     if key is not None and not _is_right(key):
         return [key]

@@ -289,14 +289,12 @@ def test_who_waited_while_the_database_was_deleted_writes_into_no_file_that_is_g
         except StoreUnavailable as error:
             outcome.append(error)
 
-    begun = threading.Event()
-    event.listen(waiting._engine, "checkout", lambda *_: begun.set())
     thread = threading.Thread(target=wait)
     other = sqlite3.connect(tmp_path / "state.sqlite3", isolation_level=None)
     with contextlib.closing(other):
         other.execute("BEGIN IMMEDIATE")
         thread.start()
-        begun.wait()
+        wait_until(lambda: waiting._turns._is_taken)
         (tmp_path / "state.sqlite3").unlink()
         assert reserve(deleting).state == "new"
         other.execute("COMMIT")

@@ -22,8 +22,8 @@ from email_services.store.engines import (
     LOG_SECONDS,
     UNAVAILABLE,
     WAIT_SECONDS,
+    Lender,
     NotConnected,
-    borrowed,
     is_out_of_reach,
     lift_limits,
     make_autocommit,
@@ -96,6 +96,7 @@ class Database:
         if self._file:
             self._file.watch(self._engine)
             self._file.watch(log_engine)
+        self._lender = Lender(self._engine, self._file.has_open if self._file else lambda _: True)
         self._migrations = migrations
         self._keep_seconds = keep_seconds
         self._away_until = {False: 0.0, True: 0.0}  # to read, to write
@@ -121,6 +122,7 @@ class Database:
             self._worker.join()
             self._is_closing.clear()
             self._worker = None
+        self._lender.close()
         self._engine.dispose()
         self._log.dispose()
         if self._file:
@@ -247,7 +249,7 @@ class Database:
         """Read by a statement that is made once; what it finds is as the driver gives it."""
         self._ensure_schema(writes=False)
         text = as_text(statement, self._engine.dialect, frozenset(values))
-        with self._answering(writes=False), borrowed(self._engine) as connection:
+        with self._answering(writes=False), self._lender.lend() as connection:
             cursor = connection.cursor()
             cursor.execute(text.sql, text.values(values))
             names = [column[0] for column in cursor.description]
@@ -269,7 +271,7 @@ class Database:
         return write
 
     def _write_alone(self, write: Write) -> None:
-        with borrowed(self._engine) as connection:
+        with self._lender.lend() as connection:
             driver: Any = connection.driver_connection
             with driver.transaction() if len(write.rows) > 1 else nullcontext():
                 write.carry_out(driver)
@@ -292,7 +294,7 @@ class Database:
 
     def _write_in_turn(self, writes: Sequence[Write]) -> None:
         started = time.monotonic()
-        with borrowed(self._engine) as connection:
+        with self._lender.lend() as connection:
             driver: Any = connection.driver_connection
             if len(writes) > 1 or len(writes[0].rows) > 1:
                 with begun(driver, WAIT_SECONDS):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import psycopg
@@ -37,6 +37,10 @@ TRUSTED_SECONDS: Final = 1.0
 
 CONNECTIONS: Final = {"pool_size": 5, "max_overflow": 2, "pool_timeout": WAIT_SECONDS}
 """In each worker; a statement takes milliseconds, and small databases allow 20 connections."""
+
+KEPT: Final = 4
+"""Connections to SQLite that stay with a Lender, in each worker. One writes, the others read for
+microseconds."""
 
 LOG_SECONDS: Final = 5
 """How long who looks at the log waits: for a connection, and for each statement."""
@@ -119,31 +123,60 @@ def is_out_of_reach(error: Exception) -> bool:
     return isinstance(error, NotConnected)
 
 
-@contextmanager
-def borrowed(engine: Engine) -> Iterator[PoolProxiedConnection]:
-    """A connection of the driver's, each statement on it a transaction of its own.
+class Lender:
+    """Connections of the driver's, for the statements that every message makes.
 
-    Raises NotConnected, SQLAlchemy's TimeoutError, and the driver's errors.
+    Each statement on them is a transaction of its own. In SQLite some stay here: SQLAlchemy's pool
+    takes as long to hand one out as SQLite to use it.
+
+    is_fit: whether one that has stayed may be used.
     """
-    try:
-        connection = engine.raw_connection()
-    except (psycopg.Error, sqlite3.Error, OSError) as error:
-        raise NotConnected from error
-    driver = connection.driver_connection
-    try:
-        if isinstance(driver, PostgreSQL):
-            with _committing(driver):
+
+    def __init__(
+        self, engine: Engine, is_fit: Callable[[PoolProxiedConnection], bool] = lambda _: True
+    ) -> None:
+        self._engine = engine
+        self._is_fit = is_fit
+        self._idle: list[PoolProxiedConnection] = []
+        self._kept = KEPT if engine.dialect.name == "sqlite" else 0
+
+    @contextmanager
+    def lend(self) -> Iterator[PoolProxiedConnection]:
+        """One that nobody else has. Raises NotConnected, PoolTimeoutError, the driver's errors."""
+        connection = self._take()
+        driver = connection.driver_connection
+        try:
+            if isinstance(driver, PostgreSQL):
+                with _committing(driver):
+                    yield connection
+            else:
                 yield connection
-        else:
-            yield connection
-    except psycopg.Error as error:
-        if isinstance(driver, PostgreSQL) and driver.closed:
-            connection.invalidate(error)
-            engine.dispose()  # those nobody uses now are as broken
+        except psycopg.Error as error:
+            if isinstance(driver, PostgreSQL) and driver.closed:
+                connection.invalidate(error)
+                self._engine.dispose()  # those nobody uses now are as broken
+                raise NotConnected from error
+            raise
+        finally:
+            if len(self._idle) < self._kept:
+                self._idle.append(connection)
+            else:
+                connection.close()
+
+    def close(self) -> None:
+        """Give back those that have stayed."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _take(self) -> PoolProxiedConnection:
+        with suppress(IndexError):  # none is here, or another has just taken it
+            while not self._is_fit(connection := self._idle.pop()):
+                connection.invalidate()
+            return connection
+        try:
+            return self._engine.raw_connection()
+        except (psycopg.Error, sqlite3.Error, OSError) as error:
             raise NotConnected from error
-        raise
-    finally:
-        connection.close()
 
 
 @contextmanager

@@ -197,9 +197,13 @@ class DatabaseFile:
         self._next_look_beside = 0.0  # for who looks next, until it is opened anew
         return False
 
+    def has_open(self, connection: PoolProxiedConnection) -> bool:
+        """Whether the connection is to the file that is known."""
+        return connection.info["file"] is self._known
+
     def is_what_has_open(self, connection: PoolProxiedConnection) -> bool:
         """Whether what the connection writes is found by all others."""
-        return connection.info["file"] is self._known and self.is_the_same()
+        return self.has_open(connection) and self.is_the_same()
 
     def open(self) -> str:
         """Open what is there, or a new one; all processes come to the same.
