@@ -1113,6 +1113,52 @@ def test_the_status_of_a_batch_says_how_many_were_sent(recipients, status, word,
     assert (answer.status_code, answer.json["result"]) == (status, word)
 
 
+def send_batch(client, *, wrong: int, fine: int, **headers: str):
+    messages = [{**PLAIN, "subject": ""}] * wrong + [PLAIN] * fine
+    headers |= POOL
+    return client.post("/example.com/send", json={"messages": messages}, headers=headers)
+
+
+def test_a_batch_whose_messages_are_all_wrong_is_not_to_be_sent_again(client):
+    answer = send_batch(client, wrong=2, fine=0)
+    assert answer.status_code == 503
+    assert list(answer.json) == ["result", "error", "code", "results"]
+    assert answer.json["code"] == "batch_refused"
+    assert answer.json["error"] == (
+        "None of the messages was sent: each is invalid or was refused, and has to be mended."
+    )
+    assert [result["code"] for result in answer.json["results"]] == ["invalid", "invalid"]
+    assert "Retry-After" not in answer.headers
+    page = send_batch(client, wrong=2, fine=0, Accept="text/html").text
+    assert f"<p>{answer.json['error']}</p>" in page
+
+
+def test_a_batch_that_no_service_takes_as_it_is_is_not_to_be_sent_again_either(
+    stand_in, make_app, tmp_path
+):
+    refuses = stand_in(answering(400))
+    app = make_app(with_providers(tmp_path, sendgrid=http_service(refuses.url, 1)))
+    sent = send_batch(app.test_client(), wrong=1, fine=1)
+    assert (sent.status_code, sent.json["code"]) == (503, "batch_refused")
+    codes = [result["code"] for result in sent.json["results"]]
+    assert codes == ["invalid", "message_refused"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (0, "no service could send them."),
+        (1, "no service could send 2 of them, and the rest has to be mended."),
+    ],
+)
+def test_a_batch_of_which_some_may_be_sent_later_says_so(wrong, words, client):
+    for service in ("primary", "backup"):
+        client.post(f"/example.com/{service}/fail", headers=ROOT)
+    answer = send_batch(client, wrong=wrong, fine=2)
+    assert (answer.status_code, answer.json["code"]) == (503, "unavailable")
+    assert answer.json["error"] == f"None of the messages was sent: {words}"
+
+
 @pytest.mark.parametrize(
     ("body", "problems"),
     [

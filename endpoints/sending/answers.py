@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal, cast, get_args
 
 from pydantic import JsonValue
 from typing_extensions import NotRequired, TypedDict
@@ -18,7 +18,11 @@ from email_services.message import EmailMessage
 from email_services.pool import PooledEmailService
 from endpoints.messages import Attempt
 
-NotSentCode = Literal["message_refused", "busy", "unavailable"]
+PassingCode = Literal["busy", "unavailable"]
+"""Why a message was not sent that may be sent later as it is."""
+
+NotSentCode = Literal["message_refused", PassingCode]
+BatchCode = Literal["batch_refused", PassingCode]
 Word = Literal["sent", "not sent", "unknown"]
 
 
@@ -101,11 +105,29 @@ Result = Sent | NotSent | Unknown | Plan | Invalid
 BatchWord = Literal["success", "mixed", "error"]
 
 
+Results = Annotated[list[Result], told("One for each message, in the same order.")]
+
+
 class BatchAnswer(TypedDict):
     """What became of each message of a batch."""
 
-    result: Annotated[BatchWord, told("Of all together.")]
-    results: Annotated[list[Result], told("One for each message, in the same order.")]
+    result: Annotated[Literal["success", "mixed"], told("Of all together.")]
+    results: Results
+
+
+class BatchNotSent(TypedDict):
+    """A batch of which surely nothing was sent."""
+
+    result: Annotated[Literal["error"], told("Of all together.")]
+    error: Annotated[str, told("One sentence.")]
+    code: Annotated[
+        BatchCode,
+        told(
+            "The same for programs; `batch_refused`: each message is invalid or was refused, and "
+            "would be again. Else some may be sent later, by their own `code`."
+        ),
+    ]
+    results: Results
 
 
 class FieldHelp(TypedDict):
@@ -124,7 +146,9 @@ class HowToSend(TypedDict):
     example: Annotated[dict[str, JsonValue], told("A message.")]
 
 
-Answered = tuple[Sent | NotSent | Unknown | Plan | BatchAnswer, HTTPStatus, dict[str, str]]
+Answered = tuple[
+    Sent | NotSent | Unknown | Plan | BatchAnswer | BatchNotSent, HTTPStatus, dict[str, str]
+]
 
 STATUS_OF_OUTCOME: Final = {
     SENT: HTTPStatus.OK,
@@ -143,7 +167,7 @@ ANSWERS: Final[Mapping[int, tuple[type, ...]]] = {
     STATUS_OF_OUTCOME[SENT]: (Sent, Plan, BatchAnswer),
     STATUS_OF_BATCH["mixed"]: (BatchAnswer,),
     STATUS_OF_REJECTED: (NotSent,),
-    STATUS_OF_OUTCOME[NOT_SENT]: (NotSent, BatchAnswer),
+    STATUS_OF_OUTCOME[NOT_SENT]: (NotSent, BatchNotSent),
     STATUS_OF_OUTCOME[UNKNOWN]: (Unknown,),
 }
 MEANS: Final = {
@@ -158,8 +182,9 @@ MEANS: Final = {
     "cannot carry it (`message_refused`); mend the message. Or the `Idempotency-Key` was used for "
     "another request.",
     HTTPStatus.SERVICE_UNAVAILABLE: "**Not sent**: no service could send it. Send it again later: "
-    "after `Retry-After` seconds, where that is there. Of a batch, none was sent: each of the "
-    "`results` says by its own `code` whether to mend it or to send it again.",
+    "after `Retry-After` seconds, where that is there. Of a batch, none was sent: send those of "
+    "the `results` again whose own `code` is `unavailable` or `busy`, and mend the others; none "
+    "is worth sending again where the batch's own `code` is `batch_refused`.",
     HTTPStatus.GATEWAY_TIMEOUT: "**Unknown**: a service took it and did not answer; it may have "
     "been sent. Do not just send it again, since it may arrive twice: look in the log of messages, "
     "or ask the recipient, and send again only what must arrive even if twice.",
@@ -250,12 +275,27 @@ def plan_as_dict(steps: Sequence[Step]) -> Plan:
     }
 
 
-def word_of_batch(results: Sequence[Result]) -> BatchWord:
-    """What became of all together."""
+def batch_as_dict(results: list[Result]) -> BatchAnswer | BatchNotSent:
+    """What became of all together, and of each."""
     words = {result["result"] for result in results}
     if words <= {"success", "dry run"}:
-        return "success"
-    return "error" if words == {"error"} else "mixed"
+        return {"result": "success", "results": results}
+    if words != {"error"}:
+        return {"result": "mixed", "results": results}
+    code, why = _why_none([cast("NotSent", result)["code"] for result in results])
+    error = f"None of the messages was sent: {why}."
+    return {"result": "error", "error": error, "code": code, "results": results}
+
+
+def _why_none(codes: Sequence[str]) -> tuple[BatchCode, str]:
+    """Why none of the messages with these codes was sent, for programs and for people."""
+    passing = [code for code in codes if code in get_args(PassingCode)]
+    if not passing:
+        return "batch_refused", "each is invalid or was refused, and has to be mended"
+    word: PassingCode = "unavailable" if "unavailable" in passing else "busy"
+    if passing == codes:
+        return word, "no service could send them"
+    return word, f"no service could send {len(passing)} of them, and the rest has to be mended"
 
 
 _ATTEMPTS: Final[list[Attempt]] = [
@@ -333,6 +373,6 @@ EXAMPLES: Final[Mapping[Any, Any]] = {
     },
     BatchAnswer: {"result": "success", "results": [_SENT]},
     (BatchAnswer, STATUS_OF_BATCH["mixed"]): {"result": "mixed", "results": [_SENT, _INVALID]},
-    (BatchAnswer, STATUS_OF_BATCH["error"]): {"result": "error", "results": [_INVALID]},
+    BatchNotSent: batch_as_dict([_INVALID]),
 }
 """Of the answers, by shape, or by shape and status; tests hold real ones to the same shapes."""

@@ -21,12 +21,12 @@ from endpoints.sending.answers import (
     HowToSend,
     Invalid,
     Result,
+    batch_as_dict,
     delivery_as_dict,
     headers_of,
     how_to_send,
     plan_as_dict,
     status_of,
-    word_of_batch,
 )
 from endpoints.sending.bodies import (
     MESSAGE_FORM,
@@ -180,13 +180,8 @@ def _send_batch(
     deliveries = pool.send_all(list(messages.values()), only, keys, whole) if messages else []
     for number, delivery in zip(messages, deliveries, strict=True):
         results[number] = delivery_as_dict(delivery)
-    in_order = [results[number] for number in range(len(batch.messages))]
-    word = word_of_batch(in_order)
-    return (
-        {"result": word, "results": in_order},
-        STATUS_OF_BATCH[word],
-        headers_of(deliveries),
-    )
+    answer = batch_as_dict([results[number] for number in range(len(batch.messages))])
+    return answer, STATUS_OF_BATCH[answer["result"]], headers_of(deliveries)
 
 
 def _invalid(error: InvalidInput) -> Invalid:
