@@ -6,6 +6,7 @@ import base64
 import binascii
 import codecs
 import re
+from collections.abc import Mapping
 from mimetypes import MimeTypes
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Final, cast
@@ -32,6 +33,16 @@ OCTET_STREAM: Final = "application/octet-stream"
 
 CHUNK: Final = 65_536
 """Bytes that are decoded at a time, so that a large text is not in memory as characters too."""
+
+OTHER_FILE_NAMES: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("name", "file_name"), "filename"),
+    **dict.fromkeys(("data", "base64", "base64content", "rawcontent", "body"), "content"),
+    **dict.fromkeys(
+        ("type", "contenttype", "content-type", "mime_type", "mimetype"), "content_type"
+    ),
+    **dict.fromkeys(("cid", "contentid", "content-id", "id"), "content_id"),
+}
+"""What other services call a file's fields, in lower case."""
 
 # The tables of Python itself: what this machine's own files add would differ from node to node.
 _TYPES = MimeTypes(filenames=())

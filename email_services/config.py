@@ -26,7 +26,13 @@ from sqlalchemy.exc import ArgumentError
 
 from email_services.abstract import AbstractEmailService, Key, Seconds
 from email_services.addresses import canonical_domain
-from email_services.exceptions import ConfigError, UnknownDomain, UnusableProvider, describe
+from email_services.exceptions import (
+    ConfigError,
+    Names,
+    UnknownDomain,
+    UnusableProvider,
+    describe,
+)
 from email_services.message import MAX_MESSAGE_BYTES, MEGABYTE, OnUnknown
 from email_services.pool import DEFAULT_DEADLINE_SECONDS, MANY, PooledEmailService
 from email_services.providers import find_provider, provider_names
@@ -258,7 +264,7 @@ def _validated(
                 continue  # half of int | float, whose other half says the same
             if place[-1:] == ("float",) and item["type"].startswith("float_"):
                 place = place[:-1]
-            problems.add((*path, *place), describe(item, model.model_fields))
+            problems.add((*path, *place), describe(item, Names(model.model_fields)))
     except OverflowError:
         problems.add(path, "a number in it is too large")
     return None

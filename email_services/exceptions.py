@@ -42,9 +42,9 @@ Any other exception is a bug of ours: it is never caught to fail over.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -89,6 +89,20 @@ class EmailServicesError(Exception):
     retry_after: int | None = None
 
 
+class Names(NamedTuple):
+    """What the fields of an object are called: here, and elsewhere (in lower case)."""
+
+    here: Collection[str] = ()
+    elsewhere: Mapping[str, str] = MappingProxyType({})
+
+    def meant_by(self, name: str) -> str | None:
+        """The field that somebody calls `name`, if that can be told."""
+        meant = self.elsewhere.get(name.lower())
+        if meant in self.here:
+            return meant
+        return next(iter(difflib.get_close_matches(name, list(self.here), n=1)), None)
+
+
 class InvalidInput(EmailServicesError):
     """What the caller sent is not acceptable.
 
@@ -103,26 +117,16 @@ class InvalidInput(EmailServicesError):
         self.problems = dict(problems)
 
     @classmethod
-    def from_validation(
-        cls,
-        error: ValidationError,
-        known: Iterable[str] = (),
-        other_names: Mapping[str, str] | None = None,
-    ) -> InvalidInput:
-        """Turn pydantic's error into problems; `known` field names serve as suggestions.
+    def from_validation(cls, error: ValidationError, names: Mapping[str, Names]) -> InvalidInput:
+        """Turn pydantic's error into problems.
 
-        other_names: what somebody may call a field, and what it is called here.
+        names: of the fields of the whole, by "", and of what is in it, by its path without numbers.
         """
-        return cls(
-            {
-                _path(item["loc"]): (
-                    describe(item, known, other_names or {})
-                    if len(item["loc"]) == 1
-                    else describe(item)
-                )
-                for item in error.errors()
-            }
-        )
+        problems = {}
+        for item in error.errors():
+            place = ".".join(part for part in item["loc"][:-1] if isinstance(part, str))
+            problems[_path(item["loc"])] = describe(item, names.get(place, Names()))
+        return cls(problems)
 
 
 class MessageTooLarge(InvalidInput):
@@ -300,22 +304,22 @@ class OutcomeUnknown(ProviderError):
     outcome = UNKNOWN
 
 
-def describe(
-    item: Mapping[str, Any],
-    known: Iterable[str] = (),
-    other_names: Mapping[str, str] = MappingProxyType({}),
-) -> str:
-    """One sentence for one of pydantic's errors. It never repeats the value that was given."""
+A_TIME: Final = "It should be a time in ISO 8601 with its zone: 2026-11-24T12:00:00Z."
+
+
+def describe(item: Mapping[str, Any], names: Names) -> str:
+    """One sentence for one of pydantic's errors. It never repeats the value that was given.
+
+    names: of the fields of the object that it is in, as suggestions.
+    """
     kind, context = item["type"], item.get("ctx", {})
     if kind == "missing":
         return "Required."
-    if kind == "extra_forbidden":
-        name = str(item["loc"][-1])
-        meant = other_names.get(name.lower())
-        close = [meant] if meant else difflib.get_close_matches(name, list(known), n=1)
-        return f"Unknown field. Did you mean '{close[0]}'?" if close else "Unknown field."
     if kind in ("model_type", "dict_type"):
         return "It should be an object."
+    if kind == "extra_forbidden":
+        meant = names.meant_by(str(item["loc"][-1]))
+        return f"Unknown field. Did you mean '{meant}'?" if meant else "Unknown field."
     if kind == "value_error":
         return str(context["error"])
     sentence = str(item["msg"]).replace("Input should", "It should", 1)

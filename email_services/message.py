@@ -26,9 +26,9 @@ from pydantic import (
 )
 
 from email_services.addresses import Address, Mailbox, as_list, unique
-from email_services.attachments import Attachment, InlineImage
+from email_services.attachments import OTHER_FILE_NAMES, Attachment, InlineImage
 from email_services.discovery import is_reserved
-from email_services.exceptions import InvalidInput, MessageTooLarge
+from email_services.exceptions import A_TIME, InvalidInput, MessageTooLarge, Names
 from email_services.html_text import text_of_html
 from email_services.texts import body_text, has_encoded_word, header_text
 
@@ -185,13 +185,11 @@ def _send_at(value: object) -> object:
     if value is None or value == "":
         return None
     if not isinstance(value, str) or not _ISO_TIME.fullmatch(value):
-        raise ValueError("It should be a time in ISO 8601 with its zone: 2026-11-24T12:00:00Z.")
+        raise ValueError(A_TIME)
     try:
         at = _TIME.validate_python(value)
     except ValidationError:
-        raise ValueError(
-            "It should be a time in ISO 8601 with its zone: 2026-11-24T12:00:00Z."
-        ) from None
+        raise ValueError(A_TIME) from None
     if at.timestamp() < time.time() - LATE_SECONDS:
         raise ValueError("It has passed.")
     return at
@@ -321,7 +319,7 @@ class EmailMessage(BaseModel):
         try:
             message = cls.model_validate(given, context={"email_domain": email_domain})
         except ValidationError as error:
-            invalid = InvalidInput.from_validation(error, cls.model_fields, OTHER_NAMES)
+            invalid = InvalidInput.from_validation(error, _NAMES)
             raise InvalidInput({**problems, **invalid.problems}) from None
         problems |= _problems_between_fields(message)
         if problems:
@@ -460,6 +458,13 @@ class EmailMessage(BaseModel):
                 for name in RECIPIENT_FIELDS
             }
         )
+
+
+_NAMES: Final = {
+    "": Names(EmailMessage.model_fields, OTHER_NAMES),
+    "attachments": Names(Attachment.model_fields, OTHER_FILE_NAMES),
+    "inline": Names(InlineImage.model_fields, OTHER_FILE_NAMES),
+}
 
 
 def placeholders(text: str) -> set[str]:

@@ -8,10 +8,9 @@ from http import HTTPStatus
 from typing import Annotated, Final, get_args
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     WithJsonSchema,
 )
@@ -20,9 +19,10 @@ from werkzeug.wrappers import Response
 
 from browsable_api import Asked, Form, request
 from browsable_api.errors import told
-from email_services.exceptions import SearchTooSlow
+from email_services.exceptions import A_TIME, SearchTooSlow
 from email_services.pool import PooledEmailService
 from email_services.store import LoggedMessage
+from email_services.texts import body_text
 from endpoints.access import ROOT_OR_POOL
 from endpoints.addresses import CONTENT, FILE, MESSAGE, MESSAGES, SOURCE, url_of
 from endpoints.captured import (
@@ -34,14 +34,14 @@ from endpoints.captured import (
 )
 from endpoints.context import mailpool
 from endpoints.messages import Message, Outcome, in_full
-from endpoints.rooms import Endpoints
+from endpoints.rooms import Endpoints, Fields
 
 CURSOR: Final = "^([0-9]{1,15}(?:[.][0-9]{1,15})?)_([0-9a-f]{32})$"
 
 
 def _refuse_bare_number(value: object) -> object:
     if re.fullmatch(r"[-+0-9.eE_\s]*", str(value)):
-        raise ValueError("It should be a time in ISO 8601 with its zone: 2026-11-24T12:00:00Z.")
+        raise ValueError(A_TIME)
     return value
 
 
@@ -52,7 +52,11 @@ def _parse_cursor(value: object) -> object:
     return (float(match.group(1)), match.group(2))
 
 
-Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+Text = Annotated[
+    str,
+    AfterValidator(body_text),
+    WithJsonSchema({"type": "string", "pattern": r"^[^\x00]*$"}),
+]
 """What a database can be asked for: PostgreSQL takes no NUL."""
 
 Time = Annotated[AwareDatetime, BeforeValidator(_refuse_bare_number)]
@@ -66,10 +70,18 @@ Cursor = Annotated[
 """The place between two messages of the log."""
 
 
-class MessageFilter(BaseModel):
+class MessageFilter(Fields):
     """Which messages of the log are wanted, from the query of the URL."""
 
-    model_config = ConfigDict(extra="forbid")
+    other_names = {  # noqa: RUF012 - nobody changes it
+        **dict.fromkeys(("to", "email", "to_email", "to_recipients", "recipients"), "recipient"),
+        **dict.fromkeys(("status", "state", "event", "result"), "outcome"),
+        **dict.fromkeys(("provider", "service_used"), "service"),
+        **dict.fromkeys(("begin", "start", "start_date", "start_time", "fromdate"), "since"),
+        **dict.fromkeys(("end", "before", "end_date", "end_time", "todate"), "until"),
+        **dict.fromkeys(("next", "page", "offset", "page_token"), "cursor"),
+        **dict.fromkeys(("count", "max", "per_page", "page_size"), "limit"),
+    }
 
     recipient: Text | None = Field(
         None, description="An address it was sent to, or a part of one: `ada`, `@example.org`."

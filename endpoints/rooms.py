@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,6 +21,7 @@ from email_services.exceptions import (
     KeyRefused,
     KeyReused,
     MessageTooLarge,
+    Names,
     SearchTooSlow,
     StoreUnavailable,
     TooManyWrongKeys,
@@ -30,6 +31,18 @@ from email_services.exceptions import (
 )
 from endpoints.access import KEY_FIELDS, OPEN, enter
 from endpoints.sessions import TOKEN_FIELD
+
+
+class Fields(BaseModel):
+    """What is read of a request: these fields, and no others.
+
+    other_names: what somebody may call a field, in lower case, and what it is called here.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    other_names: ClassVar[Mapping[str, str]] = {}
+
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -162,10 +175,8 @@ def _errors_of(operation: Operation) -> set[int]:
     return statuses | {STATUS_OF_ERROR[_ERROR_OF_PART[part]] for part in operation.parts}
 
 
-class Nothing(BaseModel):
+class Nothing(Fields):
     """No field but a key."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 def given_fields() -> dict[str, Any]:
@@ -185,7 +196,9 @@ def checked(model: type[Model], fields: Mapping[str, Any]) -> Model:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise InvalidInput.from_validation(error, known=model.model_fields) from None
+        elsewhere = model.other_names if issubclass(model, Fields) else {}
+        names = Names(model.model_fields, elsewhere)
+        raise InvalidInput.from_validation(error, {"": names}) from None
 
 
 def answer_error(error: EmailServicesError) -> ResponseReturnValue:

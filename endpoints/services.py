@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, with_config
+from pydantic import BeforeValidator, ConfigDict, Field, with_config
 from typing_extensions import NotRequired, TypeAliasType, TypedDict
 
 from browsable_api import Asked, Form
@@ -32,7 +32,7 @@ from endpoints.addresses import (
 )
 from endpoints.context import mailpool
 from endpoints.messages import MessageInShort, Time, in_short, iso, iso_or_none
-from endpoints.rooms import Endpoints
+from endpoints.rooms import Endpoints, Fields
 
 LAST_MESSAGES: Final = 5
 """How many of a domain's messages a listing shows."""
@@ -51,10 +51,15 @@ Number = Annotated[float, BeforeValidator(_refuse_flag)]
 Minutes = Annotated[float, Field(gt=0, le=7 * 24 * 60), BeforeValidator(_refuse_flag)]
 
 
-class FailureWanted(BaseModel):
+class FailureWanted(Fields):
     """What the simulated failure of a service should be."""
 
-    model_config = ConfigDict(extra="forbid")
+    other_names = {  # noqa: RUF012 - nobody changes it
+        **dict.fromkeys(("enabled", "on", "simulated_failure_enabled"), "simulated_failure"),
+        **dict.fromkeys(("type", "simulated_failure_kind"), "kind"),
+        **dict.fromkeys(("rate", "probability", "simulated_failure_share"), "share"),
+        **dict.fromkeys(("until", "duration", "simulated_failure_until"), "minutes"),
+    }
 
     simulated_failure: bool = Field(
         False, description="On or off; without it, it is switched over."

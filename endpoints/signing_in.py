@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from urllib.parse import quote, urlencode
 
 from flask import current_app, redirect
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from typing_extensions import TypedDict
 from werkzeug.wrappers import Response
 
@@ -19,7 +19,7 @@ from endpoints.access import does_for
 from endpoints.addresses import PREVIEW, SIGN_IN, SIGN_OUT, path_of
 from endpoints.captured import html_answer
 from endpoints.messages import Time, iso
-from endpoints.rooms import Endpoints
+from endpoints.rooms import Endpoints, Fields
 from endpoints.sessions import (
     ROOT,
     Session,
@@ -34,10 +34,8 @@ from endpoints.sessions import (
 )
 
 
-class SignIn(BaseModel):
+class SignIn(Fields):
     """A key to sign in with, and where to go then."""
-
-    model_config = ConfigDict(extra="forbid")
 
     key: str = Field(
         description="The root key, or the pool key of a domain.",
@@ -46,10 +44,8 @@ class SignIn(BaseModel):
     next: str = Field("/", description="The page of this server to go to then.")
 
 
-class Preview(BaseModel):
+class Preview(Fields):
     """HTML to be looked at."""
-
-    model_config = ConfigDict(extra="forbid")
 
     html: str = Field("", description="The HTML.")
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import Field, WithJsonSchema
 
 from browsable_api import Asked, Form, Structure, request
 from email_services.exceptions import InvalidInput, MessageTooLarge
@@ -16,7 +16,7 @@ from email_services.ledger import Once
 from email_services.message import MAX_FILES, MAX_RECIPIENTS, EmailMessage
 from email_services.pool import PooledEmailService
 from endpoints.context import mailpool
-from endpoints.rooms import checked, given_fields
+from endpoints.rooms import Fields, checked, given_fields
 
 MAX_BATCH: Final = 1000
 LARGEST_IN_A_BATCH: Final = 4
@@ -78,10 +78,8 @@ MESSAGE_FORM: Final = Form(
 """What few messages need is folded away."""
 
 
-class Batch(BaseModel):
+class Batch(Fields):
     """Several messages in one request; each is checked on its own."""
-
-    model_config = ConfigDict(extra="forbid")
 
     messages: list[
         Annotated[
