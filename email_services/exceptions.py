@@ -306,6 +306,30 @@ class OutcomeUnknown(ProviderError):
 
 A_TIME: Final = "It should be a time in ISO 8601 with its zone: 2026-11-24T12:00:00Z."
 
+SENTENCES: Final[Mapping[str, str]] = {
+    "missing": "Required.",
+    **dict.fromkeys(("model_type", "dict_type"), "It should be an object."),
+    "list_type": "It should be a list.",
+    **dict.fromkeys(("string_type", "string_unicode", "path_type"), "It should be a string."),
+    **dict.fromkeys(
+        ("url_type", "url_parsing"), "It should be a URL like https://api.example.com."
+    ),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "It should be true or false."),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "It should be a whole number."),
+    **dict.fromkeys(("float_type", "float_parsing"), "It should be a number."),
+    "finite_number": "It should be a finite number.",
+    "greater_than": "It should be more than {gt}.",
+    "greater_than_equal": "It should be at least {ge}.",
+    "less_than_equal": "It should be at most {le}.",
+    "too_short": "It should hold at least {min_length}.",
+    "too_long": "It should hold at most {max_length}.",
+    "literal_error": "It should be {expected}.",
+    "string_pattern_mismatch": "It should match {pattern}.",
+    **dict.fromkeys(("datetime_type", "datetime_parsing", "datetime_from_date_parsing"), A_TIME),
+    "timezone_aware": A_TIME,
+}
+"""Our words for pydantic's errors, by type; tests try for all that our models can raise."""
+
 
 def describe(item: Mapping[str, Any], names: Names) -> str:
     """One sentence for one of pydantic's errors. It never repeats the value that was given.
@@ -313,17 +337,12 @@ def describe(item: Mapping[str, Any], names: Names) -> str:
     names: of the fields of the object that it is in, as suggestions.
     """
     kind, context = item["type"], item.get("ctx", {})
-    if kind == "missing":
-        return "Required."
-    if kind in ("model_type", "dict_type"):
-        return "It should be an object."
     if kind == "extra_forbidden":
         meant = names.meant_by(str(item["loc"][-1]))
         return f"Unknown field. Did you mean '{meant}'?" if meant else "Unknown field."
     if kind == "value_error":
         return str(context["error"])
-    sentence = str(item["msg"]).replace("Input should", "It should", 1)
-    return sentence if sentence.endswith((".", "?")) else sentence + "."
+    return SENTENCES.get(kind, "It is not what it should be.").format(**context)
 
 
 def _path(location: tuple[int | str, ...]) -> str:
