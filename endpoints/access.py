@@ -80,7 +80,7 @@ def _opened(access: Access, name: str) -> PooledEmailService:
             raise _refused(_NEEDED[access]) from None
         raise
     if not _opens(access, domain):
-        raise _refused(_NEEDED[access])
+        raise _refused(_NEEDED[access], _held(domain))
     return mailpool.pools[domain.email_domain]
 
 
@@ -163,15 +163,25 @@ def _is_right(key: str) -> bool:
     return known[key]
 
 
-def _refused(needed: str) -> KeyRefused:
+def _held(domain: EmailDomain) -> str:
+    """Which right key the caller has, or "": whoever holds it may know."""
+    if is_root():
+        return "the root key"
+    return "the pool key of this domain" if has_pool_key(domain) else ""
+
+
+def _refused(needed: str, held: str = "") -> KeyRefused:
     """What a caller is told whose keys do not open this; wrong ones are counted.
 
-    Raises TooManyWrongKeys.
+    held: the key that was shown, where it opens other things. Raises TooManyWrongKeys.
     """
     keys = keys_shown()
     _count_wrong(keys)
     if not _shows_a_key() and _session() is None:
         return KeyMissing(f"No key was shown: {needed} is needed, as Authorization: Bearer KEY.")
+    if held:
+        shown = "You are signed in with" if _session() else "This is"
+        return KeyRefused(f"{shown} {held}, which does not open this: {needed} is needed.")
     return KeyRefused(f"This key does not open this: {needed} is needed.")
 
 

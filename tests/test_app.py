@@ -163,6 +163,12 @@ NEEDED = {
     ("POST", "/example.com"): (EITHER_NEEDED, {"wrong", "other"}),
     ("POST", "/"): ("the root key or a pool key", {"wrong"}),
 }
+HELD = {
+    ("/example.com/send", "root"): "This is the root key, which",
+    ("/example.com/primary/send", "root"): "This is the root key, which",
+    ("/example.com/primary/fail", "pool"): "This is the pool key of this domain, which",
+    ("/example.com/primary/health", "pool"): "This is the pool key of this domain, which",
+}
 
 
 @pytest.mark.parametrize(("method", "path"), NEEDED)
@@ -180,11 +186,12 @@ def test_who_is_refused_is_told_whether_a_key_is_missing_or_another_is_needed(
     for key in refused:
         in_header = client.open(path, method=method, headers=KEYS[key])
         shown = KEYS[key]["Authorization"].removeprefix("Bearer ")
+        held = HELD.get((path, key), "This key")
         in_body = client.open(path, method=method, json={"pool_api_key": shown})
         for answer in (in_header, in_body):
             assert answer.status_code == 401
             assert answer.json == {
-                "error": f"This key does not open this: {needed} is needed.",
+                "error": f"{held} does not open this: {needed} is needed.",
                 "code": "key_wrong",
             }
 

@@ -361,8 +361,14 @@ def test_services_that_share_the_highest_priority_fail_together(server):
     assert list(server.take_mail("three.example")["backup"]) == [(RECIPIENT, "", "")]
 
 
-@pytest.mark.parametrize("root_key", ["not-the-root-key", f"{POOL_KEY}.two.example"])
-def test_a_wrong_root_key_ends_it_before_anything_is_sent_or_changed(server, root_key):
+@pytest.mark.parametrize(
+    ("root_key", "shown"),
+    [
+        ("not-the-root-key", "This key"),
+        (f"{POOL_KEY}.two.example", "This is the pool key of this domain, which"),
+    ],
+)
+def test_a_wrong_root_key_ends_it_before_anything_is_sent_or_changed(server, root_key, shown):
     before = {"primary": True, "backup": False}
     server.set_failures("two.example", before)
 
@@ -370,7 +376,7 @@ def test_a_wrong_root_key_ends_it_before_anything_is_sent_or_changed(server, roo
 
     assert script.status == 1
     assert re.fullmatch(
-        rf"{server.url}: HTTP 401: This key does not open this: the root key .*\n", script.stderr
+        rf"{server.url}: HTTP 401: {shown} does not open this: the root key .*\n", script.stderr
     )
     assert script.stdout == ""
     assert server.failures("two.example") == before

@@ -85,6 +85,17 @@ def test_a_session_that_stands_for_another_key_is_no_missing_key(client):
     assert (answer.status_code, answer.json["code"]) == (401, "key_missing")
 
 
+def test_who_signed_in_with_the_root_key_is_told_that_sending_takes_another(client):
+    sign_in(client, ROOT_KEY)
+    form = {**PLAIN, "csrf_token": token_of(client)}
+    answer = client.post("/example.com/send", data=form, headers=HERE)
+    assert answer.status_code == 401
+    assert answer.json["error"] == (
+        "You are signed in with the root key, which does not open this: "
+        "the pool key of this domain is needed."
+    )
+
+
 def test_no_other_answer_sets_a_cookie(client):
     for path in ("/", "/example.com/send", "/example.com/messages", "/sign-in", "/nothing"):
         for headers in ({}, ROOT, POOL, PAGE, {"Cookie": "mailpool=x"}):
