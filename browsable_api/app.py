@@ -22,7 +22,7 @@ from werkzeug.wrappers import Response
 
 from browsable_api.clients import Proxies
 from browsable_api.conventions import add_links, allow_origins, compress
-from browsable_api.errors import SENTENCES, APIError
+from browsable_api.errors import SENTENCES, APIError, sentence_of
 from browsable_api.operations import current_operation, operations_here
 from browsable_api.renderers import JSONRenderer, PageRenderer, as_html, here, pretty
 from browsable_api.request import FORMAT, MEGABYTE, Request, request
@@ -179,7 +179,7 @@ def _fall_back_to_json() -> None:
 def _answer_http_exception(error: HTTPException) -> ResponseReturnValue:
     """Werkzeug's and Flask's errors, a bug of ours (500) among them; with their headers (Allow)."""
     status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
-    sentence = SENTENCES.get(status, error.description or status.phrase)
+    sentence = sentence_of(error)
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         limit = current_app.config["MAX_CONTENT_LENGTH"] // MEGABYTE
         sentence = f"The body is larger than {limit} MB."

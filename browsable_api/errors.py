@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Any
 
+from flask import current_app, request
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 
 def told(description: str) -> Any:
@@ -73,8 +75,6 @@ CODES: Mapping[int, str] = {
 """Codes that say it better than the name of the status."""
 
 SENTENCES = {
-    HTTPStatus.NOT_FOUND: "There is nothing at this address.",
-    HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take that method.",
     HTTPStatus.NOT_ACCEPTABLE: "Only application/json and text/html can be answered.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: (
         "Send application/json, application/x-www-form-urlencoded or multipart/form-data."
@@ -82,3 +82,16 @@ SENTENCES = {
     HTTPStatus.INTERNAL_SERVER_ERROR: "An error of this service; it is in the log.",
 }
 """Our words for what Flask, Werkzeug and Flask-API raise; for the rest, theirs serve."""
+
+
+def sentence_of(error: HTTPException) -> str:
+    """Our words for one of Werkzeug's errors, with what to do where nothing was found."""
+    if isinstance(error, MethodNotAllowed):
+        takes = ", ".join(sorted(error.valid_methods or ()))
+        return f"This address does not take that method. It takes {takes}."
+    if isinstance(error, NotFound):
+        description = current_app.config["API_DESCRIPTION"]
+        told = f" Every one is described at {request.script_root}{description}."
+        return f"There is nothing at this address.{told if description else ''}"
+    status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
+    return SENTENCES.get(status) or error.description or status.phrase

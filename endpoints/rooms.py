@@ -30,6 +30,7 @@ from email_services.exceptions import (
     UnknownService,
 )
 from endpoints.access import KEY_FIELDS, OPEN, enter
+from endpoints.addresses import DOMAIN, HOME, MESSAGES, path_of
 from endpoints.sessions import TOKEN_FIELD
 
 
@@ -89,8 +90,15 @@ _ERROR_EXAMPLES: Final[Mapping[int, Error]] = {
         "code": "invalid",
         "problems": {"to_recipients.1": "It should be a string with one email address."},
     },
-    401: {"error": "The pool key of this domain is needed.", "code": "key_missing"},
-    404: {"error": "There is no email domain 'example.org' here.", "code": "unknown_domain"},
+    401: {
+        "error": "No key was shown: the pool key of this domain is needed, as Authorization: "
+        "Bearer KEY.",
+        "code": "key_missing",
+    },
+    404: {
+        "error": "There is no email domain 'example.org' here. GET / lists those there are.",
+        "code": "unknown_domain",
+    },
     503: {"error": "The state database does not answer.", "code": "store_unavailable"},
 }
 
@@ -201,6 +209,17 @@ def checked(model: type[Model], fields: Mapping[str, Any]) -> Model:
         raise InvalidInput.from_validation(error, {"": names}) from None
 
 
+_LISTED_AT: Final = {UnknownDomain: HOME, UnknownService: DOMAIN, UnknownMessage: MESSAGES}
+"""Where to find what there is; who is told that something is unknown may look there."""
+
+
+def _advice(error: EmailServicesError) -> str:
+    address = _LISTED_AT.get(type(error))
+    if address is None:
+        return ""
+    return f" GET {path_of(address, **request.view_args)} lists those there are."
+
+
 def answer_error(error: EmailServicesError) -> ResponseReturnValue:
     """An error of `email_services` in the API's shape."""
     status = next(status for kind, status in STATUS_OF_ERROR.items() if isinstance(error, kind))
@@ -210,5 +229,5 @@ def answer_error(error: EmailServicesError) -> ResponseReturnValue:
     if error.retry_after is not None:
         headers = {"Retry-After": str(error.retry_after)}
     problems = error.problems if isinstance(error, InvalidInput) else None
-    answer = APIError(status, str(error), problems, headers, error.code)
+    answer = APIError(status, f"{error}{_advice(error)}", problems, headers, error.code)
     return answer.as_dict(), answer.status, answer.headers

@@ -196,6 +196,51 @@ def test_who_is_refused_is_told_whether_a_key_is_missing_or_another_is_needed(
             }
 
 
+LOST = {
+    "/a/b/c/d": "There is nothing at this address. Every one is described at /openapi.json.",
+    "/example.org/send": (
+        "There is no email domain 'example.org' here. GET / lists those there are."
+    ),
+    "/example.com/nobody/send": (
+        "The email domain 'example.com' has no service 'nobody'. "
+        "GET /example.com lists those there are."
+    ),
+    "/example.com/messages/none": (
+        "There is no message 'none' in the log of this email domain. "
+        "GET /example.com/messages lists those there are."
+    ),
+}
+
+
+@pytest.mark.parametrize("path", LOST)
+def test_who_is_lost_is_told_where_to_look(path, client):
+    answer = client.get(path, headers=POOL)
+    assert (answer.status_code, answer.json["error"]) == (404, LOST[path])
+    looked = re.search(r"(?:at|GET) (/\S*?)\.?(?: |$)", answer.json["error"])[1]
+    assert client.get(looked, headers=POOL).status_code == 200
+
+
+def test_behind_a_prefix_who_is_lost_is_told_of_it(client):
+    for path in ("/nothing", "/example.com/nobody/send"):
+        answer = client.get(path, headers=POOL, environ_overrides={"SCRIPT_NAME": "/mail"})
+        assert " /mail/" in answer.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/healthz", "GET, HEAD, OPTIONS"),
+        ("/example.com/send", "GET, HEAD, OPTIONS, POST"),
+        ("/preview", "OPTIONS, POST"),
+    ],
+)
+def test_a_method_that_an_address_does_not_take_is_met_with_those_it_takes(path, methods, client):
+    answer = client.delete(path)
+    assert answer.status_code == 405
+    assert {*answer.headers["Allow"].split(", ")} == {*methods.split(", ")}
+    assert answer.json["error"] == (f"This address does not take that method. It takes {methods}.")
+
+
 LARGE = {**PLAIN, "raw_text_body": "x" * (26 * 1024 * 1024)}
 CODES = {
     "a field that is wrong": ("POST", "/example.com/send", {"json": {}}, 400, "invalid"),
