@@ -15,6 +15,7 @@ from email_services.exceptions import (
     MessageRejected,
     Passing,
     ProviderError,
+    RateLimited,
 )
 from email_services.message import EmailMessage
 
@@ -178,6 +179,17 @@ class Run:
     def message(self) -> EmailMessage:
         """With its substitutions, made when it is asked for: those of a batch may be large."""
         return self.template.rendered()
+
+    @property
+    def met_a_limit(self) -> bool:
+        """Whether a service did not take it since it limits the rate."""
+        return any(isinstance(fault, RateLimited) for fault in self.faults)
+
+    @property
+    def refused_by(self) -> set[str]:
+        """The services that would refuse it again, or cannot carry it."""
+        codes = {MessageRejected.code, CannotCarry.code}
+        return {attempt.service for attempt in self.attempts if attempt.code in codes}
 
     @property
     def is_whole(self) -> bool:

@@ -169,6 +169,15 @@ class PooledEmailService:
                 self._round(step, deadline, note, finds_out=True).send(waiting)
             finally:
                 places.leave()
+        self._say_when_limits_end([run for run in runs if run.met_a_limit and run.is_whole], only)
+
+    def _say_when_limits_end(self, runs: Sequence[Run], only: AbstractEmailService | None) -> None:
+        """Note when to send what met a limit again, where all who might take it rest by now."""
+        steps = self.breakers.plan([only] if only else [*self.services.values()]) if runs else []
+        for run in runs:
+            able = [step for step in steps if step.service.name not in run.refused_by]
+            if run.retry_after is None and all(step.decision == "skip" for step in able):
+                run.retry_after = min(map(self.breakers.seconds_to_rest, able), default=None)
 
     def _last_resorts(
         self, runs: Sequence[Run], steps: Sequence[Step]

@@ -753,6 +753,21 @@ def test_the_status_says_what_became_of_the_message(
         assert [attempt["outcome"] for attempt in logged["attempts"]] == outcomes
 
 
+def test_where_every_provider_limits_the_rate_the_answer_says_when_to_send_again(
+    stand_in, make_app, tmp_path
+):
+    limits = [answering(429, {"Retry-After": seconds}) for seconds in ("600", "60")]
+    services = {
+        f"mailgun{n}": http_service(stand_in(limit).url, 10 - n, service="mailgun")
+        for n, limit in enumerate(limits)
+    }
+    client = make_app(with_providers(tmp_path, **services)).test_client()
+    for body in (PLAIN, {"messages": [PLAIN]}):
+        sent = client.post("/example.com/send", json=body, headers=POOL)
+        assert (sent.status_code, sent.json["code"]) == (503, "unavailable")
+        assert 50 <= int(sent.headers["Retry-After"]) <= 72
+
+
 def test_each_message_of_a_batch_that_was_not_sent_is_in_the_log_by_its_id(client):
     for service in ("primary", "backup"):
         client.post(f"/example.com/{service}/fail", headers=ROOT)

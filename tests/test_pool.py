@@ -20,7 +20,7 @@ from email_services.exceptions import (
     StoreUnavailable,
     UnknownService,
 )
-from email_services.health import FIRST_ACCOUNT_REST_SECONDS
+from email_services.health import FAILURES_TO_REST, FIRST_ACCOUNT_REST_SECONDS, JITTER
 from email_services.ledger import Once
 from email_services.pool import LAST_RESORTS_AT_ONCE, PooledEmailService
 from email_services.rounds import NO_ROOM
@@ -419,6 +419,56 @@ def test_a_service_that_rests_is_asked_as_the_last_resort_by_a_few_at_a_time(
     assert delivery.retry_after >= FIRST_ACCOUNT_REST_SECONDS
     for answer in few:
         assert [attempt.reason for attempt in answer.result(20).attempts] == ["key"]
+
+
+def limited(seconds: float | None = None) -> RateLimited:
+    return RateLimited("slower", seconds)
+
+
+def within_jitter(seconds: float) -> object:
+    return pytest.approx(seconds * (1 + JITTER / 2), rel=JITTER / 2)
+
+
+def test_where_all_limit_the_rate_the_answer_says_when_the_first_may_be_asked_again(
+    make_pool, clock
+):
+    first = Scripted("first", clock, limited(600), priority=2)
+    second = Scripted("second", clock, limited(60), priority=1)
+    pool = make_pool(first, second, now=clock)
+    delivery = pool.send(make_message())
+    assert (delivery.outcome, delivery.code) == ("not sent", "unavailable")
+    assert delivery.retry_after == within_jitter(60)
+    clock.now += 30
+    assert 30 <= pool.send(make_message()).retry_after <= 60 * (1 + JITTER)
+
+
+@pytest.mark.parametrize("other", [ServiceUnavailable("down"), OutcomeUnknown("silent")])
+def test_where_one_may_be_asked_at_any_time_there_is_no_need_to_wait(other, make_pool, clock):
+    first = Scripted("first", clock, limited(60), priority=2)
+    second = Scripted("second", clock, other, priority=1)
+    assert make_pool(first, second, now=clock).send(make_message()).retry_after is None
+
+
+def test_who_refuses_the_message_itself_is_not_waited_for(make_pool, clock):
+    first = Scripted("first", clock, limited(60), priority=2)
+    second = Scripted("second", clock, MessageRejected("no"), priority=1)
+    delivery = make_pool(first, second, now=clock).send(make_message())
+    assert delivery.retry_after == within_jitter(60)
+
+
+def test_one_service_that_limits_the_rate_is_waited_for_where_no_other_was_to_be_asked(
+    make_pool, clock
+):
+    first = Scripted("first", clock, limited(60), priority=2)
+    pool = make_pool(first, Scripted("second", clock, priority=1), now=clock)
+    assert pool.send(make_message(), first).retry_after == within_jitter(60)
+    assert pool.send(make_message()).service_used == "second"
+
+
+def test_a_rest_after_an_outage_is_a_guess_and_nobody_is_told_to_wait_for_it(make_pool, clock):
+    pool = make_pool(Scripted("only", clock, ServiceUnavailable("down")), now=clock)
+    for _ in range(FAILURES_TO_REST + 1):
+        assert pool.send(make_message()).retry_after is None
 
 
 def test_of_a_batch_one_message_is_the_last_resort_for_all(make_pool, clock):
