@@ -135,6 +135,7 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         said = {
             method: {
                 "summary": operation.title,
+                "opened_by": operation.access.opened_by,
                 "keys": [key for key in operation.access.schemes if key],
                 "fields": sorted(operation.body_names | operation.query_names),
             }

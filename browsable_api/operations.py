@@ -42,11 +42,12 @@ class Access:
     """Who may do something.
 
     schemes: the keys that open it, each enough, by their names in the description of the API; ""
-    for no key at all. asks_for: what a form asks for.
+    for no key at all. asks_for: what a form asks for. opened_by: the keys in words.
     """
 
     schemes: tuple[str, ...] = ("",)
     asks_for: KeyField | None = None
+    opened_by: str = "anybody"
 
 
 @dataclass(frozen=True)

@@ -99,17 +99,9 @@ def operations() -> list[list[str]]:
     rows = [["", "what it does", "opened by"]]
     for operation in (operation for module in ROOMS for operation in module.room.operations):
         address = re.sub(r"<domain:\w+>", "<domain>", operation.rule)
-        keys = " or ".join(KEYS[scheme] for scheme in operation.access.schemes if scheme)
-        if "" in operation.access.schemes:
-            keys = f"anybody; in production {keys}" if keys else "anybody"
+        keys = operation.access.opened_by
         rows.append([f"`{operation.method} {address}`", f"{operation.title}.", keys])
     return rows
-
-
-KEYS: Final = {
-    "pool_key": "the pool key",
-    "root_key": "the root key",
-}
 
 
 def _field(named: tuple[str, Any]) -> list[str]:

@@ -33,12 +33,14 @@ KEY_FIELDS: Final = (POOL_KEY.name, ROOT_KEY.name)
 OPEN: Final = Access()
 """Nobody's key is asked for."""
 
-LISTED: Final = Access(("", "root_key", "pool_key"), ROOT_KEY)
+ROOT_OR_POOL: Final = Access(("root_key", "pool_key"), ROOT_KEY, "the root key or the pool key")
+LISTED: Final = Access(
+    ("", *ROOT_OR_POOL.schemes), ROOT_KEY, f"anybody; in production {ROOT_OR_POOL.opened_by}"
+)
 """Open outside production, to who shows no key."""
 
-ROOT_OR_POOL: Final = Access(("root_key", "pool_key"), ROOT_KEY)
-POOL: Final = Access(("pool_key",), POOL_KEY)
-ROOT: Final = Access(("root_key",), ROOT_KEY)
+POOL: Final = Access(("pool_key",), POOL_KEY, "the pool key")
+ROOT: Final = Access(("root_key",), ROOT_KEY, "the root key")
 
 _NEEDED: Final = {
     LISTED: "the root key or the pool key of this domain",

@@ -319,9 +319,10 @@ def test_head_and_options_are_answered(client):
     options = client.options("/things")
     assert set(options.allow) == {"GET", "HEAD", "OPTIONS", "POST"}
     assert options.json == {
-        "GET": {"summary": "Things & co", "keys": [], "fields": []},
+        "GET": {"summary": "Things & co", "opened_by": "anybody", "keys": [], "fields": []},
         "POST": {
             "summary": "Send a thing",
+            "opened_by": "anybody",
             "keys": [],
             "fields": ["colour", "secret", "size", "text"],
         },

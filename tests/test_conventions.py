@@ -118,9 +118,15 @@ def test_every_get_has_its_head_and_its_options(path, slash, client):
 
 def test_options_says_what_can_be_done_with_which_keys_and_fields(client):
     assert client.options("/example.com/primary/fail").json == {
-        "GET": {"summary": "Simulated failure", "keys": ["root_key", "pool_key"], "fields": []},
+        "GET": {
+            "summary": "Simulated failure",
+            "opened_by": "anybody; in production the root key or the pool key",
+            "keys": ["root_key", "pool_key"],
+            "fields": [],
+        },
         "POST": {
             "summary": "Switch a simulated failure",
+            "opened_by": "the root key",
             "keys": ["root_key"],
             "fields": ["kind", "minutes", "share", "simulated_failure"],
         },
@@ -128,12 +134,13 @@ def test_options_says_what_can_be_done_with_which_keys_and_fields(client):
     assert client.options("/example.com/messages").json == {
         "GET": {
             "summary": "Messages",
+            "opened_by": "the root key or the pool key",
             "keys": ["root_key", "pool_key"],
             "fields": ["cursor", "limit", "outcome", "recipient", "service", "since", "until"],
         },
     }
     assert client.options("/healthz").json == {
-        "GET": {"summary": "Health", "keys": [], "fields": []}
+        "GET": {"summary": "Health", "opened_by": "anybody", "keys": [], "fields": []}
     }
     sending = client.options("/example.com/send").json["POST"]
     assert sending["keys"] == ["pool_key"]

@@ -367,6 +367,12 @@ def test_an_operation_has_the_name_of_a_function(document):
         assert re.fullmatch("[a-z]+(_[a-z]+)*", operation["operationId"]), path
 
 
+def test_no_two_operations_at_an_address_are_told_the_same(document):
+    for path, item in document["paths"].items():
+        told = [found["summary"] for method, found in item.items() if method != "parameters"]
+        assert len({*told}) == len(told), path
+
+
 def test_what_needs_no_key_asks_for_none(document):
     for path in ("/healthz", "/readyz", "/openapi.json", "/sign-in"):
         assert document["paths"][path]["get"]["security"] == []

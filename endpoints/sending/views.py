@@ -85,7 +85,7 @@ room = Endpoints("sending", __name__, "Messages, and batches of them.", EXAMPLES
 
 @room.operation("GET", SEND, LISTED, page="send.html")
 def get_how_to_send(pool: PooledEmailService) -> HowToSend:
-    """Send a message.
+    """How to send a message.
 
     The services of this domain are tried in order, until one accepts the message.
 
@@ -124,7 +124,7 @@ def send_message(pool: PooledEmailService, body: EmailMessage | Batch) -> Answer
 
 @room.operation("GET", SEND_THROUGH, LISTED, page="send.html")
 def get_how_to_send_through(pool: PooledEmailService, service: AbstractEmailService) -> HowToSend:
-    """Send through one service.
+    """How to send through one service.
 
     The same as sending through the pool, but no other service is tried.
     It is how to find out whether one provider works. Fields and answers are the same.
