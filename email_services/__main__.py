@@ -61,10 +61,12 @@ def main() -> None:
     config = load_config()
     if config.production:
         return  # what is printed goes where the log goes, and keys do not belong there
-    address = f"http://localhost:{os.environ.get('PORT', '8000')}"
+    port = os.environ.get("PORT", "8000")
+    address = f"http://localhost:{port}"
     print(f"\nOpen {address}/ in a browser, or send a message:\n")  # noqa: T201 - for a person
     print(f"  {curl_command(config, address)}\n")  # noqa: T201
-    print("To try the README's commands as they stand:\n")  # noqa: T201
+    how = "as they stand" if port == "8000" else f"with {port} for 8000"
+    print(f"To try the README's commands {how}:\n")  # noqa: T201
     print(f"  {export_command(config)}\n")  # noqa: T201
 
 

@@ -457,6 +457,23 @@ def test_in_production_no_key_is_printed(load, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(
+    ("port", "words"), [(None, "commands as they stand:"), ("8301", "commands with 8301 for 8000:")]
+)
+def test_what_to_do_next_is_said_for_the_port_that_is_listened_at(
+    port, words, load, tmp_path, monkeypatch, capsys
+):
+    load(ORIGINAL_DESIGN)
+    monkeypatch.setenv("EMAIL_CONFIG", str(tmp_path / "config.json"))
+    monkeypatch.delenv("PORT", raising=False)
+    if port:
+        monkeypatch.setenv("PORT", port)
+    main()
+    said = capsys.readouterr().out
+    assert words in said
+    assert f"curl http://localhost:{port or 8000}/" in said
+
+
 def test_a_config_that_is_there_is_not_overwritten(tmp_path):
     target = tmp_path / "config.json"
     target.write_text("mine")

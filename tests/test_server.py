@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import runpy
 import signal
@@ -438,6 +439,30 @@ def test_a_wrong_configuration_is_one_line_and_no_worker(tmp_path):
         f"{tmp_path}/config.json: root_api_key: It should be a string; email_services: Required\n"
     )
     assert "Booting worker" not in ended.stdout.decode()
+
+
+def test_a_port_that_is_taken_ends_the_start_at_once_with_one_line(config, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        ended = subprocess.run(
+            [sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py"],
+            cwd=REPOSITORY,
+            env={
+                **os.environ,
+                "EMAIL_CONFIG": str(tmp_path / "config.json"),
+                "HOST": "127.0.0.1",
+                "PORT": str(port),
+                "LOG_LEVEL": "error",
+            },
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
+    assert (ended.returncode, ended.stdout) == (1, b"")
+    assert ended.stderr.decode() == (
+        f"Nobody can listen at 127.0.0.1:{port}: Address already in use. Choose another $PORT.\n"
+    )
 
 
 @pytest.fixture

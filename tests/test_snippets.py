@@ -120,6 +120,15 @@ def test_the_program_of_the_readme_says_why_a_message_was_not_sent(service, lang
     assert service.take_mail() == []
 
 
+@pytest.mark.parametrize("language", ["python", "js", "php"])
+def test_the_program_of_the_readme_says_what_is_wrong_with_a_message(service, language):
+    (code,) = snippets(language)
+    told = service.run(language, code.replace("me@example.com", "me@example.net"))
+    assert "invalid: 1 problem with what was sent." in told
+    assert re.search("from_email.*It should be an address at example.com", told)
+    assert service.take_mail() == []
+
+
 def test_the_file_of_the_page_about_sending_arrives(service):
     (code,) = snippets("bash", "docs/sending.md")
     assert json.loads(service.run("bash", code))["result"] == "success"
