@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -24,7 +25,7 @@ def curl_command(
     """The request as a curl command, whose answer is the page's in JSON.
 
     asked, known: what of the query and of the body is repeated; elsewhere may be a key, by mistake.
-    secret: what is not, wherever it stands in the body.
+    secret: what is to be filled in instead, wherever it stands in the body.
     key_name: the variable of the shell that holds the key which the request needs, or "".
     """
     query = {name: value for name, value in request.args.items() if name in asked}
@@ -35,9 +36,8 @@ def curl_command(
         words += ["-H", f'"Authorization: Bearer ${key_name}"']
     if request.method == "POST":
         given = request.read_so_far.items()
-        shown = {*known} - {*secret}
-        fields = {name: value for name, value in given if name in shown}
-        files = {name: files for name, files in request.file_names.items() if name in shown}
+        fields = {name: value for name, value in given if name in known}
+        files = {name: files for name, files in request.file_names.items() if name in known}
         words += _body(fields, files, secret)
     return " ".join(words)
 
@@ -58,11 +58,11 @@ def _body(
     fields: Mapping[str, Any], files: Mapping[str, list[str]], secret: Collection[str]
 ) -> list[str]:
     if not files:
-        body = _without(secret, json.dumps(fields, ensure_ascii=False))
+        body = _blanked(secret, json.dumps(fields, ensure_ascii=False))
         json_type = _quoted("Content-Type: application/json")
         return ["-H", json_type, "-d", _quoted(body)] if fields else []
     words = []
-    for name, value in fields.items():
+    for name, value in _without_secrets(secret, fields).items():
         for one in value if isinstance(value, list) else [value]:
             if name not in files:
                 words += ["--form-string", _quoted(f"{name}={one}")]
@@ -73,12 +73,13 @@ def _body(
     return words
 
 
-def _without(names: Collection[str], body: str) -> str:
-    """The JSON without members that are called so, in whatever object they are."""
-    if not any(name in body for name in names):
+def _blanked(secret: Collection[str], body: str) -> str:
+    """The JSON without what is secret, in whatever object it is."""
+    if not any(name in body for name in secret):
         return body
+    found = json.loads(body, object_hook=partial(_without_secrets, secret))
+    return json.dumps(found, ensure_ascii=False)
 
-    def keep(found: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in found.items() if name not in names}
 
-    return json.dumps(json.loads(body, object_hook=keep), ensure_ascii=False)
+def _without_secrets(secret: Collection[str], fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {n: f"YOUR-{n.upper()}" if n in secret else value for n, value in fields.items()}

@@ -82,7 +82,8 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
             ),
             fields=fields,
             filters=filters,
-            post=post,
+            # Where nothing is, nothing can be done.
+            post=None if options["status_code"] == HTTPStatus.NOT_FOUND else post,
             fields_of=_fields_of,
             typed_json=_without(_secrets(fields), request.typed_json),
             json_field=JSON_FIELD,

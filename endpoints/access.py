@@ -79,10 +79,10 @@ def _opened(access: Access, name: str) -> PooledEmailService:
         domain = mailpool.config.domain(name)
     except UnknownDomain:
         if mailpool.config.production and not is_root():
-            raise _refused(_NEEDED[access]) from None
+            raise _refused(access) from None
         raise
     if not _opens(access, domain):
-        raise _refused(_NEEDED[access], _held(domain))
+        raise _refused(access, _held(domain))
     return mailpool.pools[domain.email_domain]
 
 
@@ -101,7 +101,7 @@ def _visible_pools(access: Access) -> list[PooledEmailService]:
     if own and mailpool.config.production and not is_root():
         domains = own
     elif not (own or is_root() or ("" in access.schemes and _is_open_to_all())):
-        raise _refused("the root key or a pool key")
+        raise _refused(access, needed="the root key or a pool key")
     return [mailpool.pools[domain.email_domain] for domain in domains]
 
 
@@ -172,11 +172,14 @@ def _held(domain: EmailDomain) -> str:
     return "the pool key of this domain" if has_pool_key(domain) else ""
 
 
-def _refused(needed: str, held: str = "") -> KeyRefused:
+def _refused(access: Access, held: str = "", needed: str = "") -> KeyRefused:
     """What a caller is told whose keys do not open this; wrong ones are counted.
 
-    held: the key that was shown, where it opens other things. Raises TooManyWrongKeys.
+    held: the key that was shown, where it opens other things. needed: what does, if that is not the
+    same for all that is opened so. Raises TooManyWrongKeys.
     """
+    needed = needed or _NEEDED[access]
+    g.key_name = "POOL_KEY" if "pool_key" in access.schemes else "ROOT_KEY"
     keys = keys_shown()
     _count_wrong(keys)
     if not _shows_a_key() and _session() is None:

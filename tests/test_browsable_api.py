@@ -396,12 +396,12 @@ def command_in(html: str) -> list[str]:
     return shlex.split(unescape(re.search(r'<pre [^>]*id="curl"[^>]*>(.*?)</pre>', html).group(1)))
 
 
-def test_the_command_repeats_the_request_but_for_what_is_secret(client):
+def test_the_command_repeats_the_request_with_a_blank_for_what_is_secret(client):
     typed = {"colour": "it's <b> $HOME `id`", "secret": "unseen"}
     assert command_in(page(client, "/things?secret=unseen", data=typed)) == [
         *("curl", "http://localhost/things", "-X", "POST"),
         *("-H", "Content-Type: application/json"),
-        *("-d", json.dumps({"colour": typed["colour"]})),
+        *("-d", json.dumps({"colour": typed["colour"], "secret": "YOUR-SECRET"})),
     ]
     files = {"colour": ["@red", "<blue"], "text": (BytesIO(b"x"), "a b;c.txt")}
     html = page(client, "/wrong", data=files, content_type="multipart/form-data")

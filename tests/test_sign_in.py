@@ -6,6 +6,7 @@ import html
 import logging
 import re
 import time
+from urllib.parse import quote
 
 import pytest
 from conftest import OTHER_POOL_KEY, PLAIN, POOL, POOL_KEY, ROOT, ROOT_KEY, make_config
@@ -83,6 +84,56 @@ def test_a_session_that_stands_for_another_key_is_no_missing_key(client):
     assert (answer.status_code, answer.json["code"]) == (401, "key_wrong")
     answer = client.application.test_client().get("/example.com/messages")
     assert (answer.status_code, answer.json["code"]) == (401, "key_missing")
+
+
+@pytest.mark.parametrize("path", ["", "/send", "/primary/send", "/messages", "/primary/fail"])
+def test_the_page_of_a_domain_that_is_not_here_asks_for_nothing(path, client):
+    for headers in ({**PAGE}, {**PAGE, **ROOT}, {**PAGE, **POOL}):
+        page = client.get(f"/example.org{path}", headers=headers)
+        assert page.status_code == 404
+        assert "<form" not in page.text
+        assert "There is no email domain" in page.text
+
+
+@pytest.mark.parametrize("path", ["/example.com/messages", "/example.com/send"])
+def test_a_page_that_needs_a_key_leads_with_the_way_to_sign_in(path, client):
+    page = client.open(path, method="GET" if "messages" in path else "POST", headers=PAGE)
+    assert page.status_code == 401
+    heading = re.search('<h2 id="error">(.*?)</h2>\\s*<p>(.*?)</p>', page.text)
+    there = f"/sign-in?next={quote(path, safe='')}"
+    assert heading[1] == f'<a href="{there}">Sign in</a> to go on here'
+    assert heading[2].startswith("No key was shown: ")
+
+
+def command_on(page) -> str:
+    return html.unescape(re.search('id="curl"[^>]*>(.*?)</pre>', page.text)[1])
+
+
+WITH_POOL_KEY = '-H "Authorization: Bearer $POOL_KEY"'
+WITH_ROOT_KEY = '-H "Authorization: Bearer $ROOT_KEY"'
+
+
+@pytest.mark.parametrize(
+    ("path", "shown", "option"),
+    [
+        ("/example.com/send", {}, WITH_POOL_KEY),
+        ("/example.com/send", {"pool_api_key": "mistyped"}, WITH_POOL_KEY),
+        ("/example.com/send", {"pool_api_key": ROOT_KEY}, WITH_POOL_KEY),
+        ("/example.com/primary/fail", {"root_api_key": POOL_KEY}, WITH_ROOT_KEY),
+        ("/", {"root_api_key": "mistyped"}, WITH_POOL_KEY),
+    ],
+)
+def test_the_command_of_a_page_that_refused_has_the_key_that_opens_it(path, shown, option, client):
+    page = client.post(path, data=shown, headers=PAGE)
+    assert page.status_code == 401
+    assert option in command_on(page)
+    assert "mistyped" not in page.text
+
+
+def test_the_command_of_a_failed_sign_in_has_a_place_for_the_key(client):
+    page = client.post("/sign-in", data={"key": "mistyped", "next": "/"}, headers=PAGE)
+    assert command_on(page).endswith("""-d '{"key": "YOUR-KEY", "next": "/"}'""")
+    assert "mistyped" not in page.text
 
 
 def test_who_signed_in_with_the_root_key_is_told_that_sending_takes_another(client):
