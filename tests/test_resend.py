@@ -45,10 +45,10 @@ CONTRACT = Contract(
     answers={
         "no key": (refused(401, "missing_api_key"), LoginRefused),
         "a key for something else": (refused(401, "restricted_api_key"), LoginRefused),
-        "a wrong key": (refused(403, "invalid_api_key", "API key is invalid"), AccountRefused),
+        "a wrong key": (refused(403, "invalid_api_key", "API key is invalid"), LoginRefused),
         "a wrong key, as seen": (
             refused(400, "validation_error", "API key is invalid"),
-            AccountRefused,
+            LoginRefused,
         ),
         "a domain": (
             refused(403, "validation_error", "The example.com domain is not verified."),

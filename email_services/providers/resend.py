@@ -20,6 +20,7 @@ from email_services.attachments import Attachment
 from email_services.capabilities import Capabilities
 from email_services.exceptions import (
     AccountRefused,
+    LoginRefused,
     MessageRejected,
     OutcomeUnknown,
     ProviderError,
@@ -56,7 +57,7 @@ class Resend(HTTPEmailService):
     - An exhausted quota is 429, like a rate limit; the name tells them apart (errors).
     - 500 is an unexpected error of its own, to be tried again (errors); of 503 it says nothing: see
       HTTPEmailService.
-    - A wrong key is 403 in the docs; 400 "API key is invalid" has been seen.
+    - A wrong key is 403 invalid_api_key in the docs; 400 "API key is invalid" has been seen.
     - 451 security_error is taken to be about the message (not confirmed).
     - `to` is required and has 50 addresses at most (OpenAPI). No addresses beyond ASCII left of
       the @, no files with `scheduled_at` (django-anymail). 40 MB with files in base64 (docs).
@@ -83,6 +84,7 @@ class Resend(HTTPEmailService):
     max_batch = 100
     id_field = "id"
     codes = {
+        "invalid_api_key": LoginRefused,
         "daily_quota_exceeded": AccountRefused,
         "monthly_quota_exceeded": AccountRefused,
         "concurrent_idempotent_requests": OutcomeUnknown,
@@ -91,7 +93,7 @@ class Resend(HTTPEmailService):
         200: MessageRejected,  # of one message in a batch, which has no code
     }
     words = (
-        ("validation_error", "API key is invalid", AccountRefused),
+        ("validation_error", "API key is invalid", LoginRefused),
         (200, "domain is not verified|verify a domain", AccountRefused),
     )
 
