@@ -1,6 +1,6 @@
 """What a batch saves: 1,000 messages in one request, by the same one at a time.
 
-    .venv/bin/python benchmarks/batch.py
+    .venv/bin/python -m benchmarks.batch
 
 One worker on SQLite; the provider takes 50 ms for each call and counts them. The messages share
 their content, with a name filled in for each. Rounds alternate, since machines are noisy.
@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from send import BenchmarkError, Server, counts, run_gunicorn, stand_in
+from benchmarks.send import BenchmarkError, Server, counts, run_gunicorn, stand_in
 
 DOMAIN: Final = "example.com"
 POOL_KEY: Final = secrets.token_urlsafe(24)

@@ -1,6 +1,6 @@
 """The memory of a worker while 16 messages with files of about 20 MB are under way at once.
 
-    .venv/bin/python benchmarks/memory.py
+    .venv/bin/python -m benchmarks.memory
 
 The provider takes every message whole and answers after 5 s, so that all are in memory together.
 What is shown is the most that the worker ever had, less what it had before, by the bytes of the
@@ -25,8 +25,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Final
 
-from batch import DOMAIN, POOL_KEY, run_service
-from send import BenchmarkError, Server, stand_in
+from benchmarks.batch import DOMAIN, POOL_KEY, run_service
+from benchmarks.send import BenchmarkError, Server, stand_in
 
 AT_ONCE: Final = 16
 FILE_BYTES: Final = {"sendgrid": 20 * 1024 * 1024, "mailgun": 18 * 1024 * 1024}

@@ -1,4 +1,4 @@
-"""What one caller's bad day costs another's sends: `python benchmarks/neighbours.py`.
+"""What one caller's bad day costs another's sends: `python -m benchmarks.neighbours`.
 
 The service runs with its own `gunicorn.conf.py`. Callers of one email domain, the victim, send
 without a pause through a stand-in that answers after 50 ms. Beside them, in turn, somebody has a
@@ -40,11 +40,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from send import HERE, ROOT, BenchmarkError, run_gunicorn, running, stand_in
 from typing_extensions import Self
 
-sys.path.insert(0, str(ROOT))
-
+from benchmarks.send import HERE, BenchmarkError, run_gunicorn, running, stand_in
 from email_services.store import LoggedMessage, Store
 
 VICTIM: Final = "victim.example"

@@ -1,4 +1,4 @@
-"""What an outage of the first provider does to sends: `python benchmarks/outage.py`.
+"""What an outage of the first provider does to sends: `python -m benchmarks.outage`.
 
 Two services at stand-ins for Mailgun (`hanging.py`) on loopback. The first hangs for a while: it
 reads each request whole and never answers. Its `timeout_seconds` is 1. The service runs with its
@@ -37,8 +37,8 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, Final
 
-from calls import Call, Load, Target, get
-from send import HERE, BenchmarkError, Server, run_gunicorn, running
+from benchmarks.calls import Call, Load, Target, get
+from benchmarks.send import HERE, BenchmarkError, Server, run_gunicorn, running
 
 DOMAIN: Final = "example.com"
 POOL_KEY: Final = secrets.token_urlsafe(24)

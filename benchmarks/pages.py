@@ -1,6 +1,6 @@
 """The time a page takes on the server, beside the same answer in JSON.
 
-    .venv/bin/python benchmarks/pages.py
+    .venv/bin/python -m benchmarks.pages
 
 Requests go to the application in this process, in turn for JSON and for the page, by someone who is
 signed in; each time is that of the whole request. The log has a hundred messages.

@@ -1,4 +1,4 @@
-"""How much of a bare pass-through's throughput the service reaches: `python benchmarks/send.py`.
+"""How much of a bare pass-through's throughput the service reaches: `python -m benchmarks.send`.
 
 The service and the pass-through (`passthrough.py`) run under the same `gunicorn.conf.py` and send
 the same messages to the same stand-in of a provider (`standin.py`), which answers at once, after
@@ -100,7 +100,6 @@ def main() -> None:
     """Measure every scenario and print the table."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))  # what we started ends with us
     options = parse_arguments()
-    sys.path.insert(0, str(ROOT))  # as gunicorn does
     settings = runpy.run_path(str(GUNICORN_CONF))
     print(
         f"Python {platform.python_version()}, {os.cpu_count()} CPUs; gunicorn with"

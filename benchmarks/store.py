@@ -1,4 +1,4 @@
-"""What the store costs a send: `python benchmarks/store.py`.
+"""What the store costs a send: `python -m benchmarks.store`.
 
 The service with one worker process, on SQLite, on PostgreSQL, and with a store that keeps nothing
 (`variants.py`), each at a stand-in for Mailgun (`standin.py`) that accepts at once or after 50 ms.
@@ -32,8 +32,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from calls import Call, Target, not_sent, run_for
-from send import HERE, BenchmarkError, Server, counts, run_gunicorn, stand_in, worker_cpu
+from benchmarks.calls import Call, Target, not_sent, run_for
+from benchmarks.send import HERE, BenchmarkError, Server, counts, run_gunicorn, stand_in, worker_cpu
 
 DOMAIN: Final = "example.com"
 POOL_KEY: Final = secrets.token_urlsafe(24)
