@@ -122,13 +122,14 @@ def with_tables(text: str) -> str:
     """The text of a page with each of its tables as it should be. Raises KeyError."""
     return re.sub(
         r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)",
-        lambda found: found[1] + _markdown(TABLES[found[2]]()) + found[3],
+        lambda found: found[1] + markdown(TABLES[found[2]]()) + found[3],
         text,
         flags=re.DOTALL,
     )
 
 
-def _markdown(rows: list[list[str]]) -> str:
+def markdown(rows: list[list[str]]) -> str:
+    """The rows as a table, of which the first is the head."""
     lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return re.sub("`[^`]*`|<", lambda found: "&lt;" if found[0] == "<" else found[0], text)

@@ -18,7 +18,7 @@ from contract import Contract, outcome_of
 from messages import PDF
 from standins import answer, answer_json, response, send_and_close
 
-from docs import tables
+from docs import measured, tables
 from email_services import VERSION, exceptions
 from email_services.abstract import Acceptance
 from email_services.attachments import InlineImage
@@ -66,6 +66,20 @@ def test_the_tables_of_a_page_are_what_make_docs_would_write(page):
 def test_every_table_is_on_one_page():
     text = "".join(page.read_text() for page in tables.pages())
     assert sorted(re.findall(r"<!-- table: ([a-z ]+) -->", text)) == sorted(tables.TABLES)
+
+
+def test_what_was_measured_replaces_what_was_measured_before():
+    page = "a\n<!-- measured: start -->\nold\n<!-- end -->\nb\n<!-- end -->\n"
+    new = page.replace("old", r"\1 new")
+    assert measured.with_measured(page, "start", "\\1 new\n") == new
+    with pytest.raises(ValueError, match="no place for what was measured of: budget"):
+        measured.with_measured(page, "budget", "")
+
+
+@pytest.mark.parametrize("name", ["budget", "start"])
+def test_the_page_of_performance_has_a_place_for_each_table(name):
+    page = measured.PAGE.read_text()
+    assert measured.with_measured(page, name, "new") != page
 
 
 def test_every_capability_has_words():
