@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 
@@ -53,3 +55,31 @@ loaded = ("email_services.providers", "botocore", "sendgrid")
 sys.exit(", ".join(name for name in sys.modules if name.startswith(loaded)) or 0)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+SDKS = {"boto3", "botocore", "sendgrid"}
+
+
+@pytest.mark.parametrize(
+    ("service", "settings", "loaded"),
+    [
+        ("maildir", {"path": "mail"}, {"email_services.providers.maildir"}),
+        ("mailgun", {"api_key": "key"}, {"email_services.providers.mailgun"}),
+        ("sendgrid", {"api_key": "key"}, {"email_services.providers.sendgrid", "sendgrid"}),
+    ],
+)
+def test_a_start_loads_only_the_providers_that_are_configured(
+    service, settings, loaded, tmp_path, config
+):
+    config["email_services"] = config["email_services"][:1]
+    config["email_services"][0]["enabled_services"] = {service: {**settings, "priority_value": 1}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    environment = {**os.environ, "EMAIL_CONFIG": str(tmp_path / "config.json")}
+    environment.pop("DATABASE_URL", None)
+    code = "import sys; from app import create_app; create_app(); print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    modules = run.stdout.split()
+    providers = {name for name in modules if name.startswith("email_services.providers.")}
+    assert providers | (SDKS & {*modules}) == loaded
