@@ -42,10 +42,21 @@ OTHERS: Final[Mapping[str, dict[str, Any]]] = {
     "smtp": {"host": "smtp.example.com"},
     **{name: {"api_key": KEY} for name in ("brevo", "postmark", "resend", "sendgrid", "sparkpost")},
 }
-CASES: Final[Mapping[str, Mapping[str, dict[str, Any]]]] = {
-    "maildir": MAILDIR,
-    "Mailgun": MAILGUN,
-    "every provider": {**MAILDIR, **MAILGUN, **OTHERS},
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is configured: so many domains, each with these services."""
+
+    services: Mapping[str, dict[str, Any]]
+    domains: int = 1
+
+
+CASES: Final = {
+    "maildir": Case(MAILDIR),
+    "Mailgun": Case(MAILGUN),
+    "every provider": Case({**MAILDIR, **MAILGUN, **OTHERS}),
+    "20 domains, Mailgun and SendGrid": Case({**MAILGUN, "sendgrid": {"api_key": KEY}}, 20),
 }
 
 
@@ -103,12 +114,12 @@ def table(starts: Mapping[str, list[Start]]) -> list[list[str]]:
     return rows
 
 
-def start(services: Mapping[str, dict[str, Any]]) -> Start:
-    """Start the service with these, wait for its first answer, and end it."""
+def start(case: Case) -> Start:
+    """Start the service, wait for its first answer, and end it."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.json")
-        config.write_text(json.dumps(configuration(services)), encoding="utf-8")
+        config.write_text(json.dumps(configuration(case)), encoding="utf-8")
         environment = {
             "EMAIL_CONFIG": str(config),
             "DATABASE_URL": f"sqlite:///{folder}/state.sqlite3",
@@ -134,16 +145,18 @@ def start(services: Mapping[str, dict[str, Any]]) -> Start:
     return Start(seconds, cpu, rss, pss, sum(part for _, part in memory.values()))
 
 
-def configuration(services: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """A config.json with one domain that has these services."""
-    domain = {
-        "email_domain": "example.com",
-        "pool_api_key": secrets.token_urlsafe(24),
-        "enabled_services": {
-            name: {**settings, "priority_value": 1} for name, settings in services.items()
-        },
-    }
-    return {"root_api_key": secrets.token_urlsafe(24), "email_services": [domain]}
+def configuration(case: Case) -> dict[str, Any]:
+    """A config.json."""
+    services = {name: {**told, "priority_value": 1} for name, told in case.services.items()}
+    domains = [
+        {
+            "email_domain": f"{number}.example.com",
+            "pool_api_key": secrets.token_urlsafe(24),
+            "enabled_services": services,
+        }
+        for number in range(case.domains)
+    ]
+    return {"root_api_key": secrets.token_urlsafe(24), "email_services": domains}
 
 
 def is_answered(port: int, until: float) -> bool:

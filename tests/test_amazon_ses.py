@@ -202,11 +202,10 @@ def test_the_official_description_would_notice_a_header_that_is_too_long():
     ]
 
 
-def test_a_boto3_without_a_field_refuses_the_message(stand_in):
+def test_a_boto3_without_a_field_refuses_the_message(stand_in, monkeypatch):
     server = stand_in(answer(*CONTRACT.accepted))
     service = make_ses(server.url)
-    members = service._send_email.input_shape.members
-    del members["ConfigurationOverrides"]
+    monkeypatch.delitem(service._send_email.input_shape.members, "ConfigurationOverrides")
     error = outcome_of(service, make_message(track_opens=True))
     assert (type(error), server.requests) == (MessageRejected, [])
     assert outcome_of(service) == CONTRACT.message_id
@@ -335,6 +334,12 @@ def test_a_long_name_beyond_ascii_is_encoded_words_of_75_characters():
     assert max(map(len, words)) <= 75
     assert all(re.fullmatch(r"=\?utf-8\?[bq]\?[^ ?]+\?=", word) for word in words)
     assert str(make_header(decode_header(encoded))) == name
+
+
+def test_accounts_share_the_description_of_the_api():
+    one, other = make_ses(), make_ses(region="us-east-1")
+    assert one._send_email.service_model is other._send_email.service_model
+    assert one.base_url != other.base_url
 
 
 def test_without_boto3_the_start_says_what_to_install(tmp_path):

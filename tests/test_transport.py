@@ -17,7 +17,7 @@ from standins import Exchange, answer, hang, reset, response, send_and_close
 
 from email_services.exceptions import OutcomeUnknown, ServiceUnavailable
 from email_services.pool import PooledEmailService
-from email_services.transport import MIN_UPLOAD_RATE, Transport
+from email_services.transport import MIN_UPLOAD_RATE, Transport, tls_context
 
 # Mailgun goes through `requests`, SendGrid through its SDK.
 every_way = pytest.mark.parametrize("provider", ["mailgun", "sendgrid"])
@@ -158,6 +158,23 @@ def tls(tmp_path, monkeypatch) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     return context
+
+
+def test_services_share_the_authorities_that_they_trust(tls, tmp_path, monkeypatch):
+    """Each reads them for 30 ms and keeps 1 MB; a server may have a hundred services."""
+
+    def contexts():
+        services = [make_service(name, "https://127.0.0.1:1") for name in ("mailgun", "sendgrid")]
+        adapters = [service.transport._adapter for service in services]
+        return {adapter.poolmanager.connection_pool_kw["ssl_context"] for adapter in adapters}
+
+    before = contexts()
+    assert len(before) == 1
+    assert tls_context("smtp") not in before  # what HTTP is called in a handshake is in them
+    other = tmp_path / "other.pem"
+    other.write_bytes((tmp_path / "ca.pem").read_bytes())
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(other))
+    assert not contexts() & before
 
 
 # One record of TLS holds up to 16 KiB, and a read buffer half of that.

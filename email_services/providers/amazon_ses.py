@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Iterable
 from email.header import Header
+from functools import cache
 from typing import Annotated, Any, Final
 
 import requests
@@ -135,7 +136,7 @@ class AmazonSES(HTTPEmailService):
 
     def __init__(self, name: str, email_domain: str, settings: AmazonSESSettings) -> None:
         super().__init__(name, email_domain, settings)
-        description = ServiceModel(Loader().load_service_model("sesv2", "service-2"))
+        description = _description()
         self._send_email = description.operation_model("SendEmail")
         self._serializer = create_serializer(description.protocol)
         key = Credentials(
@@ -187,6 +188,12 @@ class AmazonSES(HTTPEmailService):
         # In the sandbox it goes on to list the recipients, which the caller knows.
         text = _UNVERIFIED.sub(r"\1.", str(said.get("message", said.get("Message", ""))))
         return Complaint(": ".join(filter(None, (code, text))), (code.removesuffix("Exception"),))
+
+
+@cache
+def _description() -> ServiceModel:
+    """AWS's own of the API, read once: it takes 3 MB."""
+    return ServiceModel(Loader().load_service_model("sesv2", "service-2"))
 
 
 def _parameters(message: EmailMessage) -> dict[str, Any]:

@@ -147,7 +147,7 @@ class SMTP(AbstractEmailService):
     def __init__(self, name: str, email_domain: str, settings: SMTPSettings) -> None:
         super().__init__(name, email_domain, settings)
         self._port = settings.port or PORTS[settings.security]
-        self._tls = transport.tls_context()
+        self._tls = transport.tls_context("smtp")
         self._idle: deque[tuple[smtplib.SMTP, float]] = deque()
         weakref.finalize(self, _close_all, self._idle)
 
