@@ -6,13 +6,17 @@ import os
 import secrets
 import shutil
 import tempfile
+from types import CodeType
 
 import pytest
 from contract import PROVIDER_KEY, make_message, make_service  # noqa: F401 - for tests to take
+from jinja2 import BytecodeCache
+from jinja2.bccache import Bucket
 from messages import PLAIN  # noqa: F401 - likewise
 from playwright.sync_api import sync_playwright
 from sqlalchemy import create_engine, text
 from standins import StandIn, answer
+from werkzeug.routing import Rule
 
 from app import create_app
 from email_services.config import load_config
@@ -44,9 +48,56 @@ def stand_in():
         yield make
 
 
+class Compiled(BytecodeCache):
+    """The templates of all apps, which are the same and compiled once."""
+
+    def __init__(self) -> None:
+        self._code: dict[tuple[str, str], CodeType] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self._code.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._code[bucket.key, bucket.checksum] = bucket.code
+
+
+@pytest.fixture(scope="session")
+def compiled():
+    """What all apps share, since to make it anew takes most of the time of a short test.
+
+    Beside templates, that is werkzeug's code that builds addresses: it follows from the rule alone.
+    """
+    builders = {}
+    compile_builder = Rule._compile_builder
+
+    def compiled_once(rule: Rule, append_unknown: bool = True):
+        key = (rule.rule, append_unknown)  # no rule of ours has defaults, or a host of its own
+        if key not in builders:
+            builders[key] = compile_builder(rule, append_unknown)
+        return builders[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rule, "_compile_builder", compiled_once)
+        yield Compiled()
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory):
+    """An empty database whose schema is up to date; to copy it takes less time than to make one."""
+    path = tmp_path_factory.mktemp("migrated") / "state.sqlite3"
+    Store(f"sqlite:///{path}").close()
+    return path
+
+
 @pytest.fixture
-def store(tmp_path):
-    with contextlib.closing(Store(f"sqlite:///{tmp_path}/state.sqlite3")) as opened:
+def state_url(tmp_path, migrated):
+    """The URL of a copy of it."""
+    return f"sqlite:///{shutil.copy(migrated, tmp_path)}"
+
+
+@pytest.fixture
+def store(state_url):
+    with contextlib.closing(Store(state_url)) as opened:
         yield opened
 
 
@@ -83,7 +134,7 @@ def config(tmp_path):
 
 
 @pytest.fixture
-def make_app(tmp_path, monkeypatch):
+def make_app(tmp_path, monkeypatch, compiled, state_url):
     """Make the application from a configuration as a dict."""
     monkeypatch.delenv("DATABASE_URL", raising=False)
     with contextlib.ExitStack() as stack:
@@ -92,6 +143,7 @@ def make_app(tmp_path, monkeypatch):
             path = tmp_path / "config.json"
             path.write_text(json.dumps(config))
             app = create_app(load_config(str(path)))
+            app.jinja_env.bytecode_cache = compiled
             stack.callback(app.extensions["mailpool"].store.close)
             return app
 
