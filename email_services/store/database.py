@@ -255,14 +255,16 @@ class Database:
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
-    def _write(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> Write:
+    def _write(
+        self, statement: Executable, rows: Sequence[Mapping[str, Any]], weight: int | None = None
+    ) -> Write:
         """Write by a statement that is made once, for one row or several: all of them, or none.
 
-        In SQLite that is one transaction with what others write just then.
+        In SQLite that is one transaction with what others write just then. weight: see Write.
         """
         self._ensure_schema()
         text = as_text(statement, self._engine.dialect, frozenset(rows[0]))
-        write = Write(text.sql, [text.values(row) for row in rows])
+        write = Write(text.sql, [text.values(row) for row in rows], weight or len(rows))
         with self._answering(writes=True):
             if self._turns:
                 self._turns.write(write, WAIT_SECONDS, self._write_together)

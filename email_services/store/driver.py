@@ -39,12 +39,14 @@ def as_text(statement: Executable, dialect: Dialect, names: frozenset[str]) -> T
 class Write:
     """A statement that writes, with the rows that it is carried out for.
 
-    number: of the rows that were written. rows_back: what it was to give back. error: what came of
-    it instead. is_over: whether either is known.
+    weight: how many rows are written in all, with those that the database adds by itself. number:
+    of the rows that were written. rows_back: what it was to give back. error: what came of it
+    instead. is_over: whether either is known.
     """
 
     sql: str
     rows: Sequence[Mapping[str, Any]]
+    weight: int
     number: int = 0
     rows_back: Sequence[tuple[Any, ...]] = ()
     error: BaseException | None = None

@@ -94,7 +94,8 @@ class Messages(Database):
     def log_messages(self, messages: Sequence[LoggedMessage]) -> None:
         """Write that the messages are about to be tried."""
         for some in in_parts(messages, rows_of):
-            self._write(_LOG_MESSAGE, [_message_columns(message) for message in some])
+            rows = [_message_columns(message) for message in some]
+            self._write(_LOG_MESSAGE, rows, sum(map(rows_of, some)))
         self._remove_when_due(messages[0].at)
 
     def log_outcomes(self, messages: Sequence[LoggedMessage]) -> None:

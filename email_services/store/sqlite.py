@@ -89,7 +89,7 @@ class Turns:
         self._take(_Place(write), patience)
         if not write.is_over:
             with self._pausing():
-                others = self._take_along(WRITTEN_TOGETHER - len(write.rows))
+                others = self._take_along(WRITTEN_TOGETHER - write.weight)
                 try:
                     carry_out([write, *others.values()])
                 finally:
@@ -129,7 +129,7 @@ class Turns:
         found = {}
         with self._lock:
             while self._waiting and (write := self._waiting[0].write):
-                rows -= len(write.rows)
+                rows -= write.weight
                 if rows < 0:
                     break
                 found[self._waiting.popleft()] = write
