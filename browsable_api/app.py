@@ -21,7 +21,7 @@ from werkzeug.urls import uri_to_iri
 from werkzeug.wrappers import Response
 
 from browsable_api.clients import Proxies
-from browsable_api.conventions import add_links, allow_origins, compress
+from browsable_api.conventions import add_links, allow_origins, compress, explain_precondition
 from browsable_api.errors import SENTENCES, APIError, sentence_of
 from browsable_api.operations import current_operation, operations_here
 from browsable_api.renderers import JSONRenderer, PageRenderer, as_html, here, pretty
@@ -103,6 +103,7 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         self.after_request(add_links)
         self.after_request(allow_origins)
         self.after_request(_complete)
+        self.after_request(explain_precondition)
         self.register_error_handler(APIError, _answer_error)
         self.register_error_handler(APIException, _answer_flask_api_exception)
         self.register_error_handler(HTTPException, _answer_http_exception)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Collection
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote, urlencode
 
 from flask import current_app
 from werkzeug.wrappers import Response
 
+from browsable_api.errors import APIError
 from browsable_api.operations import operations_here
 from browsable_api.request import FORMAT, request
 
@@ -80,10 +82,19 @@ def compress(response: Response) -> Response:
     return response
 
 
+def explain_precondition(response: Response) -> Response:
+    """Say why a precondition failed, as of any error: Werkzeug leaves the content as it was."""
+    if response.status_code != HTTPStatus.PRECONDITION_FAILED:
+        return response
+    response.close()  # it may be a file
+    error = APIError(response.status_code, "What If-Match names is not what is here now.")
+    return current_app.make_response((error.as_dict(), error.status))
+
+
 def kept_by_clients(body: str, media_type: str) -> Response:
     """An answer that is the same for everybody: a client may keep it, and ask whether it is new.
 
-    Whoever has it already (`If-None-Match`) is told 304.
+    Whoever has it already (`If-None-Match`) is told 304, and 412 who wants another (`If-Match`).
     """
     response = Response(body, mimetype=media_type)
     response.headers["Cache-Control"] = "no-cache"

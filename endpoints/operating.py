@@ -46,6 +46,7 @@ room = Endpoints(
     DESCRIPTION,
     answers={HTTPStatus.OK: ("application/json",), HTTPStatus.NOT_MODIFIED: ()},
     headers=("ETag",),
+    raises=(HTTPStatus.PRECONDITION_FAILED,),
 )
 def get_description() -> Response:
     """Description for programs.

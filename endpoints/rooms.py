@@ -73,6 +73,7 @@ _MEANS: Final[Mapping[int, str]] = {
     HTTPStatus.NOT_ACCEPTABLE: "Nothing was done: that format cannot be answered.",
     HTTPStatus.CONFLICT: "The first request with this `Idempotency-Key` is in progress: ask again "
     "after `Retry-After` seconds.",
+    HTTPStatus.PRECONDITION_FAILED: "What `If-Match` names is not what is here now.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Nothing was done: it is too large.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "Nothing was done: the body is in no format that is read.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "Nothing was done: the `Idempotency-Key` was used for another "

@@ -116,6 +116,22 @@ def test_every_get_has_its_head_and_its_options(path, slash, client):
         assert set(options.json) == set(options.allow) - {"HEAD", "OPTIONS"}
 
 
+@pytest.mark.parametrize("path", ["/openapi.json", "/static/style.css"])
+def test_who_wants_what_is_not_here_any_more_is_told_so_as_of_any_error(path, client):
+    wanted = {"If-Match": '"an old one"'}
+    answer = client.get(path, headers=wanted)
+    assert (answer.status_code, answer.json) == (
+        412,
+        {"error": "What If-Match names is not what is here now.", "code": "precondition_failed"},
+    )
+    page = client.get(path, headers={**wanted, **BROWSER})
+    assert (page.status_code, page.mimetype) == (412, "text/html")
+    with client.get(path) as got:
+        tag = got.headers["ETag"]
+    with client.get(path, headers={"If-Match": tag}) as same:
+        assert same.status_code == 200
+
+
 def test_options_says_what_can_be_done_with_which_keys_and_fields(client):
     assert client.options("/example.com/primary/fail").json == {
         "GET": {

@@ -231,6 +231,9 @@ class Staged:
     def _406(self, method, path):
         return self.ask(self.client, method, path, query_string={"format": "png"})
 
+    def _412(self, method, path):
+        return self.ask(self.client, method, path, headers={"If-Match": '"an old one"'})
+
     def _413(self, method, path):
         headers = {"Content-Type": JSON}
         client = self.signed_in if path == "/sign-out" else self.client
