@@ -486,6 +486,43 @@ def test_no_page_has_a_barrier(screen, scheme, browser, used_server, signed_in):
             assert width <= screen["width"], f"{name} is wider than the screen"
 
 
+def is_shown(page: Page, selector: str) -> bool:
+    """Whether it is to be seen, and not folded away."""
+    script = "e => e.checkVisibility({contentVisibilityAuto: true})"
+    return page.locator(selector).evaluate(script)
+
+
+@pytest.mark.parametrize(("screen", "most"), [(WIDE, 6_000), (NARROW, 9_000)])
+def test_the_reference_is_folded_and_each_part_opens_where_a_link_leads_to_it(
+    screen, most, browser, used_server
+):
+    with opened_page(browser, used_server, viewport=screen, java_script_enabled=False) as page:
+        page.goto("/reference")
+        assert page.evaluate("document.documentElement.scrollHeight") < most
+        links = page.locator("nav[aria-labelledby=index] a")
+        assert links.first.inner_text() == "Send a message"
+        assert not is_shown(page, "#send_message")
+        links.first.press("Enter")
+        assert is_shown(page, "#send_message")
+        assert page.locator("details:has(#send_message) > summary").bounding_box()["y"] >= 0
+        page.locator("#send_message a[href='#schema-NotSent']").first.press("Enter")
+        assert is_shown(page, "#schema-NotSent")
+        summary = page.locator("details:has(> #get_domain) > summary")
+        summary.press("Enter")
+        assert is_shown(page, "#get_domain")
+        summary.press("Enter")
+        assert not is_shown(page, "#get_domain")
+
+
+def test_on_paper_the_whole_reference_is_shown(browser, used_server):
+    with opened_page(browser, used_server) as page:
+        page.goto("/reference")
+        page.emulate_media(media="print")
+        for id_ in ("send_message", "get_domain", "schema-NotSent"):
+            assert is_shown(page, f"#{id_}")
+            assert page.locator(f"#{id_}").bounding_box()["height"] > 100
+
+
 def test_every_page_weighs_little(browser, used_server, signed_in):
     options = {"viewport": {"width": 1280, "height": 5000}}  # all is in sight, and loaded
     with opened_page(browser, used_server, **options) as page:
