@@ -28,12 +28,12 @@ from conftest import (
     ROOT_KEY,
     make_config,
 )
+from messages import in_base64
 from servers import ROOT as REPOSITORY
 from servers import Server
 from standins import answer, answer_json, delayed, hang
 
 from email_services.abstract import MAX_TIMEOUT_SECONDS
-from email_services.store import LoggedMessage, Store
 
 ACCEPTED = {
     "mailgun": answer_json(200, {"id": "<1@example.com>", "message": "Queued. Thank you."}),
@@ -197,10 +197,9 @@ def test_a_domain_whose_provider_hangs_leaves_threads_to_the_others(serve, stand
 
 def test_a_client_that_does_not_close_holds_up_nobody(serve, config):
     server = serve(config, WEB_CONCURRENCY="1", WEB_THREADS="1")
-    host, port = server.url.removeprefix("http://").split(":")
     with contextlib.ExitStack() as stack:
         for _ in range(20):
-            raw = stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
+            raw = stack.enter_context(socket.create_connection(address_of(server), timeout=20))
             raw.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
             assert raw.recv(4096).startswith(b"HTTP/1.1 200")
         answered_in = requests.get(f"{server.url}/healthz", timeout=20).elapsed.total_seconds()
@@ -229,9 +228,13 @@ HALF_SENT = {
 }
 
 
-def half_send(server, sent) -> socket.socket:
+def address_of(server) -> tuple[str, int]:
     host, port = server.url.removeprefix("http://").split(":")
-    raw = socket.create_connection((host, int(port)), timeout=20)
+    return host, int(port)
+
+
+def half_send(server, sent) -> socket.socket:
+    raw = socket.create_connection(address_of(server), timeout=20)
     raw.sendall(HALF_SENT[sent])
     return raw
 
@@ -260,13 +263,12 @@ def test_half_requests_hold_no_thread(sent, serve, config):
 
 def test_who_asks_before_sending_the_body_is_told_to_go_on_once(serve, config):
     server = serve(config, WEB_CONCURRENCY="1")
-    host, port = server.url.removeprefix("http://").split(":")
     head = (
         "POST /example.com/send HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         f"Authorization: {POOL['Authorization']}\r\n"
         "Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
     )
-    with socket.create_connection((host, int(port)), timeout=20) as raw:
+    with socket.create_connection(address_of(server), timeout=20) as raw:
         raw.sendall(head.encode())
         assert raw.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
         raw.sendall(b"{}")
@@ -287,23 +289,27 @@ def test_a_client_that_drips_its_request_is_given_up_on(serve, config):
         wait_for(is_answered)
 
 
-def test_clients_that_do_not_read_their_answer_do_not_hold_the_threads(serve, config):
-    with contextlib.closing(Store(config["state_url"])) as store:
-        everybody = [f"reader{number}@example.org" for number in range(1000)]
-        store.log_messages(
-            [
-                LoggedMessage(f"{n:032x}", time.time(), "example.com", "a@b.c", everybody, "Hello")
-                for n in range(500)
-            ]
-        )
+LARGE = 10_000_000
+"""Bytes: more than the systems of a server and a client take without anybody reading."""
+
+
+def test_clients_that_do_not_read_their_answer_do_not_hold_the_threads(serve, make_app, config):
+    file = {"filename": "a.bin", "content": in_base64(b"x" * LARGE)}
+    message = {**PLAIN, "attachments": [file]}
+    client = make_app(config).test_client()
+    sent = client.post("/example.com/send", json=message, headers=POOL).json
     server = serve(config, WEB_CONCURRENCY="1", WEB_THREADS="1", WEB_REQUEST_SECONDS="1")
-    asked = requests.Request("GET", f"{server.url}/example.com/messages?limit=500", headers=POOL)
-    with requests.Session() as deaf:
-        # Its 20 MB are more than the two systems take without anybody reading.
-        answer = deaf.send(asked.prepare(), stream=True, timeout=20)
-        assert answer.status_code == 200
+    with socket.socket() as deaf:
+        deaf.settimeout(20)
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        deaf.connect(address_of(server))
+        path = f"/example.com/messages/{sent['message_id']}/files/1"
+        head = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {POOL['Authorization']}\r\n\r\n"
+        deaf.sendall(head.encode())
+        assert deaf.recv(15) == b"HTTP/1.1 200 OK"
         assert requests.get(f"{server.url}/healthz", timeout=20).status_code == 200
-        answer.close()
+        read = sum(map(len, iter(functools.partial(deaf.recv, 1_000_000), b"")))
+    assert read < LARGE, "it was given up on"
 
 
 def test_a_send_may_take_longer_than_its_request_may_take_to_arrive(serve, stand_in, tmp_path):
@@ -407,13 +413,12 @@ def test_no_key_and_no_body_is_in_the_log_at_debug(serve, stand_in, tmp_path):
 
 def test_a_request_that_is_no_http_is_not_quoted_in_the_log(serve, config):
     server = serve(config, WEB_CONCURRENCY="1")
-    host, port = server.url.removeprefix("http://").split(":")
     start = b"POST /example.com/send HTTP/1.1\r\nHost: x\r\n"
     for rest in (
         b"Authorization Bearer SECRET\r\n\r\n",
         b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nSECRET\r\n",
     ):
-        with socket.create_connection((host, int(port)), timeout=20) as raw:
+        with socket.create_connection(address_of(server), timeout=20) as raw:
             raw.sendall(start + rest)
             assert raw.recv(4096).startswith(b"HTTP/1.1 400")
     server.stop()
