@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import time
-
 import pytest
+from clocks import little_work
 
 from email_services.addresses import Address, canonical_domain, parse_address
 
@@ -70,14 +69,12 @@ def test_what_is_no_address_is_refused_with_a_sentence(written):
 
 
 def test_hostile_addresses_cost_no_time():
-    started = time.monotonic()
     encoded = "=?utf-8?q?x=0aBcc:_eve=40x.org?="
     many = 100_000
     hostile_ones = ('"' * many, '"\\' * many, "<" * many, " " * many, "a <" * many)
     for hostile in (f"{encoded}@example.org", "a" + " " * many + "b", *hostile_ones):
-        with pytest.raises(ValueError, match=r"\w+"):
+        with little_work(), pytest.raises(ValueError, match=r"\w+"):
             parse_address(hostile)
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import time
 from datetime import datetime, timezone
 
 import pytest
+from clocks import little_work
 from conftest import PLAIN, make_message
 
 from email_services.addresses import Address
@@ -349,15 +350,13 @@ def test_as_many_recipients_as_allowed_are_taken():
 
 
 def test_quotes_that_never_end_cost_no_time():
-    started = time.monotonic()
-    problems_of(to_recipients='"' + '\\"' * 200_000)
-    assert time.monotonic() - started < 2
+    with little_work():
+        problems_of(to_recipients='"' + '\\"' * 200_000)
 
 
 def test_a_million_recipients_are_counted_and_not_parsed():
-    started = time.monotonic()
-    problems_of(to_recipients=["not an address"] * 1_000_000, subject="")
-    assert time.monotonic() - started < 2
+    with little_work():
+        problems_of(to_recipients=["not an address"] * 1_000_000, subject="")
 
 
 def test_a_form_gives_headers_and_metadata_as_lines():
@@ -413,11 +412,10 @@ HOSTILE_HTML = {
 
 @pytest.mark.parametrize("name", HOSTILE_HTML)
 def test_hostile_html_is_carried_as_it_is_and_costs_no_time(name):
-    started = time.monotonic()
-    message = make_message(raw_text_body="", html_body=HOSTILE_HTML[name])
+    with little_work():
+        message = make_message(raw_text_body="", html_body=HOSTILE_HTML[name])
+        message.raw_text_body.encode()
     assert message.html_body == HOSTILE_HTML[name]
-    message.raw_text_body.encode()
-    assert time.monotonic() - started < 5
 
 
 def test_substitutions_are_filled_in_and_html_shows_them_as_text():
@@ -467,9 +465,8 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_what_would_take_ages_or_all_memory_is_refused_at_once(name):
-    started = time.monotonic()
-    problems_of(**BOMBS[name])
-    assert time.monotonic() - started < 2
+    with little_work():
+        problems_of(**BOMBS[name])
 
 
 @pytest.mark.parametrize(

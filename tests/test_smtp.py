@@ -6,10 +6,10 @@ import email.policy
 import socket
 import ssl
 import threading
-import time
 
 import pytest
 import trustme
+from clocks import FOREVER, no_waiting
 from contract import make_message, outcome_of
 from messages import MESSAGES, PDF, in_base64
 from pydantic import ValidationError
@@ -170,8 +170,8 @@ def test_a_refusal_before_the_message_is_not_its_fault(
 
 EARLY = ["banner", "EHLO", "MAIL", "RCPT", "DATA"]
 TROUBLE = {
-    "hangs": (hang, "No {awaited} within 0.5 s."),
-    "drips": (drip("250 this takes longer than anybody waits"), "No {awaited} within 0.5 s."),
+    "hangs": (hang, "No {awaited} within 1 s."),
+    "drips": (drip("250 this takes f" + "o" * FOREVER * 20 + "rever"), "No {awaited} within 1 s."),
     "ends the connection": (cut, "The connection was cut."),
     "resets the connection": (reset, "The connection was cut."),
     "talks of something else": (say("HTTP/1.1 400 Bad Request"), "What it answered is not SMTP."),
@@ -184,13 +184,12 @@ TROUBLE = {
 def test_before_the_final_dot_nothing_is_sent(stage, trouble, smtp_server):
     behaviour, reason = TROUBLE[trouble]
     server = smtp_server({stage: behaviour})
-    started = time.monotonic()
-    error = outcome_of(service_at(server), timeout=0.5)
+    with no_waiting():
+        error = outcome_of(service_at(server), timeout=1)
     assert type(error) is ServiceUnavailable
     assert error.reason == reason.format(
         awaited="connection" if stage in ("banner", "EHLO") else "answer"
     )
-    assert time.monotonic() - started < 2
     assert server.mails == []
 
 
@@ -198,11 +197,10 @@ def test_before_the_final_dot_nothing_is_sent(stage, trouble, smtp_server):
 def test_after_the_final_dot_only_the_servers_word_counts(trouble, smtp_server):
     behaviour, reason = TROUBLE[trouble]
     server = smtp_server({".": behaviour})
-    started = time.monotonic()
-    error = outcome_of(service_at(server), timeout=0.5)
+    with no_waiting():
+        error = outcome_of(service_at(server), timeout=1)
     assert type(error) is OutcomeUnknown
     assert error.reason == reason.format(awaited="answer")
-    assert time.monotonic() - started < 2
     assert (len(server.mails), server.connections) == (1, 1)
 
 
@@ -212,10 +210,11 @@ def test_a_reader_that_stops_in_the_middle_is_not_sent(smtp_server):
         server.transport.pause_reading()
 
     server = smtp_server({"DATA": stop_reading})
-    message = make_message(attachments=[{**PDF, "content": in_base64(b"x" * 9_000_000)}])
-    error = outcome_of(service_at(server), message, timeout=1)
+    # More than the system takes of what nobody reads.
+    message = make_message(attachments=[{**PDF, "content": in_base64(b"x" * 3_000_000)}])
+    error = outcome_of(service_at(server), message, timeout=3)
     assert type(error) is ServiceUnavailable
-    assert error.reason == "The upload was not finished within 1 s."
+    assert error.reason == "The upload was not finished within 3 s."
 
 
 REFUSED = "550 5.1.1 No such user"
@@ -265,7 +264,7 @@ def test_a_server_that_closes_between_recipients_has_taken_nothing(smtp_server):
 def test_recipients_are_named_in_one_round_trip_where_the_server_allows_it(pipelining, smtp_server):
     server = smtp_server({"RCPT": {"a@example.org": hang}}, pipelining=pipelining)
     message = make_message(to_recipients="a@example.org, b@example.org")
-    assert type(outcome_of(service_at(server), message, timeout=0.3)) is ServiceUnavailable
+    assert type(outcome_of(service_at(server), message, timeout=1)) is ServiceUnavailable
     assert ("RCPT TO:<b@example.org>" in server.commands) == pipelining
 
 
@@ -315,7 +314,7 @@ def test_a_connection_that_died_is_replaced(smtp_server):
 def test_a_connection_that_fails_before_the_message_is_replaced(behaviour, smtp_server):
     server = smtp_server({"RSET": behaviour})
     service = service_at(server)
-    assert [outcome_of(service, timeout=1), outcome_of(service, timeout=1)] == [ID, ID]
+    assert [outcome_of(service, timeout=4), outcome_of(service, timeout=4)] == [ID, ID]
     assert (len(server.mails), server.connections) == (2, 2)
 
 
@@ -341,7 +340,7 @@ def test_a_connection_that_idled_long_is_not_used_again(smtp_server, monkeypatch
 def test_after_an_unknown_outcome_the_connection_is_not_used_again(behaviour, smtp_server):
     server = smtp_server({".": behaviour})
     service = service_at(server)
-    assert type(outcome_of(service, timeout=0.3)) is OutcomeUnknown
+    assert type(outcome_of(service, timeout=1)) is OutcomeUnknown
     del server.script["."]
     assert outcome_of(service) == ID
     assert server.connections == 2
@@ -440,11 +439,10 @@ def test_a_certificate_that_proves_nothing_is_refused(
 @pytest.mark.parametrize("security", ["starttls", "tls"])
 def test_a_server_that_never_shakes_hands_is_not_waited_for(security, smtp_server, certificate):
     server = smtp_server({"STARTTLS": say("220 Go on")}, starttls=certificate)
-    started = time.monotonic()
-    error = outcome_of(service_at(server, security=security), timeout=0.5)
+    with no_waiting():
+        error = outcome_of(service_at(server, security=security), timeout=0.5)
     assert type(error) is ServiceUnavailable
     assert error.reason in ("No connection within 0.5 s.", "The TLS handshake failed.")
-    assert time.monotonic() - started < 1
 
 
 @pytest.mark.parametrize(
@@ -519,13 +517,12 @@ def test_a_name_that_does_not_exist_is_not_sent(host, smtp_server):
 
 def test_a_slow_name_server_is_not_waited_for(smtp_server, monkeypatch):
     test_over = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: test_over.wait() and [])
-    started = time.monotonic()
-    error = outcome_of(service_at(smtp_server(), host="slow.example"), timeout=0.3)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: test_over.wait(FOREVER) and [])
+    with no_waiting():
+        error = outcome_of(service_at(smtp_server(), host="slow.example"), timeout=0.3)
     test_over.set()
     assert type(error) is ServiceUnavailable
     assert error.reason == "No connection within 0.3 s."
-    assert time.monotonic() - started < 1
 
 
 BASE = {"priority_value": 1, "host": "mail.example.com"}
