@@ -143,7 +143,7 @@ class StandIn:
         with self._lock:
             threads = self._threads[1:]
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
 
     def close(self) -> None:
         if self._stopping.is_set():
@@ -155,7 +155,7 @@ class StandIn:
             for connection in self._open:
                 _shut(connection)
         for thread in list(self._threads):
-            thread.join(10)
+            thread.join(60)
 
     def _start(self, target: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)
