@@ -729,7 +729,7 @@ def test_the_status_says_what_became_of_the_message(
     behaviours = [hang if code is None else answer_json(code, {"id": "1"}) for code in statuses]
     services = {
         f"mailgun{n}": http_service(
-            stand_in(behaviour).url, 10 - n, service="mailgun", timeout_seconds=0.3
+            stand_in(behaviour).url, 10 - n, service="mailgun", timeout_seconds=1
         )
         for n, behaviour in enumerate(behaviours)
     }

@@ -162,13 +162,13 @@ def test_of_many_messages_at_once_one_is_the_probe(make_pool, first, second, clo
     def slow(message, timeout):
         first.timeouts.append(timeout)
         probing.set()
-        release.wait(10)
+        release.wait(60)
         return Acceptance("id")
 
     first.send = slow
     probe = threading.Thread(target=send, args=(pool,))
     probe.start()
-    probing.wait(10)
+    assert probing.wait(60)
     others = [send(pool) for _ in range(20)]
     release.set()
     probe.join()
@@ -333,7 +333,7 @@ def begin(pool, first, clock):
             release, result = threading.Event(), []
             held.append((threading.current_thread(), release, result))
             begun.release()
-            assert release.wait(20)
+            assert release.wait(60)
             if result[0]:
                 raise result[0]
             return Acceptance("id")
@@ -341,14 +341,14 @@ def begin(pool, first, clock):
         first.send = hold
         for _ in range(number):
             threading.Thread(target=send, args=(pool,)).start()
-            assert begun.acquire(timeout=20)
+            assert begun.acquire(timeout=60)
         first.send = quick
 
     def end(fault=None):
         thread, release, result = held.pop()
         result.append(fault)
         release.set()
-        thread.join(20)
+        thread.join(60)
 
     make.end = end
     yield make

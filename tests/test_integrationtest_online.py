@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 ROOT_KEY = "-root-key-JpYq7yXr3nVb5tWc"  # what begins with a dash is a key all the same
 POOL_KEY = "pool-key-9sKd4mZt2hQx8fLg"
 RECIPIENT = "ada@example.org"
-ENOUGH_SECONDS = 15
+ENOUGH_SECONDS = 120
 CHECKS = [
     "plain message",
     "cc and bcc",

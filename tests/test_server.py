@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
+from clocks import FOREVER, no_waiting
 from conftest import (
     OTHER_POOL_KEY,
     PLAIN,
@@ -46,8 +47,8 @@ def serve(tmp_path):
     """Start a service; all are stopped at the end."""
     with contextlib.ExitStack() as stack:
 
-        def start(config: dict, **environment: str) -> Server:
-            server = Server(tmp_path, config, **environment)
+        def start(config: dict, application: str | None = None, **environment: str) -> Server:
+            server = Server(tmp_path, config, application, **environment)
             stack.callback(server.kill)
             return server
 
@@ -113,41 +114,43 @@ def test_200_sends_use_no_more_connections_than_busy_threads(provider, serve, st
 
 @pytest.mark.parametrize("provider", sorted(ACCEPTED))
 def test_a_provider_that_never_answers_costs_its_timeout(provider, serve, stand_in, tmp_path):
+    hanging = stand_in(hang)
     services = {
-        "hanging": account(provider, stand_in(hang).url, 2, timeout_seconds=1),
+        "hanging": account(provider, hanging.url, 2, timeout_seconds=2),
         "working": account(provider, stand_in(ACCEPTED[provider]).url, 1),
     }
-    server = serve(with_services(tmp_path, services))
-    post(server, timeout=30)
+    server = serve(with_services(tmp_path, services, deadline_seconds=60))
     started = time.monotonic()
-    answer = post(server, timeout=30)
-    elapsed = time.monotonic() - started
+    with no_waiting():
+        answer = post(server, timeout=90)
     assert answer.json()["service_used"] == "working"
     assert answer.json()["possible_duplicate"] is True
-    assert 1 <= elapsed < 2, "not twice"
+    assert time.monotonic() - started >= 2
+    assert len(hanging.requests) == 1, "not twice"
 
 
 def test_two_that_never_answer_cost_no_more_than_the_deadline(serve, stand_in, tmp_path):
     services = {
-        name: account("mailgun", stand_in(hang).url, 1, timeout_seconds=10) for name in ("a", "b")
+        name: account("mailgun", stand_in(hang).url, 1, timeout_seconds=60) for name in ("a", "b")
     }
-    server = serve(with_services(tmp_path, services, deadline_seconds=1))
+    server = serve(with_services(tmp_path, services, deadline_seconds=2))
     started = time.monotonic()
-    answer = post(server, timeout=30)
-    elapsed = time.monotonic() - started
+    with no_waiting():
+        answer = post(server, timeout=60)
     assert (answer.status_code, answer.json()["result"]) == (504, "unknown")
     assert [attempt["outcome"] for attempt in answer.json()["attempts"]] == ["unknown"] * 2
-    assert 0.9 <= elapsed < 5, "not the timeout of either"
+    assert time.monotonic() - started >= 1.9
 
 
 def test_a_slow_provider_does_not_block_other_requests(serve, stand_in, tmp_path):
     stand = stand_in(hang)
-    services = {"slow": account("mailgun", stand.url, 1, timeout_seconds=10)}
-    server = serve(with_services(tmp_path, services, deadline_seconds=10), WEB_CONCURRENCY="1")
+    services = {"slow": account("mailgun", stand.url, 1, timeout_seconds=60)}
+    server = serve(with_services(tmp_path, services, deadline_seconds=60), WEB_CONCURRENCY="1")
     with ThreadPoolExecutor(8) as threads:
-        waiting = [threads.submit(post, server, timeout=30) for _ in range(8)]
+        waiting = [threads.submit(post, server, timeout=90) for _ in range(8)]
         wait_for(lambda: len(stand.requests) == 8)
-        assert requests.get(f"{server.url}/example.com", timeout=5).status_code == 200
+        with no_waiting():
+            assert requests.get(f"{server.url}/example.com", timeout=60).status_code == 200
         stand.close()
         assert {future.result().status_code for future in waiting} == {504}
 
@@ -157,10 +160,10 @@ def test_no_send_waits_behind_a_busy_thread_while_another_is_free(serve, stand_i
     services = {"slow": account("mailgun", stand.url, 1, timeout_seconds=60)}
     config = with_services(tmp_path, services, deadline_seconds=60)
     del config["email_services"][1]  # with nobody to leave threads to
-    server = serve(config, WEB_CONCURRENCY="4", WEB_THREADS="4")
-    wait_for(lambda: len(server.workers) == 4)
+    server = serve(config, "long_yields:create_app()", WEB_CONCURRENCY="4", WEB_THREADS="4")
+    wait_for(lambda: server.log.count("Booting worker") == 4)
     with ThreadPoolExecutor(16) as threads:
-        waiting = [threads.submit(post, server, timeout=60) for _ in range(16)]
+        waiting = [threads.submit(post, server, timeout=90) for _ in range(16)]
         wait_for(lambda: len(stand.requests) == 16)
         stand.close()
         assert {future.result().status_code for future in waiting} == {504}
@@ -198,15 +201,15 @@ def test_a_domain_whose_provider_hangs_leaves_threads_to_the_others(serve, stand
 def test_a_client_that_does_not_close_holds_up_nobody(serve, config):
     server = serve(config, WEB_CONCURRENCY="1", WEB_THREADS="1")
     with contextlib.ExitStack() as stack:
-        for _ in range(20):
+        for _ in range(60):
             raw = stack.enter_context(socket.create_connection(address_of(server), timeout=20))
             raw.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
             assert raw.recv(4096).startswith(b"HTTP/1.1 200")
-        answered_in = requests.get(f"{server.url}/healthz", timeout=20).elapsed.total_seconds()
-    assert answered_in < 10, "of 40 s that gunicorn waits for all of them in its loop"
+        with no_waiting():  # of two minutes that gunicorn waits for all of them in its loop
+            requests.get(f"{server.url}/healthz", timeout=60).raise_for_status()
 
 
-def wait_for(condition, seconds: float = 20) -> None:
+def wait_for(condition, seconds: float = FOREVER) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -316,7 +319,7 @@ def test_a_send_may_take_longer_than_its_request_may_take_to_arrive(serve, stand
     release = threading.Event()
 
     def when_released(exchange):
-        release.wait(20)
+        release.wait(FOREVER)
         ACCEPTED["mailgun"](exchange)
 
     stand = stand_in(when_released)
@@ -335,7 +338,7 @@ def test_a_graceful_stop_lets_sends_in_progress_finish(serve, stand_in, tmp_path
     release = threading.Event()
 
     def when_released(exchange):
-        release.wait(20)
+        release.wait(FOREVER)
         ACCEPTED["mailgun"](exchange)
 
     stand = stand_in(when_released)
@@ -347,7 +350,7 @@ def test_a_graceful_stop_lets_sends_in_progress_finish(serve, stand_in, tmp_path
         wait_for(lambda: "Handling signal: term" in server.log)
         release.set()
         assert {future.result().status_code for future in sends} == {200}
-    assert server.process.wait(20) == 0
+    assert server.process.wait(FOREVER) == 0
 
 
 def test_a_worker_killed_in_mid_send_is_replaced(serve, stand_in, tmp_path):

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import create_engine, event, insert, text
@@ -17,6 +18,7 @@ from email_services.drill import Drill
 from email_services.exceptions import ConfigError, SearchTooSlow, StoreUnavailable
 from email_services.health import Health
 from email_services.store import LoggedMessage, Reservation, ServiceState, Store
+from email_services.store.database import AWAY_SECONDS
 from email_services.store.engines import LOG_CONNECTIONS, POSTGRESQL
 from email_services.store.keys import KEEP_KEY_SECONDS
 from email_services.store.migrations import MIGRATIONS
@@ -601,8 +603,10 @@ def test_a_database_that_is_away_is_waited_for_once(tmp_path, monkeypatch):
         attempts.append(1)
         raise sqlite3.OperationalError("timeout")
 
+    now = [NOW]
+    clock = SimpleNamespace(monotonic=lambda: now[-1])
     with contextlib.closing(Store(f"sqlite:///{tmp_path}/state.sqlite3")) as store:
-        monkeypatch.setattr("email_services.store.database.AWAY_SECONDS", 0.2)
+        monkeypatch.setattr("email_services.store.database.time", clock)
         store.check()
         store._engine.dispose()
         monkeypatch.setattr(sqlite3, "connect", silent)
@@ -610,7 +614,7 @@ def test_a_database_that_is_away_is_waited_for_once(tmp_path, monkeypatch):
             with pytest.raises(StoreUnavailable):
                 ask()
         assert len(attempts) == 1
-        threading.Event().wait(0.25)
+        now.append(NOW + AWAY_SECONDS)
         with pytest.raises(StoreUnavailable):
             store.check()
         assert len(attempts) == 2, "and again after a moment"
