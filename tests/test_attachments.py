@@ -119,7 +119,8 @@ PROBLEMS = {
         "content_type",
         "A file that ends in .pdf is application/pdf, not image/png.",
     ),
-    "an unknown field": ({"name": "x"}, "name", "Unknown field."),
+    "an unknown field": ({"colour": "x"}, "colour", "Unknown field."),
+    "a field of others": ({"name": "x"}, "name", "Unknown field. Did you mean 'filename'?"),
 }
 
 
