@@ -101,12 +101,18 @@ class Ledger:
     def _logged(self, run: Run, now: float) -> LoggedMessage:
         """How the message log shows it, which began `now`, if not before."""
         message = run.given
+        recipients = message.recipients
         return LoggedMessage(
             message.message_id,
             now if run.began is None else run.began,
             self._email_domain,
             message.from_email.email,
-            [address.key for address in message.recipients],
+            [address.key for address in recipients],
             message.filled(message.subject),
             deadline=now + self._seconds,
+            from_name=message.from_email.name,
+            names={address.key: address.name for address in recipients if address.name},
+            cc_from=(cc_from := len(message.to_recipients)),
+            bcc_from=cc_from + len(message.to_cc),
+            tags=message.tags,
         )

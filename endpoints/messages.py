@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Annotated, Literal, cast
 
@@ -9,6 +10,7 @@ from pydantic import WithJsonSchema
 from typing_extensions import TypeAliasType, TypedDict
 
 from browsable_api.errors import told
+from email_services.addresses import Address
 from email_services.store import LoggedMessage
 from endpoints.addresses import MESSAGE, url_of
 
@@ -46,6 +48,13 @@ class Message(MessageInShort):
     """A message of the log."""
 
     from_email: Annotated[str, told("The sender.")]
+    from_name: Annotated[str, told('The sender\'s name, or "".')]
+    to_recipients: Annotated[
+        list[str] | None, told("Those in to, with names; null where it is not known who was.")
+    ]
+    to_cc: Annotated[list[str] | None, told("The same of cc.")]
+    to_bcc: Annotated[list[str] | None, told("The same of bcc.")]
+    tags: Annotated[list[str], told("What the provider's statistics call it.")]
     service_message_id: Annotated[str | None, told("The provider's id of it.")]
     possible_duplicate: Annotated[
         bool, told("Whether an attempt before may have been accepted too.")
@@ -78,10 +87,25 @@ def in_short(message: LoggedMessage) -> MessageInShort:
 
 def in_full(message: LoggedMessage) -> Message:
     """The same, with all that the log keeps."""
+    to, cc, bcc = _recipients_apart(message)
     return {
         **in_short(message),
         "from_email": message.from_email,
+        "from_name": message.from_name,
+        "to_recipients": to,
+        "to_cc": cc,
+        "to_bcc": bcc,
+        "tags": list(message.tags),
         "service_message_id": message.service_message_id,
         "possible_duplicate": message.possible_duplicate,
         "attempts": cast("list[Attempt]", message.attempts),
     }
+
+
+def _recipients_apart(message: LoggedMessage) -> Sequence[list[str] | None]:
+    """Those in to, cc and bcc, with their names; None each where the log does not know."""
+    cc, bcc = message.cc_from, message.bcc_from
+    if cc is None or bcc is None:
+        return None, None, None
+    named = [str(Address(email, message.names.get(email, ""))) for email in message.recipients]
+    return named[:cc], named[cc:bcc], named[bcc:]

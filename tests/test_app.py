@@ -885,6 +885,26 @@ def test_a_listing_counts_the_last_hour_for_all_and_shows_the_last_messages_to_r
     assert domain["last_messages"][0].items() <= in_full.items()
 
 
+def test_the_log_says_who_was_in_to_cc_and_bcc_and_by_which_name(client):
+    message = {
+        **PLAIN,
+        "from_email": "Wir <me@example.com>",
+        "to_recipients": ['"Doe, Jane" <Jane@example.org>', "b@example.org"],
+        "to_cc": "c@example.org",
+        "to_bcc": "Dörte <d@example.org>",
+        "tags": ["welcome", "order 42"],
+    }
+    assert client.post("/example.com/send", json=message, headers=POOL).status_code == 200
+    (logged,) = client.get("/example.com/messages", headers=POOL).json["messages"]
+    assert logged["from_name"] == "Wir"
+    assert logged["to_recipients"] == ['"Doe, Jane" <jane@example.org>', "b@example.org"]
+    assert logged["to_cc"] == ["c@example.org"]
+    assert logged["to_bcc"] == ["Dörte <d@example.org>"]
+    assert logged["tags"] == ["welcome", "order 42"]
+    everybody = [f"{name}@example.org" for name in ("jane", "b", "c", "d")]
+    assert logged["recipients"] == everybody
+
+
 def test_a_form_that_comes_twice_sends_once_and_one_filled_in_anew_sends_again(client):
     form = {**PLAIN, "_once": "0123456789abcdef"}
     first, again = (client.post("/example.com/send", data=form, headers=POOL) for _ in range(2))

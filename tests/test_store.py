@@ -154,6 +154,28 @@ def test_an_attempt_that_a_version_before_logged_has_an_empty_word(store):
     assert message.attempts == ({**ATTEMPT, "code": ""},)
 
 
+def test_the_log_knows_who_was_named_where_and_of_a_version_before_that_it_does_not(url, store):
+    named = logged(
+        from_name="Wir",
+        names={"ada@example.org": 'Ada "A" Ünal'},
+        cc_from=1,
+        bcc_from=2,
+        tags=("welcome", "a b"),
+    )
+    store.log_messages([named])
+    assert store.messages("example.com", NOW) == [named]
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        for name in ("from_name", "names", "cc_from", "bcc_from", "tags"):
+            connection.execute(text(f"ALTER TABLE messages DROP COLUMN {name}"))
+        connection.execute(text("DELETE FROM schema_version WHERE version > 8"))
+    engine.dispose()
+    with contextlib.closing(Store(url)) as newer:
+        assert newer.messages("example.com", NOW) == [logged()]
+        newer.log_messages([replace(named, message_id="f" * 32)])
+        assert newer.messages("example.com", NOW)[0].tags == ("welcome", "a b")
+
+
 def test_a_message_that_was_cut_off_is_unknown_after_its_deadline(store):
     store.log_messages([logged()])
     (message,) = store.messages("example.com", NOW + 31)

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -71,7 +71,9 @@ _WHOLE_ADDRESS: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
 class LoggedMessage:
     """A row of the message log; never a body.
 
-    outcome: "sent", "not sent", "unknown" or "in progress". recipients: addresses in lower case.
+    outcome: "sent", "not sent", "unknown" or "in progress". recipients: addresses in lower case,
+    to, then cc, then bcc. names: of those who have one. cc_from, bcc_from: where among the
+    recipients these begin; None in what a version before has logged, which did not know.
     """
 
     message_id: str
@@ -86,6 +88,11 @@ class LoggedMessage:
     service_message_id: str | None = None
     possible_duplicate: bool = False
     attempts: Sequence[Mapping[str, Any]] = ()
+    from_name: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
+    cc_from: int | None = None
+    bcc_from: int | None = None
+    tags: Sequence[str] = ()
 
 
 class Messages(Database):
@@ -226,9 +233,16 @@ def rows_of(message: Any) -> int:
 def _message_columns(message: LoggedMessage) -> dict[str, Any]:
     return {
         **vars(message),
-        "recipients": "\n" + "\n".join(message.recipients) + "\n",
+        "recipients": _lines(message.recipients),
         "attempts": json.dumps(list(message.attempts)),
+        "names": json.dumps(message.names) if message.names else None,
+        "tags": _lines(message.tags) if message.tags else None,
     }
+
+
+def _lines(words: Sequence[str]) -> str:
+    """The words, each between two line breaks."""
+    return "\n" + "\n".join(words) + "\n"
 
 
 def _outcome_columns(message: LoggedMessage) -> dict[str, Any]:
@@ -246,6 +260,9 @@ def _message(row: Row[Any]) -> LoggedMessage:
     attempts = json.loads(row.attempts)
     # Those of a version before have no code.
     columns["attempts"] = tuple({**tried, "code": tried.get("code", "")} for tried in attempts)
+    columns["from_name"] = row.from_name or ""
+    columns["names"] = json.loads(row.names or "{}")
+    columns["tags"] = tuple((row.tags or "").strip("\n").splitlines())
     return LoggedMessage(**columns)
 
 

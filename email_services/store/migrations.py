@@ -101,6 +101,11 @@ def _keep_how_long_rests_were_to_be(connection: Connection) -> None:
     _add_columns(connection, "services", rest_seconds="FLOAT")
 
 
+def _keep_who_was_named_where(connection: Connection) -> None:
+    texts = dict.fromkeys(("from_name", "names", "tags"), "TEXT")
+    _add_columns(connection, "messages", **texts, cc_from="INTEGER", bcc_from="INTEGER")
+
+
 def _add_columns(connection: Connection, table: str, **kinds: str) -> None:
     """Those that are not there: a new database has all since the first step."""
     there = {column["name"] for column in inspect(connection).get_columns(table)}
@@ -118,5 +123,6 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     _keep_messages_with_keys,
     _keep_how_long_rests_were_to_be,
     _let_the_database_keep_recipients,
+    _keep_who_was_named_where,
 )
 """Step n brings a database from version n to version n + 1. Append; never change one."""

@@ -54,6 +54,12 @@ MESSAGES = Table(
     Column("service_message_id", Text),
     Column("possible_duplicate", Boolean, nullable=False, default=False),
     Column("attempts", Text, nullable=False, default="[]"),
+    # NULL in what a version before has kept, which did not know
+    Column("from_name", Text),
+    Column("names", Text),  # of recipients, by address, in JSON
+    Column("cc_from", Integer),  # where among the recipients those of cc begin, and those of bcc
+    Column("bcc_from", Integer),
+    Column("tags", Text),  # each between two line breaks
     Index("messages_by_domain", "email_domain", "at", "message_id"),
     Index("messages_by_time", "at"),
 )
