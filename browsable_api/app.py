@@ -27,6 +27,7 @@ from browsable_api.operations import current_operation, operations_here
 from browsable_api.renderers import JSONRenderer, PageRenderer, as_html, here, pretty
 from browsable_api.request import FORMAT, MEGABYTE, Request, request
 from browsable_api.structure import Structure
+from browsable_api.times import ahead, clock, is_past, lasting
 
 access_log = logging.getLogger("access")
 
@@ -98,6 +99,8 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         self.config["API_DESCRIPTION"] = description
         self.config["CORS_ORIGINS"] = frozenset(cors_origins)
         self.jinja_env.filters |= {"here": here, "markdown": as_html, "pretty": pretty}
+        self.jinja_env.filters |= {"ahead": ahead, "clock": clock, "lasting": lasting}
+        self.jinja_env.tests["past"] = is_past
         self.before_request(_start_clock)
         self.after_request(compress)
         self.after_request(add_links)

@@ -15,7 +15,14 @@ from typing import Final, Literal
 from email_services.abstract import AbstractEmailService
 from email_services.drill import Drill
 from email_services.exceptions import Passing, ProviderError, StoreUnavailable
-from email_services.health import PROBING, WORKING, Health, after_fault, after_success, believable
+from email_services.health import (
+    PROBING,
+    Health,
+    after_fault,
+    after_success,
+    believable,
+    to_be_tried,
+)
 from email_services.store import ServiceState, Store
 
 logger = logging.getLogger(__name__)
@@ -115,7 +122,8 @@ class CircuitBreakers:
         def change(state: ServiceState) -> tuple[ServiceState, str]:
             before = self.health_in(state, now)
             health = after_success(before, now, seen=seen, was_probe=was_probe)
-            words = "working again" if before.rests and not health.rests else ""
+            has_rested = before.rest_until is not None and health.rest_until is None
+            words = "working again" if has_rested else ""
             return replace(state, health=health), words
 
         self._change(step, change)
@@ -134,10 +142,10 @@ class CircuitBreakers:
             health = after_fault(before, fault, now, random.random, seen=seen, was_probe=was_probe)
             errors = state.last_errors
             if fault.blames_service:
-                errors = ({"at": now, "reason": fault.summary}, *errors)
+                errors = ({"at": now, "reason": fault.cause}, *errors)
             words = ""
             if health.rest_until is not None and health.rests != before.rests:
-                words = f"resting for {health.rest_until - now:.0f} s: {fault.summary}"
+                words = f"resting for {health.rest_until - now:.0f} s: {fault.cause}"
             if drill and health.simulated and not before.simulated:
                 drill = replace(drill, health_before=asdict(replace(before, probe_until=None)))
             return ServiceState(health, drill, errors), words
@@ -166,16 +174,20 @@ class CircuitBreakers:
         self._store.change_service(self._email_domain, service.name, change, self._now())
 
     def reset(self, service: AbstractEmailService) -> None:
-        """Have the service tried again at once. Raises StoreUnavailable."""
+        """Have the next message try a service that rests. Raises StoreUnavailable."""
 
         def change(state: ServiceState) -> tuple[ServiceState, str]:
-            return replace(state, health=Health(since=self._now())), "working: reset"
+            before = self.health_in(state, now)
+            after = to_be_tried(before, now)
+            words = "to be tried by the next message, as was asked for"
+            return replace(state, health=after), words if after != before else ""
 
-        self._store.change_service(self._email_domain, service.name, change, self._now())
+        now = self._now()
+        self._store.change_service(self._email_domain, service.name, change, now)
 
     def _step(self, service: AbstractEmailService, state: ServiceState, now: float) -> Step:
         health = self.health_in(state, now)
-        if health.state(now) == WORKING:
+        if health.rest_until is None:
             return Step(service, "try", "", state)
         if health.is_due(now):
             return Step(

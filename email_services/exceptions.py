@@ -236,12 +236,14 @@ class SearchTooSlow(EmailServicesError):
 class ProviderError(Exception):
     """One attempt at one service did not end in acceptance.
 
-    code: its class, for programs. reason: one sentence for the caller; it never holds a key.
+    code: its class, for programs; words: for people. reason: one sentence for the caller; it never
+    holds a key.
     summary: the same for logs and listings, where it may hold nothing of the message either.
     retry_after: seconds after which the provider wants to be tried again, if it said so.
     """
 
     code: ClassVar[str]
+    words: ClassVar[str]
     outcome: ClassVar[str] = NOT_SENT
     blames_service: bool = True
     """Whether the fault counts against the service's health."""
@@ -259,11 +261,20 @@ class ProviderError(Exception):
         self.simulated = False
         """Whether a drill raised it."""
 
+    @property
+    def cause(self) -> str:
+        """The summary in a few words that name its class: "key refused (HTTP 401)"."""
+        said = self.summary.removeprefix("The ").removesuffix(".")
+        if said.startswith(("HTTP ", "SMTP ")):
+            return f"{self.words} ({said})"
+        return said if said[1:2].isupper() else said[:1].lower() + said[1:]  # "TLS" stays
+
 
 class MessageRejected(ProviderError):
     """The provider refuses this message (400, 413, 422), or cannot carry it."""
 
     code = "message_refused"
+    words = "message refused"
     blames_service = False
 
 
@@ -271,36 +282,42 @@ class CannotCarry(MessageRejected):
     """The provider has no way to express something in this message: it is not asked."""
 
     code = "cannot_carry"
+    words = "cannot carry it"
 
 
 class AccountRefused(ProviderError):
     """Quota or settings of the account (402, 403, 404): an operator has to act."""
 
     code = "account_refused"
+    words = "account refused"
 
 
 class LoginRefused(AccountRefused):
     """The provider does not take the key (401), or the user name and password."""
 
     code = "key_refused"
+    words = "key refused"
 
 
 class RateLimited(ProviderError):
     """Too many requests (429)."""
 
     code = "rate_limited"
+    words = "rate limited"
 
 
 class ServiceUnavailable(ProviderError):
     """The provider failed (3xx, its own 5xx) or was never reached (DNS, TCP, TLS)."""
 
     code = "unavailable"
+    words = "unavailable"
 
 
 class OutcomeUnknown(ProviderError):
     """The request was written and no trustworthy answer came back, or a gateway's (502, 504)."""
 
     code = "unknown_outcome"
+    words = "outcome unknown"
     outcome = UNKNOWN
 
 

@@ -1,7 +1,8 @@
 """When a service is left alone, and when it is tried again: the rules, without clock or storage.
 
-A service works until faults of its own come `FAILURES_TO_REST` in a row; an account's fault or a
-rate limit suffices alone. Then it rests: messages pass it by at no cost. After the rest one message
+A service works until it meets a fault of its own; then it is failing, which changes nothing for
+messages, until one is accepted. With `FAILURES_TO_REST` in a row it rests; an account's fault or a
+rate limit suffices alone. Messages pass a resting one by at no cost. After the rest one message
 is its probe, one at a time over all workers. If that is accepted, the service works again, at its
 place in the order, at once; if it fails, the next rest is longer.
 
@@ -37,9 +38,10 @@ SKEW_SECONDS: Final = 60.0
 """By how much the clocks of a fleet may differ."""
 
 WORKING: Final = "working"
+FAILING: Final = "failing"
 RESTING: Final = "resting"
 PROBING: Final = "probing"
-State = Literal["working", "resting", "probing"]
+State = Literal["working", "failing", "resting", "probing"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Health:
     failures: in a row. rests: in a row, without a success between them.
     rest_until: None while it works. rest_seconds: how long it was to rest when that was decided.
     probe_until: until when a probe may take, None without one.
-    since: when it began to work or to rest. reason: the fault that made it rest.
+    since: when it began to work or to rest. failing_since: when the first of `failures` came, None
+    without one. reason: the fault that it met last and that counts, in a few words.
     simulated: whether a drill's fault was the last one; what a drill did ends with it.
     """
 
@@ -61,11 +64,12 @@ class Health:
     reason: str = ""
     simulated: bool = False
     rest_seconds: float | None = None
+    failing_since: float | None = None
 
     def state(self, now: float) -> State:
-        """One of working, resting and probing."""
+        """What is known of it now."""
         if self.rest_until is None:
-            return WORKING
+            return FAILING if self.failures else WORKING
         return PROBING if self.probe_until is not None and now < self.probe_until else RESTING
 
     def is_due(self, now: float) -> bool:
@@ -104,6 +108,16 @@ def after_success(health: Health, now: float, *, seen: Health, was_probe: bool) 
     return Health(since=health.since if health.rest_until is None else now)
 
 
+def to_be_tried(health: Health, now: float) -> Health:
+    """What is known once an administrator asks for a try: a rest is over, and that is all.
+
+    Whether it works is for the next message to find out; if it does not, its rests begin anew.
+    """
+    if health.rest_until is None:
+        return health
+    return replace(health, rests=0, rest_until=min(now, health.rest_until), probe_until=None)
+
+
 def after_fault(
     health: Health,
     fault: ProviderError,
@@ -125,9 +139,16 @@ def after_fault(
     if health.since != seen.since and not was_probe:
         return health
     failures = health.failures + 1
+    failing_since = now if health.failing_since is None else health.failing_since
     urgent = isinstance(fault, AccountRefused | RateLimited)
     if failures < FAILURES_TO_REST and not urgent and not was_probe:
-        return replace(health, failures=failures, simulated=fault.simulated)
+        return replace(
+            health,
+            failures=failures,
+            failing_since=failing_since,
+            reason=fault.cause,
+            simulated=fault.simulated,
+        )
     rest = _rest_seconds(fault, health.rests) * (1 + JITTER * random())
     rest_until = max(now + rest, health.rest_until or 0.0)
     return Health(
@@ -136,7 +157,8 @@ def after_fault(
         rest_until=rest_until,
         rest_seconds=rest_until - now,
         since=health.since if health.rest_until is not None else now,
-        reason=fault.summary,
+        failing_since=failing_since,
+        reason=fault.cause,
         simulated=fault.simulated,
     )
 
@@ -150,7 +172,7 @@ def _lengthened(health: Health, rest_until: float, fault: ProviderError, now: fl
         health,
         rest_until=asked,
         rest_seconds=asked - now,
-        reason=fault.summary,
+        reason=fault.cause,
         simulated=fault.simulated,
     )
 

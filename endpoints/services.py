@@ -116,12 +116,21 @@ class Health(TypedDict):
     """Whether a service works."""
 
     health: Annotated[
-        HealthState, told("Messages pass a resting service by; probing: one message tries it.")
+        HealthState,
+        told(
+            "Whether messages are taken to it: working, or failing since its last attempt did; not "
+            "while it is resting, nor while it is probing, as one message tries it."
+        ),
     ]
-    health_since: Annotated[Time | None, told("Since when.")]
-    health_reason: Annotated[str, told('The fault that made it rest, or "".')]
+    health_since: Annotated[Time | None, told("Since when it is used, or rests.")]
+    failing_since: Annotated[
+        Time | None, told("When the first of `failures_in_a_row` was; null without one.")
+    ]
+    health_reason: Annotated[str, told('The last of these faults, in a few words, or "".')]
     failures_in_a_row: Annotated[int, told("Failures since the last success.")]
-    next_probe: Annotated[Time | None, told("When a message will try it.")]
+    next_probe: Annotated[
+        Time | None, told("When it has rested. Once that is past, the next message tries it.")
+    ]
     last_errors: Annotated[list[Fault], told("Its last faults, the newest first.")]
 
 
@@ -134,7 +143,7 @@ class Failure(TypedDict):
     simulated_failure_until: NotRequired[Annotated[Time | None, told("When it ends by itself.")]]
 
 
-class ServiceHealth(Health):
+class ServiceHealth(Failure, Health):
     """The health of one service."""
 
     service_name: Annotated[str, told("The service.")]
@@ -213,12 +222,16 @@ room = Endpoints(
         ServiceFailure: {"service_name": "primary", "simulated_failure_enabled": True},
         ServiceHealth: {
             "service_name": "primary",
+            "simulated_failure_enabled": False,
             "health": "resting",
             "health_since": "2026-11-24T12:00:00.000+00:00",
-            "health_reason": "HTTP 503.",
+            "failing_since": "2026-11-24T11:59:42.000+00:00",
+            "health_reason": "unavailable (HTTP 503)",
             "failures_in_a_row": 5,
             "next_probe": "2026-11-24T12:00:15.000+00:00",
-            "last_errors": [{"at": "2026-11-24T12:00:00.000+00:00", "reason": "HTTP 503."}],
+            "last_errors": [
+                {"at": "2026-11-24T12:00:00.000+00:00", "reason": "unavailable (HTTP 503)"}
+            ],
         },
     },
 )
@@ -326,18 +339,21 @@ def simulate_failure(
 def get_health(pool: PooledEmailService, service: AbstractEmailService) -> ServiceHealth:
     """Health of a service.
 
-    A service that fails several times in a row, or whose account or rate limit is at fault, rests:
-    messages pass it by at no cost. After the rest one message tries it; if that is accepted, it is
-    back at its place in the order.
+    A service whose last attempt failed is `failing`. One that fails several times in a row, or
+    whose account or rate limit is at fault, rests: messages pass it by at no cost. After the rest
+    one message tries it; if that is accepted, it is back at its place in the order.
     """
-    return {"service_name": service.name, **_health(pool, _state(pool, service))}
+    state = _state(pool, service)
+    drill = pool.breakers.drill_in(state)
+    return {"service_name": service.name, **_failure(drill), **_health(pool, state)}
 
 
-@room.operation("POST", HEALTH, ROOT, form=Form("Try it again at once"))
+@room.operation("POST", HEALTH, ROOT, form=Form("Try it with the next message"))
 def reset_health(pool: PooledEmailService, service: AbstractEmailService) -> ServiceHealth:
     """Try a service again.
 
-    Its health is reset: the next message tries it.
+    Its rest is over: the next message tries it, and it works again if that is accepted. Nothing is
+    sent by this itself, and it changes nothing of a service that does not rest.
     """
     pool.breakers.reset(service)
     return get_health(pool, service)
@@ -424,6 +440,7 @@ def _health(pool: PooledEmailService, state: ServiceState) -> Health:
     return {
         "health": health.state(now),
         "health_since": iso_or_none(health.since),
+        "failing_since": iso_or_none(health.failing_since),
         "health_reason": health.reason,
         "failures_in_a_row": health.failures,
         "next_probe": iso_or_none(health.rest_until),

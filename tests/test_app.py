@@ -319,6 +319,7 @@ def listed_service(name: str, priority: int) -> dict:
         "simulated_failure_enabled": False,
         "health": "working",
         "health_since": None,
+        "failing_since": None,
         "health_reason": "",
         "failures_in_a_row": 0,
         "next_probe": None,
@@ -522,12 +523,26 @@ def test_a_resting_service_is_seen_and_reset(client):
     domain = client.get("/example.com").json
     primary = domain["enabled_services"]["primary"]
     assert (primary["health"], primary["failures_in_a_row"]) == ("resting", 1)
-    assert primary["health_reason"] == "Simulated failure: the key was refused."
+    assert primary["health_reason"] == "simulated failure: the key was refused"
     assert primary["health_since"] < primary["next_probe"]
     assert primary["last_errors"][0]["reason"] == primary["health_reason"]
     assert [change["service"] for change in domain["changes"]] == ["primary", "primary"]
-    reset = client.post("/example.com/primary/health", headers=ROOT)
-    assert (reset.json["service_name"], reset.json["health"]) == ("primary", "working")
+    assert primary["failing_since"] <= primary["health_since"]
+    tried = client.post("/example.com/primary/health", headers=ROOT).json
+    assert (tried["service_name"], tried["health"]) == ("primary", "resting")
+    assert tried["next_probe"] < primary["next_probe"]
+    client.post("/example.com/primary/fail", json={"simulated_failure": False}, headers=ROOT)
+    assert client.get("/example.com/primary/health").json["health"] == "working"
+
+
+def test_a_service_that_fails_is_said_to_with_how_often_and_why_until_it_sends(client, make_app):
+    client.post("/example.com/primary/fail", json={"simulated_failure": True}, headers=ROOT)
+    for number in (1, 2):
+        client.post("/example.com/send", json=PLAIN, headers=POOL)
+        health = client.get("/example.com/primary/health").json
+        assert (health["health"], health["failures_in_a_row"]) == ("failing", number)
+        assert health["health_reason"] == "simulated failure"
+        assert health["failing_since"] == health["last_errors"][-1]["at"]
 
 
 def test_a_dry_run_tells_what_would_happen_and_sends_nothing(client, tmp_path):

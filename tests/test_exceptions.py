@@ -4,8 +4,19 @@ import re
 from collections.abc import Iterator
 from typing import get_args
 
+import pytest
+
 from email_services import exceptions
-from email_services.exceptions import EmailServicesError, Passing, ProviderError
+from email_services.exceptions import (
+    AccountRefused,
+    EmailServicesError,
+    LoginRefused,
+    OutcomeUnknown,
+    Passing,
+    ProviderError,
+    RateLimited,
+    ServiceUnavailable,
+)
 
 
 def below(base: type) -> Iterator[type]:
@@ -42,6 +53,23 @@ CODES = {
 
 def test_every_error_has_a_word_of_its_own_for_programs():
     assert {error.__name__: vars(error).get("code") for error in ERRORS} == CODES
+
+
+CAUSES = [
+    (LoginRefused("HTTP 401: Hello Ada", summary="HTTP 401."), "key refused (HTTP 401)"),
+    (AccountRefused("SMTP 454."), "account refused (SMTP 454)"),
+    (RateLimited("HTTP 429."), "rate limited (HTTP 429)"),
+    (ServiceUnavailable("HTTP 503."), "unavailable (HTTP 503)"),
+    (ServiceUnavailable("The connection was refused."), "connection was refused"),
+    (ServiceUnavailable("The TLS handshake failed."), "TLS handshake failed"),
+    (OutcomeUnknown("HTTP 504."), "outcome unknown (HTTP 504)"),
+    (OutcomeUnknown("No answer within 10 s."), "no answer within 10 s"),
+]
+
+
+@pytest.mark.parametrize(("fault", "cause"), CAUSES)
+def test_a_fault_is_told_in_a_few_words_that_quote_nothing(fault, cause):
+    assert fault.cause == cause
 
 
 def test_no_two_things_have_one_word():

@@ -121,7 +121,9 @@ def test_a_skipped_service_is_in_the_answer_with_its_reason(pool, first, clock):
         0,
     )
     assert skipped["reason"].startswith("It rests for ")
-    assert skipped["reason"].endswith("HTTP 401: Maximum credits exceeded")
+    assert skipped["reason"].endswith(
+        "s more: account refused (HTTP 401: Maximum credits exceeded)"
+    )
     assert answer["services_unsuccessful"] == {"first": skipped["reason"]}
     assert sent["outcome"] == "sent"
 
@@ -306,15 +308,18 @@ def test_each_change_is_on_record_with_its_reason(pool, first, second, clock, st
     clock.now += 600
     first.fault = None
     send(pool)
-    pool.breakers.reset(second)
+    second.fault = RateLimited("HTTP 429.", 60)
+    pool.send(make_message(), only=second)
+    for _ in range(2):
+        pool.breakers.reset(second)
     changes = [(c["service"], c["change"]) for c in reversed(store.service_changes("example.com"))]
-    assert [service for service, _ in changes] == ["first", "first", "first", "second"]
+    assert [service for service, _ in changes] == ["first", "first", "first", "second", "second"]
     assert changes[0][1].startswith("resting for ")
-    assert changes[0][1].endswith(" s: HTTP 429.")
+    assert changes[0][1].endswith(" s: rate limited (HTTP 429)")
     assert changes[2][1] == "working again"
-    assert changes[3][1] == "working: reset"
+    assert changes[4][1] == "to be tried by the next message, as was asked for"
     errors = store.service_states("example.com")["first"].last_errors
-    assert [error["reason"] for error in errors] == ["HTTP 429.", "HTTP 429."]
+    assert [error["reason"] for error in errors] == ["rate limited (HTTP 429)"] * 2
 
 
 @pytest.fixture
@@ -394,13 +399,17 @@ def test_each_rest_is_on_record_once_however_often_it_is_lengthened(begin, pool,
     assert health.rest_until == clock.now - 30 + 60
 
 
-def test_an_admin_can_have_it_tried_again_at_once(pool, first):
+def test_an_admin_can_have_it_tried_again_at_once(pool, first, store):
     first.fault = AccountRefused("quota")
     send(pool)
     first.fault = None
     assert send(pool).service_used == "second"
     pool.breakers.reset(first)
+    assert state_of(pool, store) == "resting", "nobody knows yet whether it works"
     assert send(pool).service_used == "first"
+    assert state_of(pool, store) == "working"
+    changes = [change["change"] for change in store.service_changes("example.com")]
+    assert changes[:2] == ["working again", "to be tried by the next message, as was asked for"]
 
 
 def test_a_service_asked_for_by_name_is_tried_though_it_rests(pool, first, store):

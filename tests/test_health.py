@@ -26,6 +26,7 @@ from email_services.health import (
     after_fault,
     after_success,
     believable,
+    to_be_tried,
 )
 
 NOW = 1_000_000.0
@@ -51,11 +52,12 @@ RESTING = after(*[DOWN] * FAILURES_TO_REST)
 
 @pytest.mark.parametrize("faults", [[DOWN] * 5, [SILENT] * 5, [DOWN, SILENT, DOWN, SILENT, DOWN]])
 def test_it_rests_after_that_many_failures_in_a_row(faults):
-    assert after(*faults[:-1]).state(NOW) == "working"
+    nearly = after(*faults[:-1])
+    assert (nearly.state(NOW), nearly.rest_until) == ("failing", None)
     health = after(*faults)
     assert health.state(NOW) == "resting"
     assert health.rest_until == NOW + FIRST_REST_SECONDS
-    assert (health.since, health.reason) == (NOW, faults[-1].reason)
+    assert (health.since, health.reason) == (NOW, faults[-1].cause)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,34 @@ def test_a_bad_message_blames_nobody():
 
 def test_a_success_between_starts_the_count_again():
     health = accepted(after(*[DOWN] * 4), NOW)
-    assert after(*[DOWN] * 4, health=health).state(NOW) == "working"
+    assert health.state(NOW) == "working"
+    again = after(*[DOWN] * 4, health=health, now=NOW + 9)
+    assert (again.state(NOW), again.failing_since) == ("failing", NOW + 9)
+
+
+def test_it_is_failing_from_the_first_fault_until_something_is_accepted():
+    health = after(DOWN)
+    assert (health.state(NOW), health.reason, health.failing_since) == ("failing", "down", NOW)
+    rests = after(SILENT, *[DOWN] * 3, health=health, now=NOW + 60)
+    rests = after(QUOTA, health=rests, now=rests.rest_until, was_probe=True)
+    assert (rests.failing_since, rests.reason) == (NOW, "quota")
+    assert accepted(rests, NOW + 99, was_probe=True) == Health(since=NOW + 99)
+    assert accepted(health, NOW + 99) == Health()
+
+
+@pytest.mark.parametrize("health", [Health(), after(DOWN), accepted(RESTING, NOW)])
+def test_to_ask_for_a_try_changes_nothing_of_what_does_not_rest(health):
+    assert to_be_tried(health, NOW + 1) == health
+
+
+def test_to_ask_for_a_try_ends_the_rest_and_says_nothing_of_whether_it_works():
+    asked = to_be_tried(replace(after(*[QUOTA] * 3), rests=3, probe_until=NOW + 9), NOW + 1)
+    assert asked.state(NOW + 1) == "resting"
+    assert asked.is_due(NOW + 1)
+    failed = after(DOWN, health=asked, now=NOW + 2, was_probe=True)
+    assert failed.rest_until == NOW + 2 + FIRST_REST_SECONDS, "its rests begin anew"
+    due = to_be_tried(RESTING, RESTING.rest_until + 5)
+    assert due.rest_until == RESTING.rest_until, "it has been due since then"
 
 
 def test_a_rest_ends_in_one_probe_at_a_time():

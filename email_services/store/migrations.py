@@ -106,6 +106,10 @@ def _keep_who_was_named_where(connection: Connection) -> None:
     _add_columns(connection, "messages", **texts, cc_from="INTEGER", bcc_from="INTEGER")
 
 
+def _keep_since_when_services_fail(connection: Connection) -> None:
+    _add_columns(connection, "services", failing_since="FLOAT")
+
+
 def _add_columns(connection: Connection, table: str, **kinds: str) -> None:
     """Those that are not there: a new database has all since the first step."""
     there = {column["name"] for column in inspect(connection).get_columns(table)}
@@ -124,5 +128,6 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     _keep_how_long_rests_were_to_be,
     _let_the_database_keep_recipients,
     _keep_who_was_named_where,
+    _keep_since_when_services_fail,
 )
 """Step n brings a database from version n to version n + 1. Append; never change one."""

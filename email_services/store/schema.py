@@ -23,6 +23,7 @@ SERVICES = Table(
     Column("reason", Text, nullable=False, default=""),
     Column("simulated", Boolean, nullable=False, default=False),
     Column("rest_seconds", Float),
+    Column("failing_since", Float),
     # A Drill, if there is one
     Column("drill", Text),
     Column("last_errors", Text, nullable=False, default="[]"),
