@@ -11,6 +11,7 @@ from browsable_api import BrowsableAPI
 from email_services.config import Config, load_config
 from email_services.exceptions import EmailServicesError
 from email_services.pool import MANY
+from email_services.queue import CALLS, Dispatcher
 from email_services.store import Store
 from endpoints import log, operating, services, signing_in
 from endpoints.access import KEY_FIELDS, knows_sender
@@ -54,7 +55,10 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
         app.config["TRUSTED_HOSTS"] = trusted.split(",")
     app.config["EMAIL_DOMAINS"] = len(pools)  # which share the threads (server/worker.py)
     app.config["SECRET_FIELDS"] = (*KEY_FIELDS, TOKEN_FIELD)
-    app.extensions["mailpool"] = Mailpool(config, store, pools, Guesses(store))
+    calls = int(os.environ.get("QUEUE_CALLS", CALLS)) or 1  # gunicorn.conf.py says so
+    app.extensions["mailpool"] = Mailpool(
+        config, store, pools, Guesses(store), Dispatcher.of(config, store, calls)
+    )
     app.url_map.converters["domain"] = DomainConverter
     for module in ROOMS:
         app.register_blueprint(module.room)

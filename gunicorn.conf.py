@@ -9,6 +9,7 @@ from typing import Any
 
 from gunicorn.systemd import listen_fds
 
+from email_services.queue import CALLS
 from server.proxies import trusted_proxies
 from server.worker import ARRIVING, Worker
 
@@ -56,6 +57,28 @@ worker_connections = threads + 2 * ARRIVING
 # another is idle. It also spares callers the one error that leaves them in doubt: a request written
 # into a connection that we are just closing.
 keepalive = 0
+
+# Calls to providers that may be under way from the queue, for each domain in each worker; 0 where
+# `python -m email_services worker` runs beside the web and does it.
+queue_calls = 0 if os.environ.get("QUEUE_CALLS") == "0" else _number("QUEUE_CALLS", CALLS, 1000)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Begin to deliver what waits, in the process that does it: threads survive no fork."""
+    if queue_calls:
+        dispatcher_of(worker.wsgi).start()
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    """Finish what has been handed to a provider, and give the rest back to the queue."""
+    if queue_calls and hasattr(worker, "wsgi"):
+        dispatcher_of(worker.wsgi).stop()
+
+
+def dispatcher_of(application: Any) -> Any:
+    """What delivers what waits, in an application."""
+    return application.extensions["mailpool"].dispatcher
+
 
 control_socket_disable = True
 

@@ -18,6 +18,7 @@ import app
 from browsable_api import BrowsableAPI
 from email_services import health
 from email_services.store import LoggedMessage, Reservation, ServiceState, Store
+from email_services.store.outbox import Outbox
 
 
 class NullStore:
@@ -28,6 +29,18 @@ class NullStore:
 
     def close(self) -> None:
         """Nothing is open."""
+
+    def when_put(self, listener: object) -> None:
+        """Nothing ever is."""
+
+    def next_due(self, *_: object) -> None:
+        """Nothing waits."""
+
+    def adopt(self, *_: object) -> None:
+        """Nothing waits."""
+
+    def end_the_forgotten(self, now: float) -> None:
+        """Nothing waits."""
 
     def service_states(self, email_domain: str) -> dict[str, ServiceState]:  # noqa: ARG002
         """Nothing is known of any service, so that each is tried in its turn."""
@@ -64,10 +77,15 @@ class NullStore:
         """They were never kept."""
 
 
+def _public(kind: type) -> set[str]:
+    return {name for name in dir(kind) if not name.startswith("_")}
+
+
 FOR_READERS = frozenset(
     {"check", "count_wrong_keys", "messages", "outcomes", "remove_old", "secret", "service_changes"}
+    | _public(Outbox)
 )
-"""What no send calls; for the rest a `NullStore` has to stand in."""
+"""What no send calls, with what only the queue does; for the rest a `NullStore` has to stand in."""
 
 
 def create_app() -> BrowsableAPI:
@@ -90,7 +108,3 @@ def _replace(module: object, name: str, value: object) -> None:
 def missing() -> set[str]:
     """What a send may call and `NullStore` does not have."""
     return _public(Store) - FOR_READERS - _public(NullStore)
-
-
-def _public(kind: type) -> set[str]:
-    return {name for name in dir(kind) if not name.startswith("_")}

@@ -26,7 +26,7 @@ PREFLIGHT_SECONDS: Final = 600
 LEAST_COMPRESSED_BYTES: Final = 32 * 1024
 """Below it, time is worth more than bytes."""
 
-_REQUEST_HEADERS: Final = "Authorization, Content-Type, Idempotency-Key, If-None-Match"
+_REQUEST_HEADERS: Final = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Prefer"
 _EXPOSED_HEADERS: Final = "Idempotent-Replayed, Retry-After, Link"
 
 

@@ -113,8 +113,7 @@ def _operation(operation: Operation, about: About) -> dict[str, Any]:
         "security": _security(operation),
     }
     parameters = [*_query(operation)]
-    if operation.form.is_once:
-        parameters.append(_ref("parameters", "Idempotency-Key"))
+    parameters += [_ref("parameters", name) for name in operation.request_headers]
     if parameters:
         result["parameters"] = parameters
     if operation.bodies:

@@ -89,10 +89,11 @@ class Operation:
     takes: the model of its form, and what JSON may hold instead. query: what is read of the URL.
     answers: what it answers with, by status. errors: the statuses of its errors. means: what a
     status says here, in Markdown; usually_means: the same of all others. headers: what its answers
-    carry, beside errors. leads_to: an address where a GET asks on, and where in an answer the id
-    is that it needs, as a JSON pointer. examples: of a body, by name. reads: makes one of `bodies`
-    of the body's fields and of what the view gets, where its model alone cannot. answer_examples:
-    by shape, or by shape and status. page: the template.
+    carry, beside errors. request_headers: what it reads of a request's, beside keys. leads_to: an
+    address where a GET asks on, and where in an answer the id is that it needs, as a JSON pointer.
+    examples: of a body, by name. reads: makes one of `bodies` of the body's fields and of what the
+    view gets, where its model alone cannot. answer_examples: by shape, or by shape and status.
+    page: the template.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Operation:
     means: Mapping[int, str] = field(default_factory=dict)
     usually_means: Mapping[int, str] = field(default_factory=dict)
     headers: Sequence[str] = ()
+    request_headers: Sequence[str] = ()
     leads_to: tuple[str, str] | None = None
     examples: Mapping[str, Any] = field(default_factory=dict)
     reads: Callable[..., Any] | None = None

@@ -78,12 +78,18 @@ class CircuitBreakers:
 
     # What is to be done
 
-    def plan(self, services: Sequence[AbstractEmailService]) -> list[Step]:
-        """What is to be done with each of `services` now; by priority, equals in random order."""
+    def plan(
+        self, services: Sequence[AbstractEmailService], *, in_order: bool = False
+    ) -> list[Step]:
+        """What is to be done with each of `services` now; by priority, equals in random order.
+
+        in_order: as they are given instead.
+        """
         states, now = self._states(), self._now()
         services = list(services)
-        random.shuffle(services)
-        services.sort(key=lambda service: -service.priority_value)  # keeps the order of equals
+        if not in_order:
+            random.shuffle(services)
+            services.sort(key=lambda service: -service.priority_value)  # keeps the order of equals
         return [self._step(s, states.get(s.name, ServiceState()), now) for s in services]
 
     def forced(self, service: AbstractEmailService) -> Step:

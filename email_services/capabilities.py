@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from email_services.message import (
+    DAY_SECONDS,
+    MAX_DAYS_AHEAD,
     MAX_FILES,
     MAX_HEADERS,
     MAX_RECIPIENTS,
@@ -17,7 +19,6 @@ from email_services.message import (
     EmailMessage,
 )
 
-DAY_SECONDS: Final = 24 * 3600
 UTF_8: Final = (None, "utf-8", "utf8", "us-ascii", "ascii")
 """What a file's charset is where nothing is lost if it is taken for UTF-8."""
 
@@ -50,7 +51,7 @@ class Capabilities:
     metadata: bool = True
     metadata_bytes: int | None = None
     tracking: bool = True
-    schedule_days: float = 366
+    schedule_days: float = MAX_DAYS_AHEAD
     attachments_scheduled: bool = True
     megabytes: float | None = None
 

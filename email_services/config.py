@@ -7,9 +7,10 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import requests
@@ -33,11 +34,19 @@ from email_services.exceptions import (
     UnusableProvider,
     describe,
 )
-from email_services.message import MAX_MESSAGE_BYTES, MEGABYTE, OnUnknown
+from email_services.message import (
+    DAY_SECONDS,
+    MAX_DAYS_AHEAD,
+    MAX_MESSAGE_BYTES,
+    MEGABYTE,
+    OnUnknown,
+)
 from email_services.pool import DEFAULT_DEADLINE_SECONDS, MANY, PooledEmailService
 from email_services.providers import find_provider, provider_names
 from email_services.store import DEFAULT_URL, Store
+from email_services.streams import BUILT_IN, Stream
 
+_Path = tuple[int | str, ...]
 _Model = TypeVar("_Model", bound=BaseModel)
 logger = logging.getLogger(__name__)
 
@@ -67,6 +76,20 @@ def _origin(value: str) -> str:
     return value
 
 
+class StreamSettings(BaseModel):
+    """One stream of a domain as config.json describes it; see Stream."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    services: Annotated[list[str], Field(min_length=1)] | None = None
+    expires_in: Annotated[int | float, Field(gt=0, le=MAX_DAYS_AHEAD * DAY_SECONDS)] | None = None
+    on_unknown: OnUnknown | None = None
+
+
+StreamName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+
+
 class DomainSettings(BaseModel):
     """One email domain as config.json describes it."""
 
@@ -76,6 +99,9 @@ class DomainSettings(BaseModel):
     pool_api_key: Key
     deadline_seconds: Seconds = DEFAULT_DEADLINE_SECONDS
     on_unknown: OnUnknown = "failover"
+    send: Literal["now", "queued"] = "now"
+    when_all_fail: Literal["error", "queue"] = "error"
+    streams: dict[StreamName, StreamSettings] = {}
     enabled_services: dict[str, dict[str, Any]] = Field(min_length=1)
 
 
@@ -98,10 +124,18 @@ class ConfigFile(BaseModel):
 class EmailDomain:
     """One email domain: its key, its services, and how it fails over."""
 
-    def __init__(self, settings: DomainSettings, services: list[AbstractEmailService]) -> None:
+    def __init__(
+        self,
+        settings: DomainSettings,
+        services: list[AbstractEmailService],
+        streams: Mapping[str, Stream],
+    ) -> None:
         self.email_domain = settings.email_domain
         self.pool_api_key = settings.pool_api_key
         self.services = services
+        self.queues_all = settings.send == "queued"
+        """Whether messages wait in the queue whose senders do not say."""
+        self._streams = streams
         self._settings = settings
 
     def pool(self, store: Store, threads: int = MANY) -> PooledEmailService:
@@ -115,6 +149,8 @@ class EmailDomain:
             store,
             deadline_seconds=self._settings.deadline_seconds,
             on_unknown=self._settings.on_unknown,
+            streams=self._streams,
+            queues_unsent=self._settings.when_all_fail == "queue",
             threads=threads,
         )
 
@@ -189,7 +225,7 @@ class _Problems:
     def __init__(self) -> None:
         self._lines: list[str] = []
 
-    def add(self, path: tuple[int | str, ...], sentence: str) -> None:
+    def add(self, path: _Path, sentence: str) -> None:
         self._lines.append(f"{_json_path(path)}: {sentence.rstrip('.')}")
 
     def __bool__(self) -> bool:
@@ -199,7 +235,7 @@ class _Problems:
         return "; ".join(self._lines)
 
 
-def _json_path(path: tuple[int | str, ...]) -> str:
+def _json_path(path: _Path) -> str:
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return "".join(parts).lstrip(".") or "the file"
 
@@ -238,7 +274,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _with_environment(value: Any, path: tuple[int | str, ...], problems: _Problems) -> Any:
+def _with_environment(value: Any, path: _Path, problems: _Problems) -> Any:
     """`value` with each "env:NAME" in it replaced by that variable of the environment."""
     if isinstance(value, dict):
         return {k: _with_environment(v, (*path, k), problems) for k, v in value.items()}
@@ -252,9 +288,7 @@ def _with_environment(value: Any, path: tuple[int | str, ...], problems: _Proble
     return value
 
 
-def _validated(
-    model: type[_Model], given: Any, path: tuple[int | str, ...], problems: _Problems
-) -> _Model | None:
+def _validated(model: type[_Model], given: Any, path: _Path, problems: _Problems) -> _Model | None:
     try:
         return model.model_validate(given)
     except ValidationError as error:
@@ -278,12 +312,30 @@ def _domains(file: ConfigFile, problems: _Problems) -> list[EmailDomain]:
         if settings.email_domain in seen:
             problems.add((*path, "email_domain"), f"'{settings.email_domain}' is given twice")
         seen.add(settings.email_domain)
-        domains.append(EmailDomain(settings, _services(settings, path, problems)))
+        services = _services(settings, path, problems)
+        streams = _streams(settings, {service.name for service in services}, path, problems)
+        domains.append(EmailDomain(settings, services, streams))
     return domains
 
 
+def _streams(
+    domain: DomainSettings, services: set[str], path: _Path, problems: _Problems
+) -> dict[str, Stream]:
+    """Those that every domain has, and its own."""
+    streams = dict(BUILT_IN)
+    for name, given in domain.streams.items():
+        said = {field: value for field, value in given if value is not None}
+        said["services"] = tuple(service.lower() for service in said.get("services", ()))
+        for service in said["services"]:
+            if service not in services:
+                problem = f"the domain has no usable service '{service}'"
+                problems.add((*path, "streams", name, "services"), problem)
+        streams[name] = replace(streams.get(name, Stream(name)), **said)
+    return streams
+
+
 def _services(
-    domain: DomainSettings, domain_path: tuple[int | str, ...], problems: _Problems
+    domain: DomainSettings, domain_path: _Path, problems: _Problems
 ) -> list[AbstractEmailService]:
     services: dict[str, AbstractEmailService] = {}
     for given_name, given in domain.enabled_services.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -30,7 +30,8 @@ class Attempt:
 
     outcome: "sent", "not sent", "unknown" or "skipped". code: why it was not sent, as one of the
     words in `exceptions`; "" where it was, and in what a version before has kept. reason: why it
-    was not sent, or not to all of its recipients, or "".
+    was not sent, or not to all of its recipients, or "". at: when, in seconds since the epoch, if
+    the message waited before.
     """
 
     service: str
@@ -38,11 +39,17 @@ class Attempt:
     code: str
     reason: str
     milliseconds: int
+    at: float | None = None
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> Attempt:
         """An attempt as it was kept (`asdict`), perhaps by a version before."""
         return cls(**{"code": "", **stored})
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it is answered and kept."""
+        told = vars(self)
+        return told if self.at is not None else {k: v for k, v in told.items() if k != "at"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,8 @@ class Recipient:
 class Delivery:
     """What became of a message, with every attempt in order.
 
-    outcome: "sent", if to anybody, "not sent" or "unknown".
+    outcome: "sent", if to anybody, "not sent", "unknown" or "queued".
+    is_taken_in_doubt: whether it is unknown since the database did not say if it is queued.
     recipients: what became of each, only where some service refused some of them.
     rejected: whether every service refused the message itself or could not carry it.
     follows_cut_off: whether an earlier request with its Idempotency-Key was cut off.
@@ -82,6 +90,7 @@ class Delivery:
     found_no_room: bool = False
     retry_after: float | None = None
     replayed: bool = False
+    is_taken_in_doubt: bool = False
 
     @property
     def possible_duplicate(self) -> bool:
@@ -109,6 +118,10 @@ class Delivery:
     @property
     def error(self) -> str:
         """One sentence for the caller of a message that was not surely sent."""
+        if self.is_taken_in_doubt:
+            return (
+                "The message may have been queued: the state database took it and did not answer."
+            )
         if self.outcome == UNKNOWN and self.follows_cut_off:
             return "The message may have been sent: the first request with its key was cut off."
         if self.outcome == UNKNOWN:
@@ -134,7 +147,7 @@ class Delivery:
         return cls(**{**stored, "attempts": attempts, "recipients": recipients, "replayed": True})
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """One message on its way through the services.
 
@@ -143,6 +156,7 @@ class Run:
     once_key: its Idempotency-Key, if it has one.
     follows_cut_off: whether an earlier request with that key was cut off, and may have sent it.
     began: when that was, if it is known, in seconds since the epoch.
+    earlier: attempts in which it was not sent, of one that has waited since.
     """
 
     template: EmailMessage
@@ -150,6 +164,7 @@ class Run:
     once_key: str | None = None
     follows_cut_off: bool = False
     began: float | None = None
+    earlier: Sequence[Attempt] = ()
     attempts: list[Attempt] = field(default_factory=list)
     faults: list[ProviderError] = field(default_factory=list)
     recipients: dict[str, Recipient] = field(default_factory=dict)
@@ -192,6 +207,11 @@ class Run:
         return {attempt.service for attempt in self.attempts if attempt.code in codes}
 
     @property
+    def doubted(self) -> set[str]:
+        """The services that may have accepted it before: they are not asked a second time."""
+        return {attempt.service for attempt in self.earlier if attempt.outcome == UNKNOWN}
+
+    @property
     def is_whole(self) -> bool:
         """Whether nobody has been sent it yet."""
         return self.service_used is None
@@ -230,11 +250,11 @@ class Run:
         delivery = Delivery(
             self.given.message_id,
             outcome,
-            tuple(self.attempts),
+            (*self.earlier, *self.attempts),
             self.service_used,
             self.service_message_id,
             tuple(self.recipients.values()) if outcome == SENT else (),
-            rejected=outcome == NOT_SENT and self._is_rejected_by_all(),
+            rejected=outcome == NOT_SENT and self.is_refused,
             found_no_room=self.found_no_room,
             retry_after=self.retry_after if outcome == NOT_SENT else None,
         )
@@ -270,9 +290,10 @@ class Run:
     @property
     def _is_doubtful(self) -> bool:
         """Whether a service may have accepted it without saying so."""
-        return any(fault.outcome == UNKNOWN for fault in self.faults)
+        return bool(self.doubted) or any(fault.outcome == UNKNOWN for fault in self.faults)
 
-    def _is_rejected_by_all(self) -> bool:
+    @property
+    def is_refused(self) -> bool:
         """Whether every service refused the message itself, or could not carry it."""
         if not self.attempts:
             return False

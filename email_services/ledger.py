@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from email_services.abstract import AbstractEmailService
 from email_services.breakers import GRACE_SECONDS, without_the_store
 from email_services.delivery import Delivery, Run
-from email_services.exceptions import NOT_SENT, KeyInProgress, KeyReused
-from email_services.store import LoggedMessage, Store
+from email_services.exceptions import (
+    NOT_SENT,
+    UNKNOWN,
+    KeyInProgress,
+    KeyReused,
+    StoreUnavailable,
+)
+from email_services.message import EmailMessage
+from email_services.packing import packed
+from email_services.store import DEFAULT_STREAM, QUEUED, LoggedMessage, Store, Waiting
+from email_services.streams import BUILT_IN, Stream
 
 
 @dataclass(frozen=True)
@@ -23,12 +33,20 @@ class Ledger:
     """What is kept of the messages of one domain.
 
     deadline_seconds: after which, and some grace, a request that has not been heard of was cut off.
+    streams: those that its messages go in, by name.
     Times, `now`, are in seconds since the epoch: when the request came.
     """
 
-    def __init__(self, email_domain: str, store: Store, deadline_seconds: float) -> None:
+    def __init__(
+        self,
+        email_domain: str,
+        store: Store,
+        deadline_seconds: float,
+        streams: Mapping[str, Stream] = BUILT_IN,
+    ) -> None:
         self._email_domain = email_domain
         self._store = store
+        self._streams = streams
         self._seconds = deadline_seconds + GRACE_SECONDS
 
     def reserve(
@@ -81,7 +99,7 @@ class Ledger:
                         service_used=delivery.service_used,
                         service_message_id=delivery.service_message_id,
                         possible_duplicate=delivery.possible_duplicate,
-                        attempts=[vars(attempt) for attempt in delivery.attempts],
+                        attempts=[attempt.as_dict() for attempt in delivery.attempts],
                     )
                     for run, delivery in zip(runs, deliveries, strict=True)
                 ]
@@ -91,6 +109,68 @@ class Ledger:
                 self._store.settle_keys(self._email_domain, now, keys)
         for run in runs:
             run.is_noted = True
+
+    def queue(
+        self,
+        runs: Sequence[Run],
+        only: AbstractEmailService | None,
+        now: float,
+        *,
+        retry_seconds: float | None = None,
+    ) -> list[Delivery]:
+        """Have the messages wait in the outbox, on the disk; returns what to say of each.
+
+        only: the service that they may go through, if not all. retry_seconds: after which they are
+        tried again, where they have been tried. Raises StoreUnavailable where none is there.
+        """
+        queued = {run: replace(run.delivery(), outcome=QUEUED, rejected=False) for run in runs}
+        waiting = [
+            replace(
+                self._waiting(run, now, retry_seconds),
+                service=only.name if only else None,
+                answer=asdict(queued[run]),
+            )
+            for run in runs
+        ]
+        try:
+            taken = self._store.put(waiting, now)
+        except StoreUnavailable:
+            self._free(runs, now)
+            raise
+        self._free([run for run, is_there in zip(runs, taken, strict=True) if not is_there], now)
+        deliveries = []
+        for run, is_there in zip(runs, taken, strict=True):
+            run.is_noted = True
+            delivery = queued[run] if is_there else run.delivery()
+            if is_there is None:
+                delivery = replace(delivery, outcome=UNKNOWN, is_taken_in_doubt=True)
+            deliveries.append(delivery)
+        return deliveries
+
+    def _free(self, runs: Sequence[Run], now: float) -> None:
+        """Let go of the keys of messages that were not taken, as far as is known."""
+        if keys := {run.once_key: None for run in runs if run.once_key}:
+            with without_the_store(self._email_domain):
+                self._store.settle_keys(self._email_domain, now, keys)
+
+    def _waiting(self, run: Run, now: float, retry_seconds: float | None) -> Waiting:
+        message = run.given
+        ready_at = message.send_at.timestamp() if message.send_at else now
+        expires = ready_at + (message.expires_in or self._stream(message).expires_in)
+        due = ready_at if retry_seconds is None else now + retry_seconds
+        return Waiting(
+            replace(
+                self._logged(run, now),
+                outcome=QUEUED,
+                attempts=[attempt.as_dict() for attempt in run.delivery().attempts],
+            ),
+            packed(run.template.for_now()),
+            ready_at,
+            min(due, expires),
+            expires,
+            tries=0 if retry_seconds is None else 1,
+            key=run.once_key,
+        )
 
     def settle(self, whole: Once, deliveries: Sequence[Delivery], now: float) -> None:
         """Keep what stands for all of them together, unless none was sent, not even perhaps."""
@@ -115,4 +195,8 @@ class Ledger:
             cc_from=(cc_from := len(message.to_recipients)),
             bcc_from=cc_from + len(message.to_cc),
             tags=message.tags,
+            stream=self._stream(message).name,
         )
+
+    def _stream(self, message: EmailMessage) -> Stream:
+        return self._streams.get(message.stream) or self._streams[DEFAULT_STREAM]

@@ -52,6 +52,8 @@ ID_NAME: Final = "mailpool_id"
 
 MAX_SUBSTITUTIONS: Final = 100
 MAX_SUBSTITUTION: Final = 10_000
+DAY_SECONDS: Final = 24 * 3600
+MAX_DAYS_AHEAD: Final = 366
 LATE_SECONDS: Final = 300
 """A `send_at` that has passed by less means now: clocks differ."""
 
@@ -190,9 +192,19 @@ def _send_at(value: object) -> object:
         at = _TIME.validate_python(value)
     except ValidationError:
         raise ValueError(A_TIME) from None
-    if at.timestamp() < time.time() - LATE_SECONDS:
+    now = time.time()
+    if at.timestamp() < now - LATE_SECONDS:
         raise ValueError("It has passed.")
+    if at.timestamp() > now + MAX_DAYS_AHEAD * DAY_SECONDS:
+        raise ValueError(f"It is more than {MAX_DAYS_AHEAD} days from now.")
     return at
+
+
+def _number(value: object) -> object:
+    """A number, or one as a form sends it; never true or false."""
+    if isinstance(value, bool):
+        return "no number"
+    return None if value == "" else value
 
 
 def _no_two_content_ids(images: list[InlineImage]) -> list[InlineImage]:
@@ -280,8 +292,8 @@ class EmailMessage(BaseModel):
         WithJsonSchema({"type": "string", "format": "date-time"}),
     ] = Field(
         default=None,
-        description="When the provider should send it: ISO 8601 with a zone, "
-        "`2026-11-24T12:00:00Z`.",
+        description="When it should be sent, up to a year ahead: ISO 8601 with a zone, "
+        "`2026-11-24T12:00:00Z`. The provider holds it, or the queue where none can.",
     )
     substitutions: Annotated[
         dict[str, str] | None,
@@ -295,6 +307,20 @@ class EmailMessage(BaseModel):
     on_unknown: Annotated[OnUnknown | None, BeforeValidator(_none_if_empty)] = Field(
         default=None,
         description="After an attempt that may have been accepted: `failover` or `stop`.",
+    )
+    stream: Annotated[str, BeforeValidator(_absent_if_none)] = Field(
+        default="",
+        description="What kind of mail it is, of those that the domain knows: each has its own way "
+        "through the queue. `default` and `bulk` are always there.",
+    )
+    expires_in: Annotated[
+        float | None,
+        Field(strict=False, gt=0, le=MAX_DAYS_AHEAD * DAY_SECONDS),
+        BeforeValidator(_number),
+    ] = Field(
+        default=None,
+        description="Seconds after which it is not to be sent any more, as a code that lapses; "
+        "from `send_at` on, where that is given.",
     )
     dry_run: Annotated[bool, Field(strict=False)] = Field(
         default=False, description="Send nothing; say which services would be tried."
@@ -342,6 +368,10 @@ class EmailMessage(BaseModel):
         copy = self.model_copy()
         copy._message_id = message_id  # noqa: SLF001 - it is one of these
         return copy
+
+    def for_now(self) -> EmailMessage:
+        """The same message without a time to be sent at."""
+        return self.model_copy(update={"send_at": None}) if self.send_at else self
 
     @property
     def message_id_header(self) -> str:

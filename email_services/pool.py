@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -11,12 +11,20 @@ from typing import Final
 from email_services.abstract import AbstractEmailService
 from email_services.breakers import CircuitBreakers, Step
 from email_services.bulkhead import Bulkhead
-from email_services.delivery import Delivery, Run
-from email_services.exceptions import CannotCarry, UnknownService
+from email_services.delivery import Attempt, Delivery, Run
+from email_services.exceptions import (
+    NOT_SENT,
+    UNKNOWN,
+    CannotCarry,
+    OutcomeUnknown,
+    StoreUnavailable,
+    UnknownService,
+)
 from email_services.ledger import Ledger, Once
 from email_services.message import EmailMessage, OnUnknown
-from email_services.rounds import Round, pass_by
-from email_services.store import Store
+from email_services.rounds import Handover, Round, pass_by
+from email_services.store import DEFAULT_STREAM, Store
+from email_services.streams import BUILT_IN, Stream
 
 DEFAULT_DEADLINE_SECONDS: Final = 25
 """Below the 30 s after which Heroku's router gives up on a request."""
@@ -28,6 +36,13 @@ LAST_RESORTS_AT_ONCE: Final = 2
 """Requests that wait for a service which rests because no other is left, in one process. They find
 out whether it is back; the others hear at once that nobody is."""
 
+FIRST_RETRY_SECONDS: Final = 15.0
+"""After which a message that waits is tried again for the first time."""
+
+_CUT_OFF: Final = Attempt(
+    "", UNKNOWN, OutcomeUnknown.code, "The first request with its Idempotency-Key was cut off.", 0
+)
+
 MANY: Final = 1000
 """Threads, where nobody has counted them."""
 
@@ -38,6 +53,8 @@ class PooledEmailService:
     email_domain: in ASCII and lower case.
     deadline_seconds: what all attempts at the messages of one request may take together.
     on_unknown: whether an attempt that may have been accepted is followed by another one.
+    streams: the kinds of its mail, by name.
+    queues_unsent: whether a message that could not be sent waits in the outbox, and is not refused.
     threads: how many requests of this domain may be in progress in this process.
     clock: a monotonic clock in seconds. now: the time in seconds since the epoch.
     """
@@ -50,6 +67,8 @@ class PooledEmailService:
         *,
         deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
         on_unknown: OnUnknown = "failover",
+        streams: Mapping[str, Stream] = BUILT_IN,
+        queues_unsent: bool = False,
         threads: int = MANY,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
@@ -60,8 +79,10 @@ class PooledEmailService:
         }
         self.deadline_seconds = deadline_seconds
         self.on_unknown = on_unknown
+        self.streams = streams
+        self.queues_unsent = queues_unsent
         self.breakers = CircuitBreakers(email_domain, store, now)
-        self._ledger = Ledger(email_domain, store, deadline_seconds)
+        self._ledger = Ledger(email_domain, store, deadline_seconds, streams)
         self._clock = clock
         self._now = now
         places = threads if len(services) == 1 else max(1, int(threads * SERVICE_PART))
@@ -79,7 +100,7 @@ class PooledEmailService:
         """What would be done with each service for `message` now, in order."""
         message = message.rendered()
         steps, passed_by = [], []
-        for step in self._steps(only):
+        for step in self.steps(only, message.stream):
             why = _lacking(step.service, message)
             steps.append(replace(step, decision="skip", reason=why) if why else step)
             if step.decision == "skip" and not why:
@@ -113,27 +134,141 @@ class PooledEmailService:
         so that a request for one message does not take the key of a batch for its own.
         """
         now = self._now()
-        runs = [Run(message, self._policy(message) == "stop") for message in messages]
+        runs = [self.run(message) for message in messages]
         answered = self._ledger.reserve(runs, once, whole, now) if once else {}
         deadline = self._clock() + self.deadline_seconds
         fresh = [run for n, run in enumerate(runs) if n not in answered]
+        queued: dict[Run, Delivery] = {}
         if fresh:
             self._ledger.begin(fresh, now)
-            open_runs = [run for run in fresh if not (run.follows_cut_off and run.stops)]
-            self._deliver(open_runs, only, deadline, partial(self._ledger.note, now=now))
-            self._ledger.note([run for run in fresh if not run.is_noted], now)
-        found = [answered[n] if n in answered else run.delivery() for n, run in enumerate(runs)]
+            open_runs = [run for run in fresh if not _stays_cut_off(run)]
+            note = partial(self._ledger.note, now=now)
+            for some in _by_stream(open_runs):
+                self._deliver(some, only, deadline, note)
+            if self.queues_unsent:
+                queued = self._queue_unsent(open_runs, only, now)
+            note([run for run in fresh if not run.is_noted])
+        told = [
+            answered[n] if n in answered else queued.get(run) or run.delivery()
+            for n, run in enumerate(runs)
+        ]
         if whole:
-            self._ledger.settle(whole, found, now)
-        return found
+            self._ledger.settle(whole, told, now)
+        return told
 
-    def _steps(self, only: AbstractEmailService | None) -> list[Step]:
+    def accept(
+        self,
+        messages: Sequence[EmailMessage],
+        only: AbstractEmailService | None = None,
+        once: Sequence[Once] | None = None,
+        whole: Once | None = None,
+    ) -> list[Delivery]:
+        """Take the messages into the outbox, from which they are delivered later.
+
+        What is said to be queued is on the disk. Returns what to say of each, in their order: one
+        that no service can carry is refused. Raises StoreUnavailable where none could be taken,
+        and as `send_all` does.
+        """
+        now = self._now()
+        runs = [self.run(message) for message in messages]
+        answered = self._ledger.reserve(runs, once, whole, now) if once else {}
+        fresh = [run for n, run in enumerate(runs) if n not in answered]
+        for run in fresh:
+            if run.follows_cut_off and not run.stops:
+                run.earlier = (_CUT_OFF,)
+        waiting = [r for r in fresh if not (_stays_cut_off(r) or self._is_refused(r, only))]
+        queued: dict[Run, Delivery] = {}
+        if waiting:
+            taken = self._ledger.queue(waiting, only, now)
+            queued = dict(zip(waiting, taken, strict=True))
+        if refused := [run for run in fresh if run not in queued]:
+            self._ledger.begin(refused, now)
+            self._ledger.note(refused, now)
+        told = [
+            answered[n] if n in answered else queued.get(run) or run.delivery()
+            for n, run in enumerate(runs)
+        ]
+        if whole:
+            self._ledger.settle(whole, told, now)
+        return told
+
+    def has_to_wait(self, message: EmailMessage, only: AbstractEmailService | None = None) -> bool:
+        """Whether the message is for later, and no service can hold it as long."""
+        if message.send_at is None:
+            return False
+        services = self._services_for(message.stream, only)
+        at_once = message.for_now()
+        return all(_lacking(service, message) for service in services) and not all(
+            _lacking(service, at_once) for service in services
+        )
+
+    def deliver(
+        self,
+        runs: Sequence[Run],
+        only: AbstractEmailService | None,
+        handover: Handover,
+        note: Callable[[Sequence[Run]], None],
+        *,
+        is_patient: bool,
+    ) -> None:
+        """Send messages of the outbox, all of one stream, which can wait if this fails.
+
+        note: takes those that are over. is_patient: whether a service that rests is left alone,
+        even if no other takes them. Raises StoreUnavailable.
+        """
+        deadline = self._clock() + self.deadline_seconds
+        self._deliver(runs, only, deadline, note, handover=handover, is_patient=is_patient)
+
+    def run(self, message: EmailMessage) -> Run:
+        """The message on its way through the services."""
+        policy = message.on_unknown or self.stream(message.stream).on_unknown or self.on_unknown
+        return Run(message, policy == "stop")
+
+    def steps(self, only: AbstractEmailService | None, stream: str = "") -> list[Step]:
+        """What is to be done now with each service that a message of the stream may go through."""
         if only:
             return [self.breakers.forced(only)]
-        return self.breakers.plan(list(self.services.values()))
+        services = self._services_for(stream, None)
+        return self.breakers.plan(services, in_order=bool(self.stream(stream).services))
 
-    def _policy(self, message: EmailMessage) -> OnUnknown:
-        return message.on_unknown or self.on_unknown
+    def stream(self, name: str) -> Stream:
+        """The stream of that name, or the default one."""
+        return self.streams.get(name) or self.streams[DEFAULT_STREAM]
+
+    def _services_for(
+        self, stream: str, only: AbstractEmailService | None
+    ) -> list[AbstractEmailService]:
+        if only:
+            return [only]
+        return [self.services[name] for name in self.stream(stream).services or self.services]
+
+    def _is_refused(self, run: Run, only: AbstractEmailService | None) -> bool:
+        """Whether no service can carry the message, at whatever time."""
+        message = run.message.for_now()
+        whys = []
+        for service in self._services_for(run.given.stream, only):
+            why = _lacking(service, message)
+            if not why:
+                return False
+            whys.append((service.name, why))
+        for name, why in whys:
+            run.cannot_use(name, why)
+        return True
+
+    def _queue_unsent(
+        self, runs: Sequence[Run], only: AbstractEmailService | None, now: float
+    ) -> dict[Run, Delivery]:
+        """Have those wait that surely were not sent, and that nobody refused for what they are."""
+        unsent = [run for run in runs if _may_be_tried_again(run.delivery())]
+        if not unsent:
+            return {}
+        waits = [run.retry_after for run in unsent if run.retry_after is not None]
+        seconds = max(FIRST_RETRY_SECONDS, *waits) if waits else FIRST_RETRY_SECONDS
+        try:
+            queued = self._ledger.queue(unsent, only, now, retry_seconds=seconds)
+        except StoreUnavailable:
+            return {}  # then it is said that they were not sent
+        return dict(zip(unsent, queued, strict=True))
 
     def _deliver(
         self,
@@ -141,20 +276,26 @@ class PooledEmailService:
         only: AbstractEmailService | None,
         deadline: float,
         note: Callable[[Sequence[Run]], None],
+        *,
+        handover: Handover | None = None,
+        is_patient: bool = False,
     ) -> None:
-        """Take the messages to one service after the other, as long as any is not sent.
+        """Take the messages, of one stream, to one service after the other, until all are sent.
 
-        note: what is done with those that are over.
+        note: what is done with those that are over. The rest as in `deliver`.
         """
-        steps = self._steps(only)
+        make_round = partial(self._round, note=note, handover=handover)
+        steps = self.steps(only, runs[0].given.stream)
         for position, step in enumerate(steps):
             able = _able(step.service, [run for run in runs if not run.is_over])
             if able and self.breakers.may_try(step):
                 until = self._clock() + _fair_share(deadline - self._clock(), steps[position:])
-                finds_out = step.decision == "probe"
-                self._round(step, until, note, finds_out=finds_out).send(able)
+                make_round(step, until, finds_out=step.decision == "probe").send(able)
             else:
                 pass_by(able, step)
+        if is_patient:
+            self._say_when_rests_end([r for r in runs if r.passed_by and not r.is_over], steps)
+            return
         # Nobody else took these: rather than refuse, ask the one that is due first.
         left = [run for run in runs if run.passed_by and not run.is_over]
         for step, waiting in self._last_resorts(left, steps):
@@ -166,10 +307,17 @@ class PooledEmailService:
             for run in waiting:
                 run.come_back_to(step.service.name)
             try:
-                self._round(step, deadline, note, finds_out=True).send(waiting)
+                make_round(step, deadline, finds_out=True).send(waiting)
             finally:
                 places.leave()
         self._say_when_limits_end([run for run in runs if run.met_a_limit and run.is_whole], only)
+
+    def _say_when_rests_end(self, runs: Sequence[Run], steps: Sequence[Step]) -> None:
+        """Note when the first of the services that were left alone is to be tried again."""
+        now = self.breakers.plan([step.service for step in steps]) if runs else []
+        rests = {step.service.name: self.breakers.seconds_to_rest(step) for step in now}
+        for run in runs:
+            run.retry_after = min(rests[name] for name in run.passed_by)
 
     def _say_when_limits_end(self, runs: Sequence[Run], only: AbstractEmailService | None) -> None:
         """Note when to send what met a limit again, where all who might take it rest by now."""
@@ -193,9 +341,10 @@ class PooledEmailService:
         self,
         step: Step,
         until: float,
-        note: Callable[[Sequence[Run]], None],
         *,
+        note: Callable[[Sequence[Run]], None],
         finds_out: bool,
+        handover: Handover | None = None,
     ) -> Round:
         service = step.service
         share = self.deadline_seconds / len(self.services)
@@ -208,7 +357,24 @@ class PooledEmailService:
             until=until,
             note=note,
             finds_out=finds_out,
+            handover=handover,
         )
+
+
+def _stays_cut_off(run: Run) -> bool:
+    """Whether an earlier request with its key may have sent it, and nothing is to follow that."""
+    return run.follows_cut_off and run.stops
+
+
+def _may_be_tried_again(delivery: Delivery) -> bool:
+    return delivery.outcome == NOT_SENT and not delivery.rejected
+
+
+def _by_stream(runs: Sequence[Run]) -> list[list[Run]]:
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.given.stream, []).append(run)
+    return [*groups.values()]
 
 
 def _lacking(service: AbstractEmailService, message: EmailMessage) -> str:
@@ -221,9 +387,14 @@ def _lacking(service: AbstractEmailService, message: EmailMessage) -> str:
 
 
 def _able(service: AbstractEmailService, runs: Sequence[Run]) -> list[Run]:
-    """Those whose message the service can carry; the others learn why not."""
+    """Those whose message the service can carry; the others learn why not.
+
+    Nor are those among them that it may have accepted at an earlier try.
+    """
     able = []
     for run in runs:
+        if service.name in run.doubted:
+            continue
         if why := _lacking(service, run.message):
             run.cannot_use(service.name, why)
         else:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from email_services.abstract import AbstractEmailService, Acceptance
 from email_services.breakers import CircuitBreakers, Step
@@ -33,6 +33,19 @@ TOO_LATE: Final = "Not tried: too little of the deadline was left."
 NO_ROOM: Final = "Not tried: too many messages are with it already."
 
 
+class Handover(Protocol):
+    """What is kept of messages that come from the outbox, and nobody else's request waits for."""
+
+    def begin(self, service: str, runs: Sequence[Run]) -> Sequence[Run]:
+        """Note that the service may have these from now on; returns those that are to be sent.
+
+        Raises StoreUnavailable where that could not be noted, and none is then.
+        """
+
+    def end(self) -> None:
+        """Keep what has been noted of those that are over."""
+
+
 @dataclass
 class Round:
     """One service's turn with the messages of one request.
@@ -40,7 +53,8 @@ class Round:
     places: for the calls to the service that are under way. regular_seconds: what an attempt has
     for the service itself, if those before it took no more than that. until: the time by `clock`
     at which all its calls must have ended. note: takes messages that are over. finds_out: whether
-    the service has rested, so that one message goes before the others.
+    the service has rested, so that one message goes before the others. handover: of messages from
+    the outbox.
     """
 
     step: Step
@@ -51,6 +65,7 @@ class Round:
     until: float
     note: Callable[[Sequence[Run]], None]
     finds_out: bool
+    handover: Handover | None = None
 
     def __post_init__(self) -> None:
         self._service = self.step.service
@@ -60,16 +75,47 @@ class Round:
     def send(self, runs: Sequence[Run]) -> None:
         """Have the service send the messages, in as few calls as it takes and several at once."""
         if self.finds_out:  # one message does, and the others wait for it
-            self._attempt(self.step, [runs[0]])
+            for run in self._begun(runs[:1]):
+                self._attempt(self.step, [run])
+            self._end()
             runs = runs[1:]
             self._is_doubted = True
         parcels = _parcels(self._service, runs)
+        if self.handover is None:
+            self._send_at_once(parcels)
+            return
+        # What is noted to be with the service is no more than what is under way.
+        for start in range(0, len(parcels), AT_ONCE):
+            some = parcels[start : start + AT_ONCE]
+            if not self._has_turn([run for parcel in some for run in parcel]):
+                continue
+            ours = {*self._begun([run for parcel in some for run in parcel])}
+            self._send_at_once([left for p in some if (left := [r for r in p if r in ours])])
+            self._end()
+
+    def _begun(self, runs: Sequence[Run]) -> Sequence[Run]:
+        return self.handover.begin(self._service.name, runs) if self.handover else runs
+
+    def _end(self) -> None:
+        if self.handover:
+            self.handover.end()
+
+    def _send_at_once(self, parcels: Sequence[Sequence[Run]]) -> None:
         if len(parcels) < 2:  # noqa: PLR2004 - the usual case, which needs no thread
             for parcel in parcels:
                 self._take_turn(parcel)
         else:
             with ThreadPoolExecutor(min(AT_ONCE, len(parcels))) as executor:
                 list(executor.map(self._take_turn, parcels))
+
+    def _has_turn(self, runs: Sequence[Run]) -> bool:
+        """Whether the service is asked; it is not where others of these found that it is down."""
+        if not self._is_doubted:
+            return True
+        (step,) = self.breakers.plan([self._service])
+        if step.decision != "try":
+            pass_by(runs, step)
+        return step.decision == "try"
 
     def _take_turn(self, parcel: Sequence[Run]) -> None:
         """Ask the service, unless others of the same request have found that it is down."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import WithJsonSchema
-from typing_extensions import TypeAliasType, TypedDict
+from typing_extensions import NotRequired, TypeAliasType, TypedDict
 
 from browsable_api.errors import told
 from email_services.addresses import Address
@@ -17,7 +17,7 @@ from endpoints.addresses import MESSAGE, url_of
 Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 """ISO 8601, UTC."""
 
-Outcome = Literal["sent", "not sent", "unknown", "in progress"]
+Outcome = Literal["sent", "not sent", "unknown", "in progress", "queued", "expired", "cancelled"]
 # A schema of its own: generators name one for each field else, which might be a shape's name.
 MessageOutcome = TypeAliasType("MessageOutcome", Outcome)
 
@@ -30,6 +30,7 @@ class Attempt(TypedDict):
     code: Annotated[str, told('Why it was not sent, as a word for programs, or "".')]
     reason: Annotated[str, told('Why it was not sent, or not to everybody, or "".')]
     milliseconds: Annotated[int, told("How long it took.")]
+    at: NotRequired[Annotated[Time, told("When, if the message waited before.")]]
 
 
 class MessageInShort(TypedDict):
@@ -98,7 +99,7 @@ def in_full(message: LoggedMessage) -> Message:
         "tags": list(message.tags),
         "service_message_id": message.service_message_id,
         "possible_duplicate": message.possible_duplicate,
-        "attempts": cast("list[Attempt]", message.attempts),
+        "attempts": [attempt_as_dict(attempt) for attempt in message.attempts],
     }
 
 
@@ -109,3 +110,9 @@ def _recipients_apart(message: LoggedMessage) -> Sequence[list[str] | None]:
         return None, None, None
     named = [str(Address(email, message.names.get(email, ""))) for email in message.recipients]
     return named[:cc], named[cc:bcc], named[bcc:]
+
+
+def attempt_as_dict(kept: Mapping[str, Any]) -> Attempt:
+    """An attempt as it is answered, from what was kept of it."""
+    at = kept.get("at")
+    return cast("Attempt", kept if at is None else {**kept, "at": iso(at)})

@@ -124,6 +124,13 @@ _PARAMETERS: Final[dict[str, Schema]] = {
         "description": "Makes the request safe to repeat: the same key gets the same answer.",
         "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
     },
+    "Prefer": {
+        "name": "Prefer",
+        "in": "header",
+        "description": "`respond-async`: take the message and send it later (RFC 7240).",
+        "schema": {"type": "string"},
+        "example": "respond-async",
+    },
 }
 _HEADERS: Final[dict[str, Schema]] = {
     "Link": {
@@ -138,6 +145,11 @@ _HEADERS: Final[dict[str, Schema]] = {
     "Idempotent-Replayed": {
         "description": "Present where this is the stored answer to an earlier request.",
         "schema": {"const": "true"},
+    },
+    "Location": {"description": "The address of what waits.", "schema": _STRING},
+    "Preference-Applied": {
+        "description": "Present where it was queued since the request asked for that.",
+        "schema": {"const": "respond-async"},
     },
     "Content-Disposition": {"description": "To be saved, and as what.", "schema": _STRING},
     "ETag": {"description": "Another one once the content is.", "schema": _STRING},

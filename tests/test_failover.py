@@ -187,7 +187,7 @@ def test_of_two_workers_that_planned_to_probe_at_once_one_does(make_pool, first,
     first.fault = AccountRefused("quota")
     send(one)
     clock.now += FIRST_ACCOUNT_REST_SECONDS * JITTERED
-    steps = one._steps(None)[0], other._steps(None)[0]
+    steps = one.steps(None)[0], other.steps(None)[0]
     assert [step.decision for step in steps] == ["probe", "probe"]
     assert [one.breakers.may_try(steps[0]), other.breakers.may_try(steps[1])] == [True, False]
 
@@ -197,7 +197,7 @@ def test_the_last_service_is_tried_even_while_another_message_probes_it(make_poo
     first.fault = AccountRefused("quota")
     send(pool)
     clock.now += FIRST_ACCOUNT_REST_SECONDS * JITTERED
-    (step,) = pool._steps(None)
+    (step,) = pool.steps(None)
     assert pool.breakers.may_try(step)
     first.fault = None
     assert send(pool).service_used == "first"
@@ -207,7 +207,7 @@ def test_a_probe_whose_worker_died_is_followed_by_another(pool, first, clock):
     first.fault = AccountRefused("quota")
     send(pool)
     clock.now += FIRST_ACCOUNT_REST_SECONDS * JITTERED
-    assert pool.breakers.may_try(pool._steps(None)[0])
+    assert pool.breakers.may_try(pool.steps(None)[0])
     first.fault = None
     assert send(pool).service_used == "second"
     clock.now += 10 + GRACE_SECONDS
@@ -266,7 +266,7 @@ def test_a_clock_that_is_set_back_ends_a_lost_probe(pool, first, clock):
     first.fault = AccountRefused("quota")
     send(pool)
     clock.now += FIRST_ACCOUNT_REST_SECONDS * JITTERED
-    assert pool.breakers.may_try(pool._steps(None)[0])
+    assert pool.breakers.may_try(pool.steps(None)[0])
     clock.now -= YEAR
     first.fault = None
     assert send(pool).service_used == "first"

@@ -245,6 +245,9 @@ class Staged:
         client = self.signed_in if path == "/sign-out" else self.client
         return self.ask(client, method, path, data=b"x", headers={"Content-Type": "text/plain"})
 
+    def _202(self, method, path):
+        return self.ask(self.client, method, path, headers={"Prefer": "respond-async"})
+
     def _207(self, method, path):
         batch = [PLAIN, {**PLAIN, "subject": ""}]
         return self.ask(self.client, method, path, json={"messages": batch})

@@ -16,7 +16,7 @@ from test_store import NOW, in_threads, logged, reserve, wait_until
 from email_services.exceptions import StoreUnavailable
 from email_services.store import Store
 from email_services.store.database import WRITTEN_AT_ONCE
-from email_services.store.driver import Write
+from email_services.store.driver import Rows, Write
 from email_services.store.sqlite import WRITTEN_TOGETHER, Turns
 
 PATIENCE = 30
@@ -121,7 +121,7 @@ def test_nobody_who_wants_a_transaction_is_overtaken_by_writes_behind():
             write.is_over = True
 
     def write(_):
-        turns.write(Write("", [{}], 1), PATIENCE, carry_out)
+        turns.write(Write([Rows("", [{}])], 1), PATIENCE, carry_out)
 
     with turns.turn(PATIENCE):
         for work in (write, write, lambda _: change(), write):

@@ -10,16 +10,41 @@ from typing import Final
 
 from email_services.store.access import Access
 from email_services.store.keys import Keys, Reservation
-from email_services.store.messages import IN_PROGRESS, LoggedMessage, Messages
+from email_services.store.messages import (
+    CANCELLED,
+    EXPIRED,
+    IN_PROGRESS,
+    QUEUED,
+    LoggedMessage,
+    Messages,
+)
 from email_services.store.migrations import MIGRATIONS
+from email_services.store.outbox import Again, Claimed, Depth, Ended, Outbox, Waiting
+from email_services.store.schema import DEFAULT_STREAM
 from email_services.store.services import Services, ServiceState
 
-__all__ = ["DEFAULT_URL", "IN_PROGRESS", "LoggedMessage", "Reservation", "ServiceState", "Store"]
+__all__ = [
+    "CANCELLED",
+    "DEFAULT_STREAM",
+    "DEFAULT_URL",
+    "EXPIRED",
+    "IN_PROGRESS",
+    "QUEUED",
+    "Again",
+    "Claimed",
+    "Depth",
+    "Ended",
+    "LoggedMessage",
+    "Reservation",
+    "ServiceState",
+    "Store",
+    "Waiting",
+]
 
 DEFAULT_URL: Final = "sqlite:///state.sqlite3"
 
 
-class Store(Services, Messages, Keys, Access):
+class Store(Services, Messages, Keys, Access, Outbox):
     """The shared state. Every method raises StoreUnavailable if the database does not answer.
 
     keep_seconds: how long the message log and the record of changes go back.

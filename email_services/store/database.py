@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import PoolProxiedConnection
 
 from email_services.exceptions import SearchTooSlow, StoreUnavailable
-from email_services.store.driver import Write, as_text
+from email_services.store.driver import Rows, Write, as_text
 from email_services.store.engines import (
     LOG_SECONDS,
     UNAVAILABLE,
@@ -38,6 +38,7 @@ from email_services.store.sqlite import (
     DatabaseFile,
     Turns,
     begun,
+    lasting,
     passing_over_locks,
 )
 
@@ -260,23 +261,58 @@ class Database:
     ) -> Write:
         """Write by a statement that is made once, for one row or several: all of them, or none.
 
-        In SQLite that is one transaction with what others write just then. weight: see Write.
+        See `_write_all`.
         """
+        return self._write_all([(statement, rows)], weight)
+
+    def _write_all(
+        self,
+        statements: Sequence[tuple[Executable, Sequence[Mapping[str, Any]]]],
+        weight: int | None = None,
+        *,
+        is_durable: bool = False,
+    ) -> Write:
+        """The same by several statements, each with its rows, in one transaction.
+
+        In SQLite that is one with what others write just then. weight, is_durable: see Write.
+        """
+        write = self._prepared(statements, weight, is_durable=is_durable)
+        self._carry_out(write)
+        return write
+
+    def _prepared(
+        self,
+        statements: Sequence[tuple[Executable, Sequence[Mapping[str, Any]]]],
+        weight: int | None = None,
+        *,
+        is_durable: bool = False,
+    ) -> Write:
+        """What `_write_all` does, to be carried out."""
+        texts = [
+            (as_text(statement, self._engine.dialect, frozenset(rows[0])), rows)
+            for statement, rows in statements
+            if rows
+        ]
+        each = [Rows(text.sql, [text.values(row) for row in rows]) for text, rows in texts]
+        return Write(each, weight or sum(len(rows.values) for rows in each), is_durable)
+
+    def _carry_out(self, write: Write) -> None:
         self._ensure_schema()
-        text = as_text(statement, self._engine.dialect, frozenset(rows[0]))
-        write = Write(text.sql, [text.values(row) for row in rows], weight or len(rows))
         with self._answering(writes=True):
             if self._turns:
                 self._turns.write(write, WAIT_SECONDS, self._write_together)
             else:
                 self._write_alone(write)
-        return write
 
     def _write_alone(self, write: Write) -> None:
-        with self._lender.lend() as connection:
-            driver: Any = connection.driver_connection
-            with driver.transaction() if len(write.rows) > 1 else nullcontext():
-                write.carry_out(driver)
+        try:
+            with self._lender.lend() as connection:
+                driver: Any = connection.driver_connection
+                with nullcontext() if write.is_one_row else driver.transaction():
+                    write.carry_out(driver)
+        except NotConnected:
+            write.is_doubtful = bool(write.numbers)  # cut, perhaps while it was being committed
+            raise
 
     def _write_together(self, writes: Sequence[Write]) -> None:
         """In one transaction of SQLite's; notes what came of each."""
@@ -296,9 +332,10 @@ class Database:
 
     def _write_in_turn(self, writes: Sequence[Write]) -> None:
         started = time.monotonic()
-        with self._lender.lend() as connection:
+        is_durable = any(write.is_durable for write in writes)
+        with self._lender.lend() as connection, lasting(connection, is_durable=is_durable):
             driver: Any = connection.driver_connection
-            if len(writes) > 1 or len(writes[0].rows) > 1:
+            if len(writes) > 1 or not writes[0].is_one_row:
                 with begun(driver, WAIT_SECONDS):
                     self._refuse_if_moved(connection)
                     for write in writes:

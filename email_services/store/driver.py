@@ -6,7 +6,7 @@ SQLAlchemy writes them, once. It would take longer over each of them than the da
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
@@ -35,29 +35,46 @@ def as_text(statement: Executable, dialect: Dialect, names: frozenset[str]) -> T
     return Text(str(compiled), {n: v for n, v in compiled.params.items() if n not in names})
 
 
-@dataclass(eq=False)
-class Write:
-    """A statement that writes, with the rows that it is carried out for.
-
-    weight: how many rows are written in all, with those that the database adds by itself. number:
-    of the rows that were written. rows_back: what it was to give back. error: what came of it
-    instead. is_over: whether either is known.
-    """
+class Rows(NamedTuple):
+    """A statement in SQL that writes, and the rows that it is carried out for."""
 
     sql: str
-    rows: Sequence[Mapping[str, Any]]
+    values: Sequence[Mapping[str, Any]]
+
+
+@dataclass(eq=False)
+class Write:
+    """Statements that write, in their order: all of them, or none.
+
+    weight: how many rows are written in all, with those that the database adds by itself.
+    is_durable: whether it has to survive a loss of power from the moment it is over. numbers: of
+    the rows that each statement wrote. rows_back: what the last was to give back. error: what came
+    of it instead. is_over: whether either is known. is_doubtful: whether it failed in a way that
+    leaves open whether it was done.
+    """
+
+    statements: Sequence[Rows]
     weight: int
-    number: int = 0
+    is_durable: bool = False
+    numbers: list[int] = field(default_factory=list)
     rows_back: Sequence[tuple[Any, ...]] = ()
     error: BaseException | None = None
     is_over: bool = False
+    is_doubtful: bool = False
+
+    @property
+    def is_one_row(self) -> bool:
+        """Whether the database itself sees to it that all is written or nothing."""
+        return len(self.statements) == 1 and len(self.statements[0].values) == 1
 
     def carry_out(self, connection: Any) -> None:
         """On a connection of the driver's. Raises its errors."""
-        cursor = connection.cursor()
-        if len(self.rows) == 1:
-            cursor.execute(self.sql, self.rows[0])
-            self.rows_back = cursor.fetchall() if cursor.description else ()
-        else:
-            cursor.executemany(self.sql, self.rows)
-        self.number = cursor.rowcount
+        self.numbers = []  # a transaction may be tried again
+        for sql, values in self.statements:
+            cursor = connection.cursor()
+            if len(values) == 1:
+                cursor.execute(sql, values[0])
+                self.rows_back = cursor.fetchall() if cursor.description else ()
+            else:
+                cursor.executemany(sql, values)
+            self.numbers.append(cursor.rowcount)

@@ -36,7 +36,7 @@ _RESERVE_KEY: Final = (
 )
 _TAKE_KEY: Final = update(KEYS).where(_IS_KEY)
 _BOUND_KEY: Final = _TAKE_KEY.where(KEYS.c.answer.is_(None))
-_STORE_ANSWER: Final = update(KEYS).where(_IS_RESERVATION)
+STORE_ANSWER: Final = update(KEYS).where(_IS_RESERVATION)
 _FREE_KEY: Final = delete(KEYS).where(_IS_RESERVATION)
 
 
@@ -83,7 +83,7 @@ class Keys(Database):
             for key, mark in sorted(keys)
         }
         # The usual case needs no look at what is there.
-        if len(rows) == 1 and self._write(_RESERVE_KEY, list(rows.values())).number:
+        if len(rows) == 1 and self._write(_RESERVE_KEY, list(rows.values())).numbers[0]:
             return [Reservation("new")]
         found = None
         while found is None:
@@ -126,13 +126,12 @@ class Keys(Database):
         for some in in_parts(sorted(answers.items())):
             ended, freed = [], []
             for key, answer in some:
-                reservation = {"of_domain": email_domain, "of_key": key, "since": at}
                 if answer is None:  # its message was surely not sent
-                    freed.append(reservation)
+                    freed.append({"of_domain": email_domain, "of_key": key, "since": at})
                 else:
-                    ended.append({**reservation, "answer": json.dumps(answer)})
+                    ended.append(answer_columns(email_domain, key, at, answer))
             if ended:
-                self._write(_STORE_ANSWER, ended)
+                self._write(STORE_ANSWER, ended)
             if freed:
                 self._write(_FREE_KEY, freed)
 
@@ -148,6 +147,18 @@ def _key_columns(email_domain: str, key: str, fingerprint: str) -> dict[str, Any
         "key": key,
         "fingerprint": fingerprint,
         "answer": None,
+    }
+
+
+def answer_columns(
+    email_domain: str, key: str, at: float, answer: Mapping[str, Any]
+) -> dict[str, Any]:
+    """For STORE_ANSWER: the answer to who repeats a key that was reserved at that time."""
+    return {
+        "of_domain": email_domain,
+        "of_key": key,
+        "since": at,
+        "answer": json.dumps(answer),
     }
 
 

@@ -28,9 +28,12 @@ from sqlalchemy.dialects import postgresql
 
 from email_services.exceptions import UNKNOWN, SearchTooSlow
 from email_services.store.database import REMOVED_AT_ONCE, Database, Place, in_parts
-from email_services.store.schema import MESSAGES, RECIPIENTS
+from email_services.store.schema import DEFAULT_STREAM, MESSAGES, RECIPIENTS
 
 IN_PROGRESS: Final = "in progress"
+QUEUED: Final = "queued"
+EXPIRED: Final = "expired"
+CANCELLED: Final = "cancelled"
 
 REMOVED_PARTS: Final = 25
 """Transactions for messages with their recipients, of which one may have a thousand."""
@@ -39,7 +42,7 @@ MOST_CANDIDATES: Final = 5000
 """Recipients looked at in one step of a search; a statement may not have many more parameters."""
 
 # What every message asks is made once: making a statement costs more than carrying it out.
-_OUTCOME_COLUMNS: Final = (
+OUTCOME_COLUMNS: Final = (
     "outcome",
     "service_used",
     "service_message_id",
@@ -48,9 +51,9 @@ _OUTCOME_COLUMNS: Final = (
 )
 _NEW_MESSAGE: Final = postgresql.insert(MESSAGES)
 # There is one already where a request takes over what was cut off.
-_LOG_MESSAGE: Final = _NEW_MESSAGE.on_conflict_do_update(
+LOG_MESSAGE: Final = _NEW_MESSAGE.on_conflict_do_update(
     index_elements=[MESSAGES.c.message_id],
-    set_={name: _NEW_MESSAGE.excluded[name] for name in (*_OUTCOME_COLUMNS, "deadline")},
+    set_={name: _NEW_MESSAGE.excluded[name] for name in (*OUTCOME_COLUMNS, "deadline")},
 )
 _LOG_OUTCOME: Final = update(MESSAGES).where(
     MESSAGES.c.message_id == bindparam("of_message"),
@@ -71,9 +74,10 @@ _WHOLE_ADDRESS: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
 class LoggedMessage:
     """A row of the message log; never a body.
 
-    outcome: "sent", "not sent", "unknown" or "in progress". recipients: addresses in lower case,
-    to, then cc, then bcc. names: of those who have one. cc_from, bcc_from: where among the
-    recipients these begin; None in what a version before has logged, which did not know.
+    outcome: "sent", "not sent", "unknown" or "in progress"; of one that was put into the queue also
+    "queued", "expired" or "cancelled". recipients: addresses in lower case, to, then cc, then bcc.
+    names: of those who have one. cc_from, bcc_from: where among the recipients these begin; None in
+    what a version before has logged, which did not know.
     """
 
     message_id: str
@@ -93,6 +97,7 @@ class LoggedMessage:
     cc_from: int | None = None
     bcc_from: int | None = None
     tags: Sequence[str] = ()
+    stream: str = DEFAULT_STREAM
 
 
 class Messages(Database):
@@ -101,15 +106,15 @@ class Messages(Database):
     def log_messages(self, messages: Sequence[LoggedMessage]) -> None:
         """Write that the messages are about to be tried."""
         for some in in_parts(messages, rows_of):
-            rows = [_message_columns(message) for message in some]
-            self._write(_LOG_MESSAGE, rows, sum(map(rows_of, some)))
+            rows = [message_columns(message) for message in some]
+            self._write(LOG_MESSAGE, rows, sum(map(rows_of, some)))
         self._remove_when_due(messages[0].at)
 
     def log_outcomes(self, messages: Sequence[LoggedMessage]) -> None:
         """Write what became of them, also where their beginning could not be written."""
         for some in in_parts(messages, rows_of):
             outcomes = [_outcome_columns(message) for message in some]
-            if self._write(_LOG_OUTCOME, outcomes).number < len(some):
+            if self._write(_LOG_OUTCOME, outcomes).numbers[0] < len(some):
                 self._log_lost(some)
 
     def _log_lost(self, messages: Sequence[LoggedMessage]) -> None:
@@ -119,7 +124,7 @@ class Messages(Database):
             found = select(id_).where(id_.in_([message.message_id for message in messages]))
             known = set(connection.execute(found).scalars())
         if lost := [message for message in messages if message.message_id not in known]:
-            self._write(_LOG_MESSAGE, [_message_columns(message) for message in lost])
+            self._write(LOG_MESSAGE, [message_columns(message) for message in lost])
 
     def messages(
         self,
@@ -160,7 +165,7 @@ class Messages(Database):
                 rows: Iterable[Row[Any]] = _found_by_recipient(connection, query, to, bounds, limit)
             else:
                 rows = connection.execute(bounds.applied(query, MESSAGES).limit(limit))
-            return [_message(row) for row in rows]
+            return [logged_message(row) for row in rows]
 
     def outcomes(
         self, email_domain: str, now: float, since: float
@@ -187,7 +192,8 @@ class Messages(Database):
 
     def _remove_messages(self, before: float) -> bool:
         """Their recipients go with them, of which one may have a thousand."""
-        query = SIZES.where(MESSAGES.c.at < before).order_by(MESSAGES.c.at)
+        is_over = MESSAGES.c.outcome != QUEUED  # what waits is ours, however long that is
+        query = SIZES.where(MESSAGES.c.at < before, is_over).order_by(MESSAGES.c.at)
         with self._statement() as connection:
             old = connection.execute(query.limit(REMOVED_AT_ONCE)).all()
         parts = list(in_parts(old, rows_of))
@@ -230,7 +236,8 @@ def rows_of(message: Any) -> int:
     return 1 + (recipients.count("\n") - 1 if isinstance(recipients, str) else len(recipients))
 
 
-def _message_columns(message: LoggedMessage) -> dict[str, Any]:
+def message_columns(message: LoggedMessage) -> dict[str, Any]:
+    """For LOG_MESSAGE."""
     return {
         **vars(message),
         "recipients": _lines(message.recipients),
@@ -246,15 +253,16 @@ def _lines(words: Sequence[str]) -> str:
 
 
 def _outcome_columns(message: LoggedMessage) -> dict[str, Any]:
-    columns = _message_columns(message)
+    columns = message_columns(message)
     return {
         "of_message": message.message_id,
         "of_deadline": message.deadline,
-        **{name: columns[name] for name in _OUTCOME_COLUMNS},
+        **{name: columns[name] for name in OUTCOME_COLUMNS},
     }
 
 
-def _message(row: Row[Any]) -> LoggedMessage:
+def logged_message(row: Row[Any]) -> LoggedMessage:
+    """A row of the log."""
     columns = {column.name: getattr(row, column.name) for column in fields(LoggedMessage)}
     columns["recipients"] = row.recipients.strip("\n").split("\n")
     attempts = json.loads(row.attempts)

@@ -8,7 +8,16 @@ from sqlalchemy import Connection, bindparam, inspect, text
 
 from email_services.store.database import LongStep, Migration, Place, in_parts
 from email_services.store.messages import SIZES, Bounds, newest_first, rows_of
-from email_services.store.schema import MESSAGES, METADATA, RECIPIENTS, SECRETS, WRONG_KEYS
+from email_services.store.schema import (
+    DEFAULT_STREAM,
+    MESSAGES,
+    METADATA,
+    OUTBOX,
+    PAUSED,
+    RECIPIENTS,
+    SECRETS,
+    WRONG_KEYS,
+)
 
 FILLED_AT_ONCE: Final = 500
 """Rows in one part of a step that goes over all there is."""
@@ -110,6 +119,12 @@ def _keep_since_when_services_fail(connection: Connection) -> None:
     _add_columns(connection, "services", failing_since="FLOAT")
 
 
+def _add_the_outbox(connection: Connection) -> None:
+    OUTBOX.create(connection, checkfirst=True)
+    PAUSED.create(connection, checkfirst=True)
+    _add_columns(connection, "messages", stream=f"VARCHAR(64) DEFAULT '{DEFAULT_STREAM}' NOT NULL")
+
+
 def _add_columns(connection: Connection, table: str, **kinds: str) -> None:
     """Those that are not there: a new database has all since the first step."""
     there = {column["name"] for column in inspect(connection).get_columns(table)}
@@ -129,5 +144,6 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     _let_the_database_keep_recipients,
     _keep_who_was_named_where,
     _keep_since_when_services_fail,
+    _add_the_outbox,
 )
 """Step n brings a database from version n to version n + 1. Append; never change one."""

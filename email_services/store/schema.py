@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text
+from typing import Final
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 from sqlalchemy.dialects import postgresql
 
 METADATA = MetaData()
+
+DEFAULT_STREAM: Final = "default"
+"""What a message goes in that names no other."""
 
 VERSIONS = Table("schema_version", METADATA, Column("version", Integer, primary_key=True))
 
@@ -61,6 +77,7 @@ MESSAGES = Table(
     Column("cc_from", Integer),  # where among the recipients those of cc begin, and those of bcc
     Column("bcc_from", Integer),
     Column("tags", Text),  # each between two line breaks
+    Column("stream", String(64), nullable=False, server_default=DEFAULT_STREAM),
     Index("messages_by_domain", "email_domain", "at", "message_id"),
     Index("messages_by_time", "at"),
 )
@@ -109,4 +126,32 @@ WRONG_KEYS = Table(
     Column("at", Float, nullable=False),  # since when they are counted
     Column("number", Integer, nullable=False),
     Index("wrong_keys_by_time", "at"),
+)
+
+OUTBOX = Table(
+    "outbox",
+    METADATA,
+    # A message that waits; it is in MESSAGES, too.
+    Column("message_id", String(32), primary_key=True),
+    Column("email_domain", String(255), nullable=False),
+    Column("stream", String(64), nullable=False),
+    Column("service", String(64)),  # the only one that it may go through, if there is one
+    Column("payload", LargeBinary, nullable=False),
+    Column("size", Integer, nullable=False),  # of the payload, in bytes
+    Column("ready_at", Float, nullable=False),  # since when it could have been sent
+    # When it may be taken: not before; once it is taken, when whoever took it counts as gone.
+    Column("due", Float, nullable=False),
+    Column("expires", Float, nullable=False),
+    Column("tries", Integer, nullable=False, default=0),
+    Column("claim", String(32)),  # whose it is; nobody else may say what became of it
+    Column("handing_to", String(64)),  # the service that may have it by now
+    Index("outbox_by_lane", "email_domain", "stream", "due"),
+)
+
+PAUSED = Table(
+    "paused_streams",
+    METADATA,
+    Column("email_domain", String(255), primary_key=True),
+    Column("stream", String(64), primary_key=True),
+    Column("at", Float, nullable=False),
 )

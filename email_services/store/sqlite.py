@@ -326,6 +326,23 @@ def prepare_for_the_log(connection: sqlite3.Connection, record: ConnectionPoolEn
 
 
 @contextmanager
+def lasting(connection: PoolProxiedConnection, *, is_durable: bool) -> Iterator[None]:
+    """Where it is to be durable, what is written is on the disk when it is over.
+
+    Else it is there soon: a loss of power could undo the last of it, a crash of ours could not.
+    """
+    if not is_durable:
+        yield
+        return
+    driver: Any = connection.driver_connection
+    driver.execute("PRAGMA synchronous = FULL")
+    try:
+        yield
+    finally:
+        driver.execute("PRAGMA synchronous = NORMAL")
+
+
+@contextmanager
 def begun(connection: sqlite3.Connection, patience: float) -> Iterator[None]:
     """A transaction that has the right to write from its beginning.
 

@@ -10,13 +10,16 @@ from typing import Annotated, Any, Final, Literal, cast, get_args
 from pydantic import JsonValue
 from typing_extensions import NotRequired, TypedDict
 
+from browsable_api import request
 from browsable_api.errors import Error, told
 from email_services.breakers import Step
 from email_services.delivery import Delivery
 from email_services.exceptions import NOT_SENT, SENT, UNKNOWN
 from email_services.message import EmailMessage
 from email_services.pool import PooledEmailService
-from endpoints.messages import Attempt
+from email_services.store import QUEUED
+from endpoints.addresses import MESSAGE, url_of
+from endpoints.messages import Attempt, attempt_as_dict
 
 PassingCode = Literal["busy", "unavailable"]
 """Why a message was not sent that may be sent later as it is."""
@@ -56,6 +59,17 @@ class Sent(Tried):
     ]
     recipients: NotRequired[
         Annotated[list[Recipient], told("Each one's fate, where some were refused.")]
+    ]
+
+
+class Queued(TypedDict):
+    """The message is on the disk of this server, which sends it as soon as it can."""
+
+    result: Annotated[Literal["queued"], told("It waits to be sent.")]
+    message_id: Annotated[str, told("Our id of it.")]
+    url: Annotated[str, told("Its address here, which says what becomes of it.")]
+    attempts: NotRequired[
+        Annotated[list[Attempt], told("What each service did, where it was tried before.")]
     ]
 
 
@@ -101,8 +115,8 @@ class Invalid(Error):
     result: Annotated[Literal["error"], told("Not sent.")]
 
 
-Result = Sent | NotSent | Unknown | Plan | Invalid
-BatchWord = Literal["success", "mixed", "error"]
+Result = Sent | Queued | NotSent | Unknown | Plan | Invalid
+BatchWord = Literal["success", "queued", "mixed", "error"]
 
 
 Results = Annotated[list[Result], told("One for each message, in the same order.")]
@@ -111,7 +125,7 @@ Results = Annotated[list[Result], told("One for each message, in the same order.
 class BatchAnswer(TypedDict):
     """What became of each message of a batch."""
 
-    result: Annotated[Literal["success", "mixed"], told("Of all together.")]
+    result: Annotated[Literal["success", "queued", "mixed"], told("Of all together.")]
     results: Results
 
 
@@ -147,11 +161,14 @@ class HowToSend(TypedDict):
 
 
 Answered = tuple[
-    Sent | NotSent | Unknown | Plan | BatchAnswer | BatchNotSent, HTTPStatus, dict[str, str]
+    Sent | Queued | NotSent | Unknown | Plan | BatchAnswer | BatchNotSent,
+    HTTPStatus,
+    dict[str, str],
 ]
 
 STATUS_OF_OUTCOME: Final = {
     SENT: HTTPStatus.OK,
+    QUEUED: HTTPStatus.ACCEPTED,
     NOT_SENT: HTTPStatus.SERVICE_UNAVAILABLE,
     UNKNOWN: HTTPStatus.GATEWAY_TIMEOUT,
 }
@@ -160,11 +177,13 @@ STATUS_OF_REJECTED: Final = HTTPStatus.UNPROCESSABLE_ENTITY
 
 STATUS_OF_BATCH: Final[Mapping[BatchWord, HTTPStatus]] = {
     "success": HTTPStatus.OK,
+    "queued": HTTPStatus.ACCEPTED,
     "mixed": HTTPStatus.MULTI_STATUS,
     "error": HTTPStatus.SERVICE_UNAVAILABLE,
 }
 ANSWERS: Final[Mapping[int, tuple[type, ...]]] = {
     STATUS_OF_OUTCOME[SENT]: (Sent, Plan, BatchAnswer),
+    STATUS_OF_OUTCOME[QUEUED]: (Queued, BatchAnswer),
     STATUS_OF_BATCH["mixed"]: (BatchAnswer,),
     STATUS_OF_REJECTED: (NotSent,),
     STATUS_OF_OUTCOME[NOT_SENT]: (NotSent, BatchNotSent),
@@ -173,6 +192,8 @@ ANSWERS: Final[Mapping[int, tuple[type, ...]]] = {
 MEANS: Final = {
     HTTPStatus.OK: "**Sent**: `service_used` accepted it; `partial` where not for all "
     "`recipients`. Of a batch: all were sent.",
+    HTTPStatus.ACCEPTED: "**Queued**: it is on the disk, and is sent as soon as that is possible; "
+    "`url` says what becomes of it.",
     HTTPStatus.MULTI_STATUS: "Of a batch, some were sent: each of the `results` says what became "
     "of its message.",
     HTTPStatus.BAD_REQUEST: "Nothing was tried: `problems` names every field at fault. Mend the "
@@ -221,14 +242,25 @@ def headers_of(deliveries: Sequence[Delivery]) -> dict[str, str]:
         headers["Idempotent-Replayed"] = "true"
     if waits := [d.retry_after for d in deliveries if d.retry_after is not None]:
         headers["Retry-After"] = str(max(1, math.ceil(min(waits))))
+    if len(deliveries) == 1 and deliveries[0].outcome == QUEUED:
+        headers["Location"] = _address_of(deliveries[0])
     return headers
 
 
-def delivery_as_dict(delivery: Delivery) -> Sent | NotSent | Unknown:
+def _address_of(delivery: Delivery) -> str:
+    parts = request.view_args or {}
+    return url_of(MESSAGE, email_domain=parts["email_domain"], message_id=delivery.message_id)
+
+
+def delivery_as_dict(delivery: Delivery) -> Sent | Queued | NotSent | Unknown:
     """What became of one message."""
+    attempts = [attempt_as_dict(attempt.as_dict()) for attempt in delivery.attempts]
+    if delivery.outcome == QUEUED:
+        queued = Queued(result="queued", message_id=delivery.message_id, url=_address_of(delivery))
+        return {**queued, "attempts": attempts} if attempts else queued
     tried: Tried = {
         "services_unsuccessful": delivery.services_unsuccessful,
-        "attempts": [cast("Attempt", vars(attempt)) for attempt in delivery.attempts],
+        "attempts": attempts,
     }
     if delivery.outcome != SENT:
         return _not_surely_sent(delivery, tried)
@@ -280,6 +312,8 @@ def batch_as_dict(results: list[Result]) -> BatchAnswer | BatchNotSent:
     words = {result["result"] for result in results}
     if words <= {"success", "dry run"}:
         return {"result": "success", "results": results}
+    if words <= {"queued", "dry run"}:
+        return {"result": "queued", "results": results}
     if words != {"error"}:
         return {"result": "mixed", "results": results}
     code, why = _why_none([cast("NotSent", result)["code"] for result in results])
@@ -316,6 +350,11 @@ _SENT: Final[Sent] = {
     "services_unsuccessful": {"primary": "HTTP 503."},
     "attempts": _ATTEMPTS,
     "possible_duplicate": False,
+}
+_QUEUED: Final[Queued] = {
+    "result": "queued",
+    "message_id": "dfd3beeb3f5d4ce7b882ad3ecd669788",
+    "url": "https://mail.example.com/example.com/messages/dfd3beeb3f5d4ce7b882ad3ecd669788",
 }
 _INVALID: Final[Invalid] = {
     "result": "error",
@@ -367,11 +406,13 @@ EXAMPLES: Final[Mapping[Any, Any]] = {
             }
         ],
     },
+    Queued: _QUEUED,
     Plan: {
         "result": "dry run",
         "plan": [{"service": "primary", "decision": "try", "reason": ""}],
     },
     BatchAnswer: {"result": "success", "results": [_SENT]},
+    (BatchAnswer, STATUS_OF_BATCH["queued"]): {"result": "queued", "results": [_QUEUED]},
     (BatchAnswer, STATUS_OF_BATCH["mixed"]): {"result": "mixed", "results": [_SENT, _INVALID]},
     BatchNotSent: batch_as_dict([_INVALID]),
 }

@@ -66,6 +66,8 @@ MESSAGE_FORM: Final = Form(
             options=_YES_OR_NO,
         ),
         "send_at": Asked(is_folded=True),
+        "stream": Asked(is_folded=True),
+        "expires_in": Asked(is_folded=True),
         "substitutions": _LINES,
         "on_unknown": Asked(
             "select",
@@ -114,7 +116,33 @@ def read_body(
 
 def parse(fields: Mapping[str, Any], pool: PooledEmailService) -> EmailMessage:
     """One message. Raises InvalidInput."""
-    return EmailMessage.parse(fields, pool.email_domain, mailpool.config.max_message_bytes)
+    try:
+        message = EmailMessage.parse(fields, pool.email_domain, mailpool.config.max_message_bytes)
+    except InvalidInput as error:
+        problems = _problems_of_stream(fields.get("stream"), pool)
+        if not problems:
+            raise
+        raise InvalidInput({**error.problems, **problems}) from None
+    if problems := _problems_of_stream(message.stream, pool):
+        raise InvalidInput(problems)
+    return message
+
+
+def _problems_of_stream(name: object, pool: PooledEmailService) -> dict[str, str]:
+    if not isinstance(name, str) or not name or name in pool.streams:
+        return {}
+    return {"stream": f"The domain has no such stream. It has: {', '.join(pool.streams)}."}
+
+
+def waits(pool: PooledEmailService) -> bool:
+    """Whether the caller, or else the domain, wants messages to be taken and sent later."""
+    return prefers_to_go_on() or mailpool.config.domain(pool.email_domain).queues_all
+
+
+def prefers_to_go_on() -> bool:
+    """Whether the caller does not want to wait for what becomes of the request (RFC 7240)."""
+    wishes = ",".join(request.headers.getlist("Prefer")).lower().split(",")
+    return any(wish.partition(";")[0].strip() == "respond-async" for wish in wishes)
 
 
 def refuse_large_batch(size: int) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
 from email_services.abstract import AbstractEmailService
+from email_services.delivery import Delivery
 from email_services.exceptions import InvalidInput, KeyInProgress, KeyReused, MessageTooLarge
 from email_services.message import EmailMessage
 from email_services.pool import PooledEmailService
+from email_services.store import QUEUED
 from endpoints.access import LISTED, POOL
 from endpoints.addresses import MESSAGE, SEND, SEND_THROUGH
 from endpoints.rooms import Endpoints
@@ -35,8 +38,10 @@ from endpoints.sending.bodies import (
     once,
     once_each,
     parse,
+    prefers_to_go_on,
     read_body,
     refuse_large_batch,
+    waits,
 )
 
 _MESSAGE: Final = {
@@ -75,7 +80,8 @@ _SENDS: Final[dict[str, Any]] = {
     "answers": ANSWERS,
     "means": MEANS,
     "raises": (MessageTooLarge, KeyInProgress, KeyReused),
-    "headers": ("Idempotent-Replayed",),
+    "headers": ("Idempotent-Replayed", "Location", "Preference-Applied"),
+    "request_headers": ("Idempotency-Key", "Prefer"),
     "leads_to": (MESSAGE, "/message_id"),
 }
 """What both ways of sending declare."""
@@ -116,6 +122,9 @@ def send_message(pool: PooledEmailService, body: EmailMessage | Batch) -> Answer
 
     An `Idempotency-Key` header makes a request safe to repeat: the same key gets the same answer.
 
+    With `Prefer: respond-async` the message is **queued**: the answer comes as soon as it is on the
+    disk, and `url` says what becomes of it. It is tried again until it is sent, or has expired.
+
     **Many at once:** `{"messages": [...]}` takes up to 1,000, each with all its fields, and answers
     with `results` in the same order.
     """
@@ -152,8 +161,10 @@ def _send(
         return plan_as_dict(pool.plan(body, only)), HTTPStatus.OK, {}
     key = once(only.name if only else None)
     forget_files()
-    delivery = pool.send(body, only, key)
-    return delivery_as_dict(delivery), status_of(delivery), headers_of([delivery])
+    is_for_later = waits(pool) or pool.has_to_wait(body, only)
+    send = pool.accept if is_for_later else pool.send_all
+    (delivery,) = send([body], only, [key] if key else None)
+    return delivery_as_dict(delivery), status_of(delivery), _headers([delivery])
 
 
 def _send_batch(
@@ -177,11 +188,28 @@ def _send_batch(
             refuse_large_batch(size)
     keys, whole = once_each(only.name if only else None, {n: batch.messages[n] for n in messages})
     forget_files(*batch.messages)
-    deliveries = pool.send_all(list(messages.values()), only, keys, whole) if messages else []
+    send = pool.accept if _is_for_later(pool, messages.values(), only) else pool.send_all
+    deliveries = send(list(messages.values()), only, keys, whole) if messages else []
     for number, delivery in zip(messages, deliveries, strict=True):
         results[number] = delivery_as_dict(delivery)
     answer = batch_as_dict([results[number] for number in range(len(batch.messages))])
-    return answer, STATUS_OF_BATCH[answer["result"]], headers_of(deliveries)
+    return answer, STATUS_OF_BATCH[answer["result"]], _headers(deliveries)
+
+
+def _is_for_later(
+    pool: PooledEmailService,
+    messages: Collection[EmailMessage],
+    only: AbstractEmailService | None,
+) -> bool:
+    """Whether a batch is queued: as a whole, if one of its messages has to wait."""
+    return waits(pool) or any(pool.has_to_wait(message, only) for message in messages)
+
+
+def _headers(deliveries: Sequence[Delivery]) -> dict[str, str]:
+    headers = headers_of(deliveries)
+    if prefers_to_go_on() and any(delivery.outcome == QUEUED for delivery in deliveries):
+        headers["Preference-Applied"] = "respond-async"
+    return headers
 
 
 def _invalid(error: InvalidInput) -> Invalid:

@@ -1,0 +1,36 @@
+"""Streams: kinds of mail of one domain, which do not wait for each other in the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from email_services.message import DAY_SECONDS, OnUnknown
+from email_services.store import DEFAULT_STREAM
+
+BULK: Final = "bulk"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One kind of mail.
+
+    share: the part of the calls of the queue that is kept for it, from 0 to 1. services: those it
+    goes through, in this order; empty for all of the domain's in theirs. expires_in: seconds after
+    which what waits in it is not sent any more, unless the message says so itself. on_unknown: the
+    same as for the domain, None for what that says.
+    """
+
+    name: str = DEFAULT_STREAM
+    share: float = 0.25
+    services: Sequence[str] = ()
+    expires_in: float = DAY_SECONDS
+    on_unknown: OnUnknown | None = None
+
+
+BUILT_IN: Final[Mapping[str, Stream]] = {
+    DEFAULT_STREAM: Stream(DEFAULT_STREAM, share=0.75),
+    BULK: Stream(BULK, share=0.25),
+}
+"""The streams that every domain has."""
