@@ -26,7 +26,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from email_services.abstract import AbstractEmailService, Key, Seconds
-from email_services.addresses import canonical_domain
+from email_services.addresses import Mailbox, canonical_domain
 from email_services.exceptions import (
     ConfigError,
     Names,
@@ -34,6 +34,7 @@ from email_services.exceptions import (
     UnusableProvider,
     describe,
 )
+from email_services.guard import Guard, PatternField
 from email_services.message import (
     DAY_SECONDS,
     MAX_DAYS_AHEAD,
@@ -102,6 +103,8 @@ class DomainSettings(BaseModel):
     send: Literal["now", "queued"] = "now"
     when_all_fail: Literal["error", "queue"] = "error"
     streams: dict[StreamName, StreamSettings] = {}
+    deliver_only_to: Annotated[list[PatternField], Field(min_length=1)] | None = None
+    redirect_to: Mailbox | None = None
     enabled_services: dict[str, dict[str, Any]] = Field(min_length=1)
 
 
@@ -136,6 +139,7 @@ class EmailDomain:
         self.queues_all = settings.send == "queued"
         """Whether messages wait in the queue whose senders do not say."""
         self._streams = streams
+        self.guard = Guard(settings.deliver_only_to, settings.redirect_to)
         self._settings = settings
 
     def pool(self, store: Store, threads: int = MANY) -> PooledEmailService:
@@ -151,6 +155,7 @@ class EmailDomain:
             on_unknown=self._settings.on_unknown,
             streams=self._streams,
             queues_unsent=self._settings.when_all_fail == "queue",
+            guard=self.guard,
             threads=threads,
         )
 
@@ -216,6 +221,9 @@ def load_config(source: str | None = None) -> Config:
     config = Config(file, domains)
     _refuse_state_without_a_file(config.state_url)
     _refuse_or_warn(config, name)
+    for domain in config.domains.values():
+        if domain.guard.is_on:  # which nobody should find out from who got no mail
+            logger.warning("%s: messages of %s %s", name, domain.email_domain, domain.guard)
     return config
 
 

@@ -17,6 +17,7 @@ from email_services.exceptions import (
     ProviderError,
     RateLimited,
 )
+from email_services.guard import ALL_KEPT_BACK, KEPT_BACK, NOBODY_KEPT_BACK, KeptBack
 from email_services.message import EmailMessage
 
 SKIPPED: Final = "skipped"
@@ -56,7 +57,7 @@ class Attempt:
 class Recipient:
     """What became of one recipient, where not all fared alike.
 
-    outcome: "sent", "not sent" or "unknown". service: the last one that was asked.
+    outcome: "sent", "not sent" or "unknown". service: the last one that was asked, or "".
     """
 
     email: str
@@ -71,8 +72,10 @@ class Delivery:
 
     outcome: "sent", if to anybody, "not sent", "unknown" or "queued".
     is_taken_in_doubt: whether it is unknown since the database did not say if it is queued.
-    recipients: what became of each, only where some service refused some of them.
-    rejected: whether every service refused the message itself or could not carry it.
+    recipients: what became of each, only where some service refused some of them, or some were
+    kept back. rejected: whether every service refused the message itself or could not carry it, or
+    nobody may get it. kept_back: those of its recipients that the domain does not deliver to.
+    redirected_to: who got it in their place.
     follows_cut_off: whether an earlier request with its Idempotency-Key was cut off.
     found_no_room: whether a service was passed by since too many messages were with it.
     retry_after: seconds after which it may fare better, where it was not sent and that can be said.
@@ -91,6 +94,8 @@ class Delivery:
     retry_after: float | None = None
     replayed: bool = False
     is_taken_in_doubt: bool = False
+    kept_back: tuple[str, ...] = ()
+    redirected_to: str | None = None
 
     @property
     def possible_duplicate(self) -> bool:
@@ -126,6 +131,8 @@ class Delivery:
             return "The message may have been sent: the first request with its key was cut off."
         if self.outcome == UNKNOWN:
             return "The message may have been sent: a service took it and did not answer."
+        if self._is_for_nobody:
+            return f"The message was not sent. {ALL_KEPT_BACK}"
         if self.rejected:
             return "The message was not sent: no service takes it as it is."
         return "The message was not sent: no service could send it."
@@ -135,32 +142,44 @@ class Delivery:
         """The same as one word for programs."""
         if self.outcome == UNKNOWN:
             return "unknown_outcome"
+        if self._is_for_nobody:
+            return "kept_back"
         if self.rejected:
             return "message_refused"
         return "busy" if self.found_no_room else "unavailable"
+
+    @property
+    def _is_for_nobody(self) -> bool:
+        """Whether no service was asked, since it was kept from all of its recipients."""
+        return self.rejected and not self.attempts
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> Delivery:
         """An answer as it was kept (`asdict`) for requests that repeat an Idempotency-Key."""
         attempts = tuple(map(Attempt.from_stored, stored["attempts"]))
         recipients = tuple(Recipient(**recipient) for recipient in stored.get("recipients", ()))
-        return cls(**{**stored, "attempts": attempts, "recipients": recipients, "replayed": True})
+        parts = {"attempts": attempts, "recipients": recipients}
+        kept_back = tuple(stored.get("kept_back", ()))
+        return cls(**{**stored, **parts, "kept_back": kept_back, "replayed": True})
 
 
 @dataclass(eq=False)
 class Run:
     """One message on its way through the services.
 
-    template: as it was given, for those of its recipients to whom it is still to be sent.
-    stops: whether nobody is asked after an attempt that may have been accepted.
+    given: as it came. template: the same for those of its recipients to whom it is still to be
+    sent. stops: whether nobody is asked after an attempt that may have been accepted.
+    kept_back: whom it is kept from.
     once_key: its Idempotency-Key, if it has one.
     follows_cut_off: whether an earlier request with that key was cut off, and may have sent it.
     began: when that was, if it is known, in seconds since the epoch.
     earlier: attempts in which it was not sent, of one that has waited since.
     """
 
+    given: EmailMessage
     template: EmailMessage
     stops: bool = False
+    kept_back: KeptBack = NOBODY_KEPT_BACK
     once_key: str | None = None
     follows_cut_off: bool = False
     began: float | None = None
@@ -178,7 +197,7 @@ class Run:
     is_noted: bool = False
 
     def __post_init__(self) -> None:
-        self.given = self.template
+        self.is_over = not self.template.recipients
 
     def follow(self, begun: tuple[str, float] | None) -> None:
         """Note that an earlier request was cut off, and may have sent it.
@@ -188,7 +207,8 @@ class Run:
         self.follows_cut_off = True
         if begun:
             message_id, self.began = begun
-            self.template = self.given = self.template.known_as(message_id)
+            self.given = self.given.known_as(message_id)
+            self.template = self.template.known_as(message_id)
 
     @property
     def message(self) -> EmailMessage:
@@ -253,10 +273,12 @@ class Run:
             (*self.earlier, *self.attempts),
             self.service_used,
             self.service_message_id,
-            tuple(self.recipients.values()) if outcome == SENT else (),
+            self._fates() if outcome == SENT else (),
             rejected=outcome == NOT_SENT and self.is_refused,
             found_no_room=self.found_no_room,
             retry_after=self.retry_after if outcome == NOT_SENT else None,
+            kept_back=self.kept_back.addresses,
+            redirected_to=self.kept_back.redirected_to,
         )
         return delivery.after_cut_off() if self.follows_cut_off else delivery
 
@@ -276,7 +298,7 @@ class Run:
     def _note_acceptance(self, service: str, accepted: Acceptance, milliseconds: int) -> None:
         if self.is_whole:
             self.service_used, self.service_message_id = service, accepted.message_id
-        if accepted.refused or self.recipients:
+        if accepted.refused or self.recipients or self._dropped:
             refused = UNKNOWN if self._is_doubtful else NOT_SENT
             for address in self.template.recipients:
                 why = accepted.refused.get(address.key)
@@ -287,6 +309,16 @@ class Run:
         self.template = self.template.only_for(accepted.refused)
         self.is_over = not self.template.recipients
 
+    def _fates(self) -> tuple[Recipient, ...]:
+        """What became of each recipient, where not all fared alike."""
+        dropped = [Recipient(email, NOT_SENT, "", KEPT_BACK) for email in self._dropped]
+        return (*self.recipients.values(), *dropped)
+
+    @property
+    def _dropped(self) -> tuple[str, ...]:
+        """Those whom it is kept from, where nobody gets it in their place."""
+        return () if self.kept_back.redirected_to else self.kept_back.addresses
+
     @property
     def _is_doubtful(self) -> bool:
         """Whether a service may have accepted it without saying so."""
@@ -294,8 +326,11 @@ class Run:
 
     @property
     def is_refused(self) -> bool:
-        """Whether every service refused the message itself, or could not carry it."""
+        """Whether every service refused the message itself, or could not carry it.
+
+        So it is, too, where nobody may get it.
+        """
         if not self.attempts:
-            return False
+            return not self.template.recipients
         refusals = [fault for fault in self.faults if isinstance(fault, MessageRejected)]
         return len(refusals) + len(self.unable) == len(self.attempts)

@@ -164,7 +164,7 @@ class Ledger:
                 outcome=QUEUED,
                 attempts=[attempt.as_dict() for attempt in run.delivery().attempts],
             ),
-            packed(run.template.for_now()),
+            packed(run.given.for_now()),
             ready_at,
             min(due, expires),
             expires,
@@ -196,6 +196,8 @@ class Ledger:
             bcc_from=cc_from + len(message.to_cc),
             tags=message.tags,
             stream=self._stream(message).name,
+            kept_back=run.kept_back.addresses,
+            redirected_to=run.kept_back.redirected_to,
         )
 
     def _stream(self, message: EmailMessage) -> Stream:

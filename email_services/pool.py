@@ -20,6 +20,7 @@ from email_services.exceptions import (
     StoreUnavailable,
     UnknownService,
 )
+from email_services.guard import ALL_KEPT_BACK, NO_GUARD, Guard
 from email_services.ledger import Ledger, Once
 from email_services.message import EmailMessage, OnUnknown
 from email_services.rounds import Handover, Round, pass_by
@@ -55,6 +56,7 @@ class PooledEmailService:
     on_unknown: whether an attempt that may have been accepted is followed by another one.
     streams: the kinds of its mail, by name.
     queues_unsent: whether a message that could not be sent waits in the outbox, and is not refused.
+    guard: who may get messages.
     threads: how many requests of this domain may be in progress in this process.
     clock: a monotonic clock in seconds. now: the time in seconds since the epoch.
     """
@@ -69,6 +71,7 @@ class PooledEmailService:
         on_unknown: OnUnknown = "failover",
         streams: Mapping[str, Stream] = BUILT_IN,
         queues_unsent: bool = False,
+        guard: Guard = NO_GUARD,
         threads: int = MANY,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
@@ -81,6 +84,7 @@ class PooledEmailService:
         self.on_unknown = on_unknown
         self.streams = streams
         self.queues_unsent = queues_unsent
+        self.guard = guard
         self.breakers = CircuitBreakers(email_domain, store, now)
         self._ledger = Ledger(email_domain, store, deadline_seconds, streams)
         self._clock = clock
@@ -98,11 +102,13 @@ class PooledEmailService:
 
     def plan(self, message: EmailMessage, only: AbstractEmailService | None = None) -> list[Step]:
         """What would be done with each service for `message` now, in order."""
-        message = message.rendered()
+        message = self.guard.apply(message.rendered())[0]
+        if not message.recipients:
+            return [_skipped(step, ALL_KEPT_BACK) for step in self.steps(only, message.stream)]
         steps, passed_by = [], []
         for step in self.steps(only, message.stream):
             why = _lacking(step.service, message)
-            steps.append(replace(step, decision="skip", reason=why) if why else step)
+            steps.append(_skipped(step, why) if why else step)
             if step.decision == "skip" and not why:
                 passed_by.append(step)
         if passed_by:
@@ -222,7 +228,8 @@ class PooledEmailService:
     def run(self, message: EmailMessage) -> Run:
         """The message on its way through the services."""
         policy = message.on_unknown or self.stream(message.stream).on_unknown or self.on_unknown
-        return Run(message, policy == "stop")
+        guarded, kept_back = self.guard.apply(message)
+        return Run(message, guarded, policy == "stop", kept_back)
 
     def steps(self, only: AbstractEmailService | None, stream: str = "") -> list[Step]:
         """What is to be done now with each service that a message of the stream may go through."""
@@ -243,7 +250,9 @@ class PooledEmailService:
         return [self.services[name] for name in self.stream(stream).services or self.services]
 
     def _is_refused(self, run: Run, only: AbstractEmailService | None) -> bool:
-        """Whether no service can carry the message, at whatever time."""
+        """Whether no service can carry the message, at whatever time, or nobody may get it."""
+        if not run.template.recipients:
+            return True
         message = run.message.for_now()
         whys = []
         for service in self._services_for(run.given.stream, only):
@@ -359,6 +368,10 @@ class PooledEmailService:
             finds_out=finds_out,
             handover=handover,
         )
+
+
+def _skipped(step: Step, why: str) -> Step:
+    return replace(step, decision="skip", reason=why)
 
 
 def _stays_cut_off(run: Run) -> bool:

@@ -56,6 +56,10 @@ class Message(MessageInShort):
     to_cc: Annotated[list[str] | None, told("The same of cc.")]
     to_bcc: Annotated[list[str] | None, told("The same of bcc.")]
     tags: Annotated[list[str], told("What the provider's statistics call it.")]
+    kept_back: Annotated[
+        list[str], told("Those of the recipients that the domain does not deliver to.")
+    ]
+    redirected_to: Annotated[str | None, told("Who got it in their place.")]
     service_message_id: Annotated[str | None, told("The provider's id of it.")]
     possible_duplicate: Annotated[
         bool, told("Whether an attempt before may have been accepted too.")
@@ -97,6 +101,8 @@ def in_full(message: LoggedMessage) -> Message:
         "to_cc": cc,
         "to_bcc": bcc,
         "tags": list(message.tags),
+        "kept_back": list(message.kept_back),
+        "redirected_to": message.redirected_to,
         "service_message_id": message.service_message_id,
         "possible_duplicate": message.possible_duplicate,
         "attempts": [attempt_as_dict(attempt) for attempt in message.attempts],

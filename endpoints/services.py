@@ -190,6 +190,12 @@ class Domain(TypedDict):
     on_unknown: Annotated[OnUnknown, told("After an attempt that may have been accepted.")]
     enabled_services: Annotated[dict[str, Service], told("By name, in the order they are tried.")]
     last_hour: Annotated[LastHour, told("What became of the last hour's messages.")]
+    deliver_only_to: NotRequired[
+        Annotated[list[str], told("Where it is guarded, for who has a key: who gets messages.")]
+    ]
+    redirect_to: NotRequired[
+        Annotated[str | None, told("Who gets those to others; null where they are dropped.")]
+    ]
     last_messages: NotRequired[Annotated[list[MessageInShort], told("For who may read them.")]]
 
 
@@ -387,6 +393,9 @@ def _domain(pool: PooledEmailService) -> Domain:
     if is_root() or has_pool_key(domain):
         last = mailpool.store.messages(name, time.time(), limit=LAST_MESSAGES)
         found["last_messages"] = [in_short(message) for message in last]
+        if pool.guard.is_on:
+            found["deliver_only_to"] = [str(p) for p in pool.guard.deliver_only_to or ()]
+            found["redirect_to"] = pool.guard.redirect_to and pool.guard.redirect_to.email
     return found
 
 

@@ -142,6 +142,22 @@ PROBLEMS = [
         "email_services[0].email_domain: It should be a domain name, with a dot",
     ),
     (
+        changed("email_services", 0, "deliver_only_to", []),
+        "email_services[0].deliver_only_to: It should hold at least 1",
+    ),
+    (
+        changed("email_services", 0, "deliver_only_to", ["*@example.com", "a*@example.com"]),
+        "email_services[0].deliver_only_to[1]: Write an address (ada@example.com), everybody at",
+    ),
+    (
+        changed("email_services", 0, "deliver_only_to", [5]),
+        "email_services[0].deliver_only_to[0]: Write an address",
+    ),
+    (
+        changed("email_services", 0, "redirect_to", "nobody"),
+        "email_services[0].redirect_to: An email address must have an @-sign",
+    ),
+    (
         changed("email_services", 0, "deadline_seconds", 0),
         "email_services[0].deadline_seconds: It should be more than 0",
     ),

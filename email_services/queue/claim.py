@@ -121,7 +121,7 @@ class Claim:
             if item.handing_to:
                 run.earlier = (*run.earlier, self._cut_off(item.handing_to))
                 cut_off.append(run)
-            run.is_over = run.stops and bool(run.doubted)
+            run.is_over = run.is_over or (run.stops and bool(run.doubted))
             self._open[run] = item
         if unreadable:
             self._persist(lambda: self._store.settle(self._claim, unreadable))

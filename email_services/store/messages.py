@@ -78,6 +78,7 @@ class LoggedMessage:
     "queued", "expired" or "cancelled". recipients: addresses in lower case, to, then cc, then bcc.
     names: of those who have one. cc_from, bcc_from: where among the recipients these begin; None in
     what a version before has logged, which did not know.
+    kept_back: those of the recipients whom it was kept from. redirected_to: who got it instead.
     """
 
     message_id: str
@@ -98,6 +99,8 @@ class LoggedMessage:
     bcc_from: int | None = None
     tags: Sequence[str] = ()
     stream: str = DEFAULT_STREAM
+    kept_back: Sequence[str] = ()
+    redirected_to: str | None = None
 
 
 class Messages(Database):
@@ -244,6 +247,7 @@ def message_columns(message: LoggedMessage) -> dict[str, Any]:
         "attempts": json.dumps(list(message.attempts)),
         "names": json.dumps(message.names) if message.names else None,
         "tags": _lines(message.tags) if message.tags else None,
+        "kept_back": _lines(message.kept_back) if message.kept_back else None,
     }
 
 
@@ -271,6 +275,7 @@ def logged_message(row: Row[Any]) -> LoggedMessage:
     columns["from_name"] = row.from_name or ""
     columns["names"] = json.loads(row.names or "{}")
     columns["tags"] = tuple((row.tags or "").strip("\n").splitlines())
+    columns["kept_back"] = tuple((row.kept_back or "").strip("\n").splitlines())
     return LoggedMessage(**columns)
 
 

@@ -125,6 +125,10 @@ def _add_the_outbox(connection: Connection) -> None:
     _add_columns(connection, "messages", stream=f"VARCHAR(64) DEFAULT '{DEFAULT_STREAM}' NOT NULL")
 
 
+def _keep_who_was_kept_from_what(connection: Connection) -> None:
+    _add_columns(connection, "messages", kept_back="TEXT", redirected_to="TEXT")
+
+
 def _add_columns(connection: Connection, table: str, **kinds: str) -> None:
     """Those that are not there: a new database has all since the first step."""
     there = {column["name"] for column in inspect(connection).get_columns(table)}
@@ -145,5 +149,6 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     _keep_who_was_named_where,
     _keep_since_when_services_fail,
     _add_the_outbox,
+    _keep_who_was_kept_from_what,
 )
 """Step n brings a database from version n to version n + 1. Append; never change one."""

@@ -78,6 +78,8 @@ MESSAGES = Table(
     Column("bcc_from", Integer),
     Column("tags", Text),  # each between two line breaks
     Column("stream", String(64), nullable=False, server_default=DEFAULT_STREAM),
+    Column("kept_back", Text),  # those of the recipients whom it was kept from, likewise
+    Column("redirected_to", Text),
     Index("messages_by_domain", "email_domain", "at", "message_id"),
     Index("messages_by_time", "at"),
 )

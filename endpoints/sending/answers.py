@@ -15,6 +15,7 @@ from browsable_api.errors import Error, told
 from email_services.breakers import Step
 from email_services.delivery import Delivery
 from email_services.exceptions import NOT_SENT, SENT, UNKNOWN
+from email_services.guard import KeptBack
 from email_services.message import EmailMessage
 from email_services.pool import PooledEmailService
 from email_services.store import QUEUED
@@ -24,7 +25,7 @@ from endpoints.messages import Attempt, attempt_as_dict
 PassingCode = Literal["busy", "unavailable"]
 """Why a message was not sent that may be sent later as it is."""
 
-NotSentCode = Literal["message_refused", PassingCode]
+NotSentCode = Literal["message_refused", "kept_back", PassingCode]
 BatchCode = Literal["batch_refused", PassingCode]
 Word = Literal["sent", "not sent", "unknown"]
 
@@ -34,11 +35,20 @@ class Recipient(TypedDict):
 
     email: Annotated[str, told("The address.")]
     outcome: Annotated[Word, told("What became of it.")]
-    service: Annotated[str, told("The last one that was asked.")]
+    service: Annotated[str, told('The last one that was asked, or "".')]
     reason: Annotated[str, told('Why not, or "".')]
 
 
-class Tried(TypedDict):
+class Guarded(TypedDict):
+    """Whom a message is kept from, where the domain does not deliver to everybody."""
+
+    kept_back: NotRequired[
+        Annotated[list[str], told("Those of its recipients that the domain does not deliver to.")]
+    ]
+    redirected_to: NotRequired[Annotated[str, told("Who gets it in their place.")]]
+
+
+class Tried(Guarded):
     """What the services did."""
 
     services_unsuccessful: Annotated[
@@ -62,7 +72,7 @@ class Sent(Tried):
     ]
 
 
-class Queued(TypedDict):
+class Queued(Guarded):
     """The message is on the disk of this server, which sends it as soon as it can."""
 
     result: Annotated[Literal["queued"], told("It waits to be sent.")]
@@ -81,7 +91,10 @@ class NotSent(Tried):
     error: Annotated[str, told("One sentence.")]
     code: Annotated[
         NotSentCode,
-        told("The same for programs; `busy`: too many are in progress, try again soon."),
+        told(
+            "The same for programs; `busy`: too many are in progress, try again soon. `kept_back`: "
+            "the domain delivers to none of its recipients."
+        ),
     ]
 
 
@@ -102,7 +115,7 @@ class PlannedStep(TypedDict):
     reason: Annotated[str, told('Why, or "".')]
 
 
-class Plan(TypedDict):
+class Plan(Guarded):
     """What would happen to a message; nothing was sent."""
 
     result: Annotated[Literal["dry run"], told("Nothing was sent.")]
@@ -200,7 +213,8 @@ MEANS: Final = {
     "request.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Nothing was tried: it is too large.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "**Not sent**: every service refused the message itself, or "
-    "cannot carry it (`message_refused`); mend the message. Or the `Idempotency-Key` was used for "
+    "cannot carry it (`message_refused`); mend the message. Or the domain delivers to none of its "
+    "recipients (`kept_back`). Or the `Idempotency-Key` was used for "
     "another request.",
     HTTPStatus.SERVICE_UNAVAILABLE: "**Not sent**: no service could send it. Send it again later: "
     "after `Retry-After` seconds, where that is there. Of a batch, none was sent: send those of "
@@ -257,10 +271,12 @@ def delivery_as_dict(delivery: Delivery) -> Sent | Queued | NotSent | Unknown:
     attempts = [attempt_as_dict(attempt.as_dict()) for attempt in delivery.attempts]
     if delivery.outcome == QUEUED:
         queued = Queued(result="queued", message_id=delivery.message_id, url=_address_of(delivery))
+        queued = {**queued, **_guarded(delivery.kept_back, delivery.redirected_to)}
         return {**queued, "attempts": attempts} if attempts else queued
     tried: Tried = {
         "services_unsuccessful": delivery.services_unsuccessful,
         "attempts": attempts,
+        **_guarded(delivery.kept_back, delivery.redirected_to),
     }
     if delivery.outcome != SENT:
         return _not_surely_sent(delivery, tried)
@@ -275,7 +291,7 @@ def delivery_as_dict(delivery: Delivery) -> Sent | Queued | NotSent | Unknown:
     }
     if delivery.recipients:
         answer["recipients"] = [cast("Recipient", vars(r)) for r in delivery.recipients]
-    return answer
+    return {**answer, **_guarded(delivery.kept_back, delivery.redirected_to)}
 
 
 def _not_surely_sent(delivery: Delivery, tried: Tried) -> NotSent | Unknown:
@@ -296,7 +312,17 @@ def _not_surely_sent(delivery: Delivery, tried: Tried) -> NotSent | Unknown:
     )
 
 
-def plan_as_dict(steps: Sequence[Step]) -> Plan:
+def _guarded(kept_back: Sequence[str], redirected_to: str | None) -> Guarded:
+    """Only where it is kept from somebody."""
+    found: Guarded = {}
+    if kept_back:
+        found["kept_back"] = list(kept_back)
+    if redirected_to:
+        found["redirected_to"] = redirected_to
+    return found
+
+
+def plan_as_dict(steps: Sequence[Step], kept_back: KeptBack) -> Plan:
     """What would be done with each service."""
     return {
         "result": "dry run",
@@ -304,6 +330,7 @@ def plan_as_dict(steps: Sequence[Step]) -> Plan:
             {"service": step.service.name, "decision": step.decision, "reason": step.reason}
             for step in steps
         ],
+        **_guarded(kept_back.addresses, kept_back.redirected_to),
     }
 
 

@@ -23,6 +23,7 @@ from endpoints.sending.answers import (
     Answered,
     HowToSend,
     Invalid,
+    Plan,
     Result,
     batch_as_dict,
     delivery_as_dict,
@@ -158,7 +159,7 @@ def _send(
     if isinstance(body, Batch):
         return _send_batch(pool, body, only)
     if body.dry_run:
-        return plan_as_dict(pool.plan(body, only)), HTTPStatus.OK, {}
+        return _plan(pool, body, only), HTTPStatus.OK, {}
     key = once(only.name if only else None)
     forget_files()
     is_for_later = waits(pool) or pool.has_to_wait(body, only)
@@ -181,7 +182,7 @@ def _send_batch(
             results[number] = _invalid(error)
             continue
         if message.dry_run:
-            results[number] = plan_as_dict(pool.plan(message, only))
+            results[number] = _plan(pool, message, only)
         else:
             messages[number] = message
             size += message.rendered_size
@@ -210,6 +211,12 @@ def _headers(deliveries: Sequence[Delivery]) -> dict[str, str]:
     if prefers_to_go_on() and any(delivery.outcome == QUEUED for delivery in deliveries):
         headers["Preference-Applied"] = "respond-async"
     return headers
+
+
+def _plan(
+    pool: PooledEmailService, message: EmailMessage, only: AbstractEmailService | None
+) -> Plan:
+    return plan_as_dict(pool.plan(message, only), pool.guard.apply(message)[1])
 
 
 def _invalid(error: InvalidInput) -> Invalid:
