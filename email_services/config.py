@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hmac
-import json
 import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-import requests
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -27,6 +24,7 @@ from sqlalchemy.exc import ArgumentError
 
 from email_services.abstract import AbstractEmailService, Key, Seconds
 from email_services.addresses import Mailbox, canonical_domain
+from email_services.config_source import Path, Problems, parsed, printable, read_source
 from email_services.exceptions import (
     ConfigError,
     Names,
@@ -47,7 +45,6 @@ from email_services.providers import find_provider, provider_names
 from email_services.store import DEFAULT_URL, Store
 from email_services.streams import BUILT_IN, Stream
 
-_Path = tuple[int | str, ...]
 _Model = TypeVar("_Model", bound=BaseModel)
 logger = logging.getLogger(__name__)
 
@@ -205,15 +202,13 @@ def load_config(source: str | None = None) -> Config:
     Raises ConfigError with one line that names the file and, for each problem, its JSON path.
     """
     source = source or os.environ.get("EMAIL_CONFIG") or "config.json"
-    name = _printable(source)
-    problems = _Problems()
-    try:
-        given = json.loads(_read(source, name), object_pairs_hook=_without_duplicates)
-        given = _with_environment(given, (), problems)
-    except RecursionError:
-        raise ConfigError(f"{name}: it is nested too deeply") from None
-    except ValueError as error:  # not JSON, not UTF-8, or a key given twice
-        raise ConfigError(f"{name}: {error}") from None
+    return checked_config(read_source(source), printable(source))
+
+
+def checked_config(text: str, name: str) -> Config:
+    """What `text` configures, which came from what is called `name`. Raises ConfigError."""
+    problems = Problems()
+    given = parsed(text, name, problems)
     file = _validated(ConfigFile, given, (), problems)
     domains = _domains(file, problems) if file else []
     if file is None or problems:
@@ -227,76 +222,7 @@ def load_config(source: str | None = None) -> Config:
     return config
 
 
-class _Problems:
-    """What is wrong, by JSON path, in the order found."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-
-    def add(self, path: _Path, sentence: str) -> None:
-        self._lines.append(f"{_json_path(path)}: {sentence.rstrip('.')}")
-
-    def __bool__(self) -> bool:
-        return bool(self._lines)
-
-    def __str__(self) -> str:
-        return "; ".join(self._lines)
-
-
-def _json_path(path: _Path) -> str:
-    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return "".join(parts).lstrip(".") or "the file"
-
-
-def _read(source: str, name: str) -> str:
-    try:
-        if re.match(r"https?://", source):
-            response = requests.get(source, timeout=10)
-            response.raise_for_status()
-            return response.content.decode("utf-8-sig")
-        return Path(source).read_text(encoding="utf-8-sig")
-    except requests.HTTPError as error:
-        raise ConfigError(f"{name}: HTTP {error.response.status_code}") from None
-    except requests.RequestException:
-        raise ConfigError(f"{name}: could not be fetched") from None
-    except OSError as error:
-        raise ConfigError(f"{name}: {error.strerror}") from None
-
-
-def _printable(source: str) -> str:
-    """The source without what may be secret in a URL."""
-    try:
-        url = urlsplit(source)
-    except ValueError:
-        return "the URL of the configuration"
-    host = url.netloc.rpartition("@")[2]
-    return f"{url.scheme}://{host}{url.path}" if url.netloc else source
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key '{twice}' is given twice in one object")
-    return result
-
-
-def _with_environment(value: Any, path: _Path, problems: _Problems) -> Any:
-    """`value` with each "env:NAME" in it replaced by that variable of the environment."""
-    if isinstance(value, dict):
-        return {k: _with_environment(v, (*path, k), problems) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_with_environment(v, (*path, i), problems) for i, v in enumerate(value)]
-    if isinstance(value, str) and value.startswith("env:"):
-        variable = value.removeprefix("env:")
-        if variable not in os.environ:
-            problems.add(path, f"the environment has no variable {variable}")
-        return os.environ.get(variable, "unset")
-    return value
-
-
-def _validated(model: type[_Model], given: Any, path: _Path, problems: _Problems) -> _Model | None:
+def _validated(model: type[_Model], given: Any, path: Path, problems: Problems) -> _Model | None:
     try:
         return model.model_validate(given)
     except ValidationError as error:
@@ -312,7 +238,7 @@ def _validated(model: type[_Model], given: Any, path: _Path, problems: _Problems
     return None
 
 
-def _domains(file: ConfigFile, problems: _Problems) -> list[EmailDomain]:
+def _domains(file: ConfigFile, problems: Problems) -> list[EmailDomain]:
     seen: set[str] = set()
     domains = []
     for index, settings in enumerate(file.email_services):
@@ -327,7 +253,7 @@ def _domains(file: ConfigFile, problems: _Problems) -> list[EmailDomain]:
 
 
 def _streams(
-    domain: DomainSettings, services: set[str], path: _Path, problems: _Problems
+    domain: DomainSettings, services: set[str], path: Path, problems: Problems
 ) -> dict[str, Stream]:
     """Those that every domain has, and its own."""
     streams = dict(BUILT_IN)
@@ -343,7 +269,7 @@ def _streams(
 
 
 def _services(
-    domain: DomainSettings, domain_path: _Path, problems: _Problems
+    domain: DomainSettings, domain_path: Path, problems: Problems
 ) -> list[AbstractEmailService]:
     services: dict[str, AbstractEmailService] = {}
     for given_name, given in domain.enabled_services.items():

@@ -247,6 +247,16 @@ PROBLEMS = [
         changed("root_api_key", "env:NO_SUCH_VARIABLE"),
         "root_api_key: the environment has no variable NO_SUCH_VARIABLE",
     ),
+    (
+        changed("root_api_key", "file:/no/such/secret"),
+        "root_api_key: /no/such/secret cannot be read: No such file or directory",
+    ),
+    (changed("root_api_key", "file:/dev/zero"), "root_api_key: /dev/zero is no file"),
+    (changed("root_api_key", "file:/etc"), "root_api_key: /etc is no file"),
+    (
+        changed("root_api_key", "file:secret"),
+        "root_api_key: 'file:secret' should name a whole path",
+    ),
 ]
 
 
@@ -335,6 +345,28 @@ def test_keys_may_come_from_the_environment(load, monkeypatch):
     assert config.is_root(["from-the-environment"])
     mailgun = next(s for s in config.domain("example.com").services if s.name == "mailgun")
     assert mailgun.api_key == "also-from-there"
+
+
+def test_any_value_may_come_from_a_file_without_its_last_line_end(load, tmp_path):
+    secrets = {"root": "from-a-file\n", "key": "also-from-there", "port": "2525\r\n"}
+    for name, value in secrets.items():
+        (tmp_path / name).write_bytes(value.encode())
+    smtp = {"host": "localhost", "port": f"file:{tmp_path}/port", "priority_value": 1}
+    content = changed(*SERVICES, "smtp", smtp)
+    content["email_services"][0]["enabled_services"]["Mailgun"]["api_key"] = f"file:{tmp_path}/key"
+    config = load({**content, "root_api_key": f"file:{tmp_path}/root"})
+    assert config.is_root(["from-a-file"])
+    services = {service.name: service for service in config.domain("example.com").services}
+    assert services["mailgun"].api_key == "also-from-there"
+    assert services["smtp"].settings.port == 2525
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"k" * 100_000])
+def test_a_file_that_holds_no_secret_is_named_and_never_quoted(content, load, tmp_path):
+    (tmp_path / "secret").write_bytes(content)
+    error = error_of(load, changed("root_api_key", f"file:{tmp_path}/secret"), tmp_path)
+    assert f"root_api_key: {tmp_path}/secret" in error
+    assert "kkkk" not in error
 
 
 def test_the_file_is_found_by_argument_environment_or_name(tmp_path, monkeypatch):

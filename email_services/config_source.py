@@ -1,0 +1,143 @@
+"""Where config.json comes from, and its values that stand for a secret kept elsewhere.
+
+A string may be "env:NAME", the variable NAME of the environment, or "file:/run/secrets/name", what
+is in that file: so that a configuration holds no secret, wherever it rests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path as FilePath
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import requests
+
+from email_services.exceptions import ConfigError
+
+Path = tuple[int | str, ...]
+"""Where something stands in the file."""
+
+MAX_SECRET_BYTES: Final = 64 * 1024
+"""More is no secret, but the wrong file."""
+
+_UNRESOLVED: Final = "unset"
+"""In the place of a value that is missing, so that its other problems are told, too."""
+
+
+class Problems:
+    """What is wrong, by JSON path, in the order found."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def add(self, path: Path, sentence: str) -> None:
+        """There is this problem at `path`."""
+        self._lines.append(f"{_json_path(path)}: {sentence.rstrip('.')}")
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def __str__(self) -> str:
+        return "; ".join(self._lines)
+
+
+def _json_path(path: Path) -> str:
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return "".join(parts).lstrip(".") or "the file"
+
+
+def read_source(source: str) -> str:
+    """The text at a path or URL. Raises ConfigError."""
+    name = printable(source)
+    try:
+        if re.match(r"https?://", source):
+            response = requests.get(source, timeout=10)
+            response.raise_for_status()
+            return response.content.decode("utf-8-sig")
+        return FilePath(source).read_text(encoding="utf-8-sig")
+    except requests.HTTPError as error:
+        raise ConfigError(f"{name}: HTTP {error.response.status_code}") from None
+    except requests.RequestException:
+        raise ConfigError(f"{name}: could not be fetched") from None
+    except OSError as error:
+        raise ConfigError(f"{name}: {error.strerror}") from None
+    except ValueError as error:  # not UTF-8
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def printable(source: str) -> str:
+    """The source without what may be secret in a URL."""
+    try:
+        url = urlsplit(source)
+    except ValueError:
+        return "the URL of the configuration"
+    host = url.netloc.rpartition("@")[2]
+    return f"{url.scheme}://{host}{url.path}" if url.netloc else source
+
+
+def parsed(text: str, name: str, problems: Problems) -> Any:
+    """The JSON in `text` with the values that it refers to. Raises ConfigError if it is none."""
+    try:
+        return _resolved(json.loads(text, object_pairs_hook=_without_duplicates), (), problems)
+    except RecursionError:
+        raise ConfigError(f"{name}: it is nested too deeply") from None
+    except ValueError as error:  # not JSON, or a key given twice
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key '{twice}' is given twice in one object")
+    return result
+
+
+def _resolved(value: Any, path: Path, problems: Problems) -> Any:
+    """`value` with what each "env:NAME" and "file:/NAME" in it stands for."""
+    if isinstance(value, dict):
+        return {k: _resolved(v, (*path, k), problems) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_resolved(v, (*path, i), problems) for i, v in enumerate(value)]
+    if not is_reference(value):
+        return value
+    kind, _, where = value.partition(":")
+    try:
+        return _variable(where) if kind == "env" else _content(where)
+    except LookupError as error:
+        problems.add(path, str(error.args[0]))
+        return _UNRESOLVED
+
+
+def is_reference(value: object) -> bool:
+    """Whether it stands for a value that is kept elsewhere."""
+    return isinstance(value, str) and value.startswith(("env:", "file:"))
+
+
+def _variable(name: str) -> str:
+    if name not in os.environ:
+        raise LookupError(f"the environment has no variable {name}")
+    return os.environ[name]
+
+
+def _content(path: str) -> str:
+    """What is in a file, without the line's end that editors and `echo` leave behind it."""
+    if not path.startswith("/"):
+        raise LookupError(f"'file:{path}' should name a whole path: file:/run/secrets/name")
+    try:
+        file = FilePath(path)
+        if file.exists() and not file.is_file():
+            raise LookupError(f"{path} is no file")
+        with file.open("rb") as opened:
+            content = opened.read(MAX_SECRET_BYTES + 1)
+        if len(content) > MAX_SECRET_BYTES:
+            raise LookupError(f"{path} is larger than a secret")
+        return content.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+    except OSError as error:
+        raise LookupError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:  # not UTF-8, or a path that can be none
+        raise LookupError(f"{path} does not hold text in UTF-8") from None
