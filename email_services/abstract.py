@@ -46,6 +46,9 @@ class ServiceSettings(BaseModel):
     priority_value: int | float = Field(
         allow_inf_nan=False, description="A higher value is tried first; equals share the load."
     )
+    weight: int | float = Field(
+        1, ge=0.001, le=1000, description="Its part of the load among equals: 3 is three to one."
+    )
     timeout_seconds: Seconds = Field(
         10, description="Seconds this service may take for one message, without its upload."
     )

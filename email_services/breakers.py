@@ -81,15 +81,13 @@ class CircuitBreakers:
     def plan(
         self, services: Sequence[AbstractEmailService], *, in_order: bool = False
     ) -> list[Step]:
-        """What is to be done with each of `services` now; by priority, equals in random order.
+        """What is to be done with each of `services` now; by priority, equals at random.
 
         in_order: as they are given instead.
         """
         states, now = self._states(), self._now()
-        services = list(services)
         if not in_order:
-            random.shuffle(services)
-            services.sort(key=lambda service: -service.priority_value)  # keeps the order of equals
+            services = shuffled(services, random.expovariate)
         return [self._step(s, states.get(s.name, ServiceState()), now) for s in services]
 
     def forced(self, service: AbstractEmailService) -> Step:
@@ -232,6 +230,17 @@ class CircuitBreakers:
     ) -> None:
         with without_the_store(self._email_domain):
             self._store.change_service(self._email_domain, step.service.name, change, self._now())
+
+
+def shuffled(
+    services: Sequence[AbstractEmailService], wait: Callable[[float], float]
+) -> list[AbstractEmailService]:
+    """The services by priority, and equals in a random order in which their weights tell.
+
+    Of equals, each is the first as often as its weight is part of all of theirs, and so on among
+    the rest. wait: a random time until what happens at the given rate happens (exponential).
+    """
+    return sorted(services, key=lambda s: (-s.priority_value, wait(s.settings.weight)))
 
 
 @contextmanager

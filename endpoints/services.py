@@ -163,6 +163,7 @@ class Service(Failure, Health):
 
     service: Annotated[str, told("The provider.")]
     priority_value: Annotated[float, told("The highest is tried first.")]
+    weight: Annotated[float, told("Its part of the load among those of equal priority.")]
     timeout_seconds: Annotated[float, told("What one attempt may take, without its upload.")]
     send_url: Annotated[str, told("Sends through this service alone.")]
     fail_url: Annotated[str, told("Switches its simulated failure.")]
@@ -430,6 +431,7 @@ def _service(
     found: Service = {
         "service": service.provider,
         "priority_value": service.priority_value,
+        "weight": service.settings.weight,
         "timeout_seconds": service.settings.timeout_seconds,
         **_failure(pool.breakers.drill_in(state)),
         **_health(pool, state),

@@ -315,6 +315,7 @@ def listed_service(name: str, priority: int) -> dict:
     return {
         "service": "maildir",
         "priority_value": priority,
+        "weight": 1,
         "timeout_seconds": 10,
         "simulated_failure_enabled": False,
         "health": "working",
