@@ -82,7 +82,17 @@ def _public(kind: type) -> set[str]:
 
 
 FOR_READERS = frozenset(
-    {"check", "count_wrong_keys", "messages", "outcomes", "remove_old", "secret", "service_changes"}
+    {
+        "check",
+        "count_messages",
+        "count_wrong_keys",
+        "index",
+        "messages",
+        "outcomes",
+        "remove_old",
+        "secret",
+        "service_changes",
+    }
     | _public(Outbox)
 )
 """What no send calls, with what only the queue does; for the rest a `NullStore` has to stand in."""

@@ -240,7 +240,7 @@ def test_messages_are_found_newest_first(wanted, expected, store):
 
 @pytest.mark.parametrize("recipient", ["ada@example.org", "example.org"])
 def test_a_search_goes_on_until_it_has_found_enough(recipient, store, monkeypatch):
-    monkeypatch.setattr("email_services.store.messages.MOST_CANDIDATES", 10)
+    monkeypatch.setattr("email_services.store.search.MOST_CANDIDATES", 10)
     outcomes = ["sent" if number % 30 == 0 else "not sent" for number in range(100)]
     store.log_messages([logged(n, outcome=outcome) for n, outcome in enumerate(outcomes)])
     found = store.messages("example.com", NOW, recipient=recipient, outcome="sent", limit=3)
@@ -343,6 +343,7 @@ def readers(store) -> list:
         lambda: store.messages("example.com", NOW),
         lambda: store.messages("example.com", NOW, recipient="ada@example.org"),
         lambda: store.messages("example.com", NOW, recipient="ada"),
+        lambda: store.messages("example.com", NOW, words="ada"),
         lambda: store.outcomes("example.com", NOW, NOW),
         lambda: store.service_changes("example.com"),
     ]

@@ -16,11 +16,11 @@ from email_services.store.messages import (
     IN_PROGRESS,
     QUEUED,
     LoggedMessage,
-    Messages,
 )
 from email_services.store.migrations import MIGRATIONS
 from email_services.store.outbox import Again, Claimed, Depth, Ended, Outbox, Waiting
 from email_services.store.schema import DEFAULT_STREAM
+from email_services.store.search import Search
 from email_services.store.services import Services, ServiceState
 
 __all__ = [
@@ -44,7 +44,7 @@ __all__ = [
 DEFAULT_URL: Final = "sqlite:///state.sqlite3"
 
 
-class Store(Services, Messages, Keys, Access, Outbox):
+class Store(Services, Search, Keys, Access, Outbox):
     """The shared state. Every method raises StoreUnavailable if the database does not answer.
 
     keep_seconds: how long the message log and the record of changes go back.

@@ -26,6 +26,7 @@ from email_services.store.engines import (
     NotConnected,
     is_out_of_reach,
     lift_limits,
+    limited,
     make_autocommit,
     make_engine,
     make_log_engine,
@@ -373,10 +374,11 @@ class Database:
                 yield connection
 
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
+    def _reading(self, most_seconds: float | None = None) -> Iterator[Connection]:
         """For who looks at the log, however long it takes, at nobody's cost but their own.
 
-        Raises SearchTooSlow, and StoreUnavailable.
+        most_seconds: for each statement, LOG_SECONDS by default. Raises SearchTooSlow, and
+        StoreUnavailable.
         """
         self._ensure_schema()
         now = time.monotonic()
@@ -384,8 +386,10 @@ class Database:
             raise StoreUnavailable("The state database does not answer.")
         try:
             with self._log.connect() as connection:
-                connection.info["until"] = time.monotonic() + LOG_SECONDS
-                yield connection
+                seconds = LOG_SECONDS if most_seconds is None else most_seconds
+                connection.info["until"] = time.monotonic() + seconds
+                with limited(connection, seconds):
+                    yield connection
         except UNAVAILABLE as error:
             if isinstance(error, PoolTimeoutError) or was_stopped(error):
                 raise SearchTooSlow from error

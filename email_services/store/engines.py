@@ -198,6 +198,23 @@ def lift_limits(connection: Connection) -> None:
     connection.exec_driver_sql("SET statement_timeout = 0")
 
 
+@contextmanager
+def limited(connection: Connection, seconds: float) -> Iterator[None]:
+    """Have PostgreSQL give each statement of a reader of the log no more than that, if it is less.
+
+    SQLite's look at the connection's `info["until"]`.
+    """
+    if seconds >= LOG_SECONDS or connection.dialect.name == "sqlite":
+        yield
+        return
+    connection.exec_driver_sql(f"SET statement_timeout = {int(seconds * 1000)}")
+    try:
+        yield
+    finally:
+        if not connection.invalidated:
+            connection.exec_driver_sql("RESET statement_timeout")
+
+
 class PostgreSQL(psycopg.Connection[Any]):
     """A connection on which nobody waits for long, not even for a server that is frozen.
 

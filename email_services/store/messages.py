@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
-    Connection,
     Row,
     Select,
     Table,
@@ -26,9 +23,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
-from email_services.exceptions import UNKNOWN, SearchTooSlow
+from email_services.exceptions import UNKNOWN
 from email_services.store.database import REMOVED_AT_ONCE, Database, Place, in_parts
-from email_services.store.schema import DEFAULT_STREAM, MESSAGES, RECIPIENTS
+from email_services.store.schema import DEFAULT_STREAM, MESSAGES
 
 IN_PROGRESS: Final = "in progress"
 QUEUED: Final = "queued"
@@ -37,9 +34,6 @@ CANCELLED: Final = "cancelled"
 
 REMOVED_PARTS: Final = 25
 """Transactions for messages with their recipients, of which one may have a thousand."""
-
-MOST_CANDIDATES: Final = 5000
-"""Recipients looked at in one step of a search; a statement may not have many more parameters."""
 
 # What every message asks is made once: making a statement costs more than carrying it out.
 OUTCOME_COLUMNS: Final = (
@@ -66,8 +60,6 @@ _REMOVE_MESSAGES: Final = delete(MESSAGES).where(
 
 SIZES: Final = select(MESSAGES.c.at, MESSAGES.c.message_id, MESSAGES.c.recipients)
 """What it takes to know how many rows messages have in the log, and where they are."""
-
-_WHOLE_ADDRESS: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
 
 
 @dataclass(frozen=True)
@@ -129,47 +121,6 @@ class Messages(Database):
         if lost := [message for message in messages if message.message_id not in known]:
             self._write(LOG_MESSAGE, [message_columns(message) for message in lost])
 
-    def messages(
-        self,
-        email_domain: str,
-        now: float,
-        *,
-        message_id: str | None = None,
-        recipient: str | None = None,
-        outcome: str | None = None,
-        service: str | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        before: Place | None = None,
-        limit: int = 50,
-    ) -> list[LoggedMessage]:
-        """The domain's messages, newest first.
-
-        recipient: an address, or a part of one. service: one that was tried.
-        since, until: bounds of the time. before: the place where the page before ended. One that
-        was cut off is unknown. Raises SearchTooSlow.
-        """
-        table = MESSAGES.c
-        oldest = now - self._keep_seconds
-        bounds = Bounds(oldest if since is None else max(since, oldest), until, before)
-        became = _became(now)
-        others = [column for column in table if column is not table.outcome]
-        query = select(*others, became.label("outcome")).where(table.email_domain == email_domain)
-        if message_id:
-            query = query.where(table.message_id == message_id)
-        if service:
-            query = query.where(table.attempts.contains(f'"service": "{service}"', autoescape=True))
-        if outcome:
-            query = query.where(became == outcome)
-        query = query.order_by(*newest_first(MESSAGES))
-        with self._reading() as connection:
-            if recipient:
-                to = _is_to(email_domain, recipient.lower())
-                rows: Iterable[Row[Any]] = _found_by_recipient(connection, query, to, bounds, limit)
-            else:
-                rows = connection.execute(bounds.applied(query, MESSAGES).limit(limit))
-            return [logged_message(row) for row in rows]
-
     def outcomes(
         self, email_domain: str, now: float, since: float
     ) -> list[tuple[str | None, str, int]]:
@@ -180,7 +131,7 @@ class Messages(Database):
         """
         table = MESSAGES.c
         query = (
-            select(table.service_used, _became(now).label("became"), func.count().label("number"))
+            select(table.service_used, became(now).label("became"), func.count().label("number"))
             .where(table.email_domain == email_domain, table.at >= since)
             .group_by(table.service_used, "became")
         )
@@ -208,11 +159,15 @@ class Messages(Database):
 
 @dataclass(frozen=True)
 class Bounds:
-    """Between which times messages are wanted. before: the place at which the page before ended."""
+    """Between which times messages are wanted.
+
+    before: the place at which the page before ended. down_to: the last place that is wanted.
+    """
 
     since: float | None = None
     until: float | None = None
     before: Place | None = None
+    down_to: Place | None = None
 
     def applied(self, query: Select[Any], table: Table) -> Select[Any]:
         """`query`, of the messages or their recipients, within these bounds."""
@@ -225,6 +180,10 @@ class Bounds:
             time_, id_ = self.before
             earlier = or_(at < time_, and_(at == time_, table.c.message_id < id_))
             query = query.where(at <= time_, earlier)  # the first for the index
+        if self.down_to:
+            time_, id_ = self.down_to
+            later = or_(at > time_, and_(at == time_, table.c.message_id >= id_))
+            query = query.where(at >= time_, later)
         return query
 
 
@@ -287,46 +246,7 @@ def is_cut_off(deadline: Any, now: float) -> Any:
     return deadline <= now
 
 
-def _became(now: float) -> ColumnElement[str]:
+def became(now: float) -> ColumnElement[str]:
     """The outcome of a message, where one that was cut off is unknown."""
     cut_off = and_(MESSAGES.c.outcome == IN_PROGRESS, is_cut_off(MESSAGES.c.deadline, now))
     return case((cut_off, UNKNOWN), else_=MESSAGES.c.outcome)
-
-
-def _is_to(email_domain: str, recipient: str) -> ColumnElement[bool]:
-    """Whether a row of the recipients is of that address, or has that part of one."""
-    table = RECIPIENTS.c
-    is_it = table.address == recipient
-    if not _WHOLE_ADDRESS.fullmatch(recipient):
-        is_it = table.address.contains(recipient, autoescape=True)
-    return and_(table.email_domain == email_domain, is_it)
-
-
-def _found_by_recipient(
-    connection: Connection,
-    query: Select[Any],
-    to: ColumnElement[bool],
-    bounds: Bounds,
-    limit: int,
-) -> list[Row[Any]]:
-    """The newest messages of `query` within `bounds` that have such a recipient.
-
-    No join, of which a database may think that it is best begun at the other end: the recipients
-    are gone through from the newest on, a larger part of them each time, until enough of their
-    messages are in `query`.
-    """
-    found: list[Row[Any]] = []
-    number = 4 * limit
-    while True:
-        candidates = select(RECIPIENTS.c.at, RECIPIENTS.c.message_id).where(to)
-        candidates = bounds.applied(candidates, RECIPIENTS).order_by(*newest_first(RECIPIENTS))
-        some = connection.execute(candidates.limit(number)).all()
-        if some:
-            ids = {row.message_id for row in some}
-            found += connection.execute(query.where(MESSAGES.c.message_id.in_(ids))).all()
-        if len(found) >= limit or len(some) < number:
-            return found[:limit]
-        if time.monotonic() > connection.info["until"]:
-            raise SearchTooSlow
-        bounds = replace(bounds, before=(some[-1].at, some[-1].message_id))
-        number = min(4 * number, MOST_CANDIDATES)

@@ -18,6 +18,7 @@ from email_services.store.schema import (
     SECRETS,
     WRONG_KEYS,
 )
+from email_services.store.words import index_some, make_index
 
 FILLED_AT_ONCE: Final = 500
 """Rows in one part of a step that goes over all there is."""
@@ -129,6 +130,18 @@ def _keep_who_was_kept_from_what(connection: Connection) -> None:
     _add_columns(connection, "messages", kept_back="TEXT", redirected_to="TEXT")
 
 
+def _make_an_index_of_words(connection: Connection) -> None:
+    _add_columns(connection, "messages", number="BIGINT")
+    for index in MESSAGES.indexes:
+        index.create(connection, checkfirst=True)
+    make_index(connection)
+
+
+def _index_words(connection: Connection, _: Place | None) -> Place | None:
+    """Of all messages of before there was such an index, but for those in progress."""
+    return (0.0, "") if index_some(connection, now=0.0) else None
+
+
 def _add_columns(connection: Connection, table: str, **kinds: str) -> None:
     """Those that are not there: a new database has all since the first step."""
     there = {column["name"] for column in inspect(connection).get_columns(table)}
@@ -150,5 +163,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     _keep_since_when_services_fail,
     _add_the_outbox,
     _keep_who_was_kept_from_what,
+    _make_an_index_of_words,
+    LongStep(_index_words),
 )
 """Step n brings a database from version n to version n + 1. Append; never change one."""

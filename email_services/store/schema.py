@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -15,6 +16,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 from sqlalchemy.dialects import postgresql
 
@@ -22,6 +24,14 @@ METADATA = MetaData()
 
 DEFAULT_STREAM: Final = "default"
 """What a message goes in that names no other."""
+
+NOT_ALL_IS_WELL = "outcome <> 'sent'"
+"""For an index to be used, a statement has to say it in these words."""
+
+
+def _where(condition: str) -> dict[str, Any]:
+    return dict.fromkeys(("sqlite_where", "postgresql_where"), text(condition))
+
 
 VERSIONS = Table("schema_version", METADATA, Column("version", Integer, primary_key=True))
 
@@ -80,8 +90,13 @@ MESSAGES = Table(
     Column("stream", String(64), nullable=False, server_default=DEFAULT_STREAM),
     Column("kept_back", Text),  # those of the recipients whom it was kept from, likewise
     Column("redirected_to", Text),
+    Column("number", BigInteger),  # its number in the index of words
     Index("messages_by_domain", "email_domain", "at", "message_id"),
     Index("messages_by_time", "at"),
+    Index("messages_by_number", "number", **_where("number IS NOT NULL")),
+    Index("messages_to_index", "at", **_where("number IS NULL")),
+    # What was sent is most of it, and what is looked for mostly is the rest.
+    Index("messages_in_trouble", "email_domain", "at", "message_id", **_where(NOT_ALL_IS_WELL)),
 )
 RECIPIENTS = Table(
     "recipients",
