@@ -9,6 +9,7 @@ from gunicorn.http.errors import ParseException
 
 from browsable_api import BrowsableAPI
 from email_services.config import Config, load_config
+from email_services.counters import RELOADED
 from email_services.exceptions import EmailServicesError
 from email_services.pool import MANY
 from email_services.queue import CALLS, Dispatcher
@@ -23,6 +24,7 @@ from endpoints.sending import views as sending
 from endpoints.sending.bodies import MAX_JSON, max_body_bytes
 from endpoints.sessions import TOKEN_FIELD, vary_by_cookie
 from server.proxies import trusted_proxies
+from server.traffic import count_answer
 
 ROOMS = (sending, log, services, signing_in, operating)
 """In the order in which a person would look for them."""
@@ -67,4 +69,6 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     app.context_processor(signing_in.page_variables)
     app.context_processor(page_addresses)
     app.after_request(vary_by_cookie)
+    app.after_request(count_answer)
+    RELOADED.set(1)
     return app

@@ -9,9 +9,12 @@ from typing import Any
 
 from gunicorn.systemd import listen_fds
 
-from email_services.queue import CALLS
+from server import slots
 from server.proxies import trusted_proxies
-from server.worker import ARRIVING, Worker
+
+slots.share_counts()
+from email_services.queue import CALLS  # noqa: E402 - it counts
+from server.worker import ARRIVING, Worker  # noqa: E402 - likewise
 
 # What we write holds addresses and subjects: the state, and the mail of maildir services.
 os.umask(0o077)
@@ -104,6 +107,26 @@ def on_starting(arbiter: Any) -> None:
                 raise SystemExit(
                     f"Nobody can listen at {where}: {error.strerror}. Choose another $PORT."
                 ) from None
+
+
+def pre_fork(arbiter: Any, worker: Worker) -> None:
+    """Say where the worker counts."""
+    slots.assign(worker, arbiter.WORKERS.values())
+
+
+def post_fork(_arbiter: Any, worker: Worker) -> None:
+    """Count there."""
+    slots.begin(worker)
+
+
+def child_exit(_arbiter: Any, worker: Worker) -> None:
+    """The worker is gone, however it ended."""
+    slots.give_up(worker)
+
+
+def on_exit(_arbiter: Any) -> None:
+    """The end."""
+    slots.stop_sharing()
 
 
 log_level = os.environ.get("LOG_LEVEL", "info").upper()

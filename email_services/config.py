@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
+import json
 import logging
 import os
 import re
@@ -162,10 +164,11 @@ class Config:
 
     production: listings need a key, and keys are never shown. state_url: where the state is.
     message_retention_days: how long the message log is kept. max_message_bytes: what a message may
-    hold, its files as they are. cors_origins: of the sites whose pages may ask.
+    hold, its files as they are. cors_origins: of the sites whose pages may ask. given: what it was
+    made of, as data.
     """
 
-    def __init__(self, file: ConfigFile, domains: list[EmailDomain]) -> None:
+    def __init__(self, file: ConfigFile, domains: list[EmailDomain], given: Any = None) -> None:
         self.production = file.production
         self.state_url = os.environ.get("DATABASE_URL") or file.state_url or DEFAULT_URL
         self.message_retention_days = file.message_retention_days
@@ -173,6 +176,14 @@ class Config:
         self.cors_origins = file.cors_origins
         self.root_api_key = file.root_api_key
         self.domains = {domain.email_domain: domain for domain in domains}
+        self._digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).digest()
+
+    def fingerprint(self, salt: str) -> str:
+        """The same for the same configuration, its keys included, on all that share `salt`.
+
+        salt: a secret, without which nobody can try whether a key is the one in it.
+        """
+        return hmac.new(salt.encode(), self._digest, hashlib.sha256).hexdigest()[:16]
 
     def domain(self, name: str) -> EmailDomain:
         """The domain `name`, however it is spelled. Raises UnknownDomain."""
@@ -213,7 +224,7 @@ def checked_config(text: str, name: str) -> Config:
     domains = _domains(file, problems) if file else []
     if file is None or problems:
         raise ConfigError(f"{name}: {problems}")
-    config = Config(file, domains)
+    config = Config(file, domains, {**given, "state_url": None})  # each may reach it its own way
     _refuse_state_without_a_file(config.state_url)
     _refuse_or_warn(config, name)
     for domain in config.domains.values():

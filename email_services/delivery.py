@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any, Final
 
 from email_services.abstract import Acceptance
@@ -109,6 +110,14 @@ class Delivery:
         """Whether it was sent to some of its recipients, and surely not, or perhaps, to others."""
         outcomes = {recipient.outcome for recipient in self.recipients}
         return self.outcome == SENT and bool(outcomes - {SENT})
+
+    @property
+    def is_failed_over(self) -> bool:
+        """Whether it was sent in place of a service before, which could have carried it."""
+        before = takewhile(lambda attempt: attempt.outcome != SENT, self.attempts)
+        return self.outcome == SENT and any(
+            a.service != self.service_used and a.code != CannotCarry.code for a in before
+        )
 
     def after_cut_off(self) -> Delivery:
         """The same after an earlier request with its key that was cut off, and may have sent it."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 from email_services.abstract import AbstractEmailService
 from email_services.breakers import GRACE_SECONDS, without_the_store
+from email_services.counters import count_message, count_replays
 from email_services.delivery import Delivery, Run
 from email_services.exceptions import (
     NOT_SENT,
@@ -73,6 +74,7 @@ class Ledger:
                 run.follow(reservation.message)
             if reservation.answer is not None:
                 answered[n] = Delivery.from_stored(reservation.answer)
+        count_replays(self._email_domain, len(answered))
         return answered
 
     def begin(self, runs: Sequence[Run], now: float) -> None:
@@ -107,8 +109,9 @@ class Ledger:
         if keys:
             with without_the_store(self._email_domain):
                 self._store.settle_keys(self._email_domain, now, keys)
-        for run in runs:
+        for run, delivery in zip(runs, deliveries, strict=True):
             run.is_noted = True
+            count_message(self._email_domain, self._stream(run.given).name, delivery)
 
     def queue(
         self,

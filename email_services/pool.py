@@ -11,6 +11,7 @@ from typing import Final
 from email_services.abstract import AbstractEmailService
 from email_services.breakers import CircuitBreakers, Step
 from email_services.bulkhead import Bulkhead
+from email_services.counters import begin_at_zero
 from email_services.delivery import Attempt, Delivery, Run
 from email_services.exceptions import (
     NOT_SENT,
@@ -86,6 +87,7 @@ class PooledEmailService:
         self.queues_unsent = queues_unsent
         self.guard = guard
         self.breakers = CircuitBreakers(email_domain, store, now)
+        begin_at_zero(email_domain, self.services, streams)
         self._ledger = Ledger(email_domain, store, deadline_seconds, streams)
         self._clock = clock
         self._now = now

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from email_services.abstract import AbstractEmailService, Acceptance
 from email_services.breakers import CircuitBreakers, Step
 from email_services.bulkhead import Bulkhead
+from email_services.counters import count_attempt, count_call
 from email_services.delivery import Run
 from email_services.exceptions import AccountRefused, MessageRejected, ProviderError
 from email_services.message import EmailMessage
@@ -189,10 +190,13 @@ class Round:
         else:
             send = partial(self._service.send_batch, [_carried(self._service, r) for r in parcel])
         drill = self.breakers.drill_in(step.state)
+        began = self.clock()
         try:
             return drill.meet(send, timeout) if drill else send(timeout)
         except ProviderError as fault:
             return [fault] * len(parcel)
+        finally:
+            count_call(self._service.email_domain, self._service.name, self.clock() - began)
 
     def _record(
         self, step: Step, parcel: Sequence[Run], results: Sequence[Acceptance | ProviderError]
@@ -204,6 +208,7 @@ class Round:
         faults: dict[int, tuple[ProviderError, list[str]]] = {}
         for run, result in zip(parcel, results, strict=True):
             message_id = run.given.message_id
+            count_attempt(self._service.email_domain, self._service.name, result)
             if isinstance(result, ProviderError):  # a fault of the whole call is the same object
                 faults.setdefault(id(result), (result, []))[1].append(message_id)
             else:

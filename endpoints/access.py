@@ -39,6 +39,9 @@ LISTED: Final = Access(
 )
 """Open outside production, to who shows no key."""
 
+MEASURED: Final = Access(("", "root_key"), ROOT_KEY, "anybody; in production the root key")
+"""What concerns all domains, and is no secret outside production."""
+
 POOL: Final = Access(("pool_key",), POOL_KEY, "the pool key")
 ROOT: Final = Access(("root_key",), ROOT_KEY, "the root key")
 
@@ -47,6 +50,7 @@ _NEEDED: Final = {
     ROOT_OR_POOL: "the root key or the pool key of this domain",
     POOL: "the pool key of this domain",
     ROOT: "the root key",
+    MEASURED: "the root key",
 }
 
 
@@ -97,11 +101,12 @@ def _opens(access: Access, domain: EmailDomain) -> bool:
 def _visible_pools(access: Access) -> list[PooledEmailService]:
     """Of the domains the caller may see."""
     domains = list(mailpool.config.domains.values())
-    own = [domain for domain in domains if has_pool_key(domain)]
+    is_for_pools = "pool_key" in access.schemes
+    own = [domain for domain in domains if is_for_pools and has_pool_key(domain)]
     if own and mailpool.config.production and not is_root():
         domains = own
     elif not (own or is_root() or ("" in access.schemes and _is_open_to_all())):
-        raise _refused(access, needed="the root key or a pool key")
+        raise _refused(access, needed="the root key or a pool key" if is_for_pools else "")
     return [mailpool.pools[domain.email_domain] for domain in domains]
 
 

@@ -30,6 +30,7 @@ DESCRIPTION: Final = "/openapi.json"
 REFERENCE: Final = "/reference"
 HEALTHZ: Final = "/healthz"
 READYZ: Final = "/readyz"
+METRICS: Final = "/metrics"
 
 
 class DomainConverter(BaseConverter):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from flask import Flask, current_app
 from markupsafe import Markup
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 from werkzeug.wrappers import Response
@@ -17,8 +18,11 @@ from browsable_api.errors import told
 from browsable_api.openapi import About, Schema, as_json, describe
 from browsable_api.operations import all_operations
 from email_services import VERSION
+from email_services.counters import counted
 from email_services.exceptions import StoreUnavailable
-from endpoints.addresses import DESCRIPTION, HEALTHZ, READYZ, REFERENCE
+from email_services.gauges import known
+from endpoints.access import MEASURED
+from endpoints.addresses import DESCRIPTION, HEALTHZ, METRICS, READYZ, REFERENCE
 from endpoints.context import mailpool
 from endpoints.rooms import Endpoints
 
@@ -83,6 +87,17 @@ def check_readiness() -> Status:
     """
     mailpool.store.check()
     return {"status": "ready"}
+
+
+@room.operation("GET", METRICS, MEASURED, answers={HTTPStatus.OK: ("text/plain",)})
+def get_metrics() -> Response:
+    """Metrics.
+
+    For Prometheus, of all workers of this machine, and of the services' health. It answers without
+    the database too, with what it counts itself.
+    """
+    told = counted() + known(mailpool.config, mailpool.store, mailpool.pools)
+    return Response(told, content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 _STRING: Final[Schema] = {"type": "string"}

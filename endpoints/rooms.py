@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
 from flask.typing import ResponseReturnValue
+from prometheus_client import Counter
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from browsable_api import Access, APIError, Operation, Room, request
 from browsable_api.errors import Error
 from browsable_api.operations import View
+from email_services.counters import COUNTED
 from email_services.exceptions import (
     EmailServicesError,
     InvalidInput,
     KeyInProgress,
+    KeyMissing,
     KeyRefused,
     KeyReused,
     MessageTooLarge,
@@ -46,6 +49,12 @@ class Fields(BaseModel):
 
 
 Model = TypeVar("Model", bound=BaseModel)
+
+KEYS_REFUSED: Final = Counter(
+    "mailpool_keys_refused_total",
+    "Requests with a key that does not open what they asked for.",
+    registry=COUNTED,
+)
 
 STATUS_OF_ERROR: Final[Mapping[type[EmailServicesError], HTTPStatus]] = {
     MessageTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -224,6 +233,8 @@ def _advice(error: EmailServicesError) -> str:
 def answer_error(error: EmailServicesError) -> ResponseReturnValue:
     """An error of `email_services` in the API's shape."""
     status = next(status for kind, status in STATUS_OF_ERROR.items() if isinstance(error, kind))
+    if isinstance(error, KeyRefused | TooManyWrongKeys) and not isinstance(error, KeyMissing):
+        KEYS_REFUSED.inc()
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers = {"WWW-Authenticate": 'Bearer realm="Mailpool"'}

@@ -25,6 +25,7 @@ from gunicorn.http.errors import (
 
 from browsable_api.app import STANDARD_HEADERS
 from browsable_api.errors import SENTENCES, APIError
+from server.traffic import count_refused
 
 logger = logging.getLogger(__name__)
 access_log = logging.getLogger("access")
@@ -53,6 +54,7 @@ def refuse(client: socket.socket, address: Any, error: BaseException) -> None:
     status, sentence = _status_and_sentence(error)
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("A request could not be handled.", exc_info=error)
+    count_refused(status)
     peer = address[0] if isinstance(address, tuple) else "-"
     access_log.info("%s %d, not read", peer, status)
     answer = whole_answer(status, APIError(status, sentence).as_dict())

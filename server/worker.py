@@ -28,6 +28,7 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 from browsable_api.request import STRANGERS_BYTES
 from server.lanes import Lanes, Ticket
 from server.refusals import refuse, whole_answer
+from server.traffic import IN_PROGRESS, count_refused
 
 access_log = logging.getLogger("access")
 
@@ -261,7 +262,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         conn.init()
         conn.parser.unreader.unread(conn.received)
         conn.received = None
-        return super().handle(conn)
+        with IN_PROGRESS.track_inprogress():
+            return super().handle(conn)
 
     def handle_error(
         self, _req: object, client: socket.socket, addr: Any, exc: BaseException
@@ -295,6 +297,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """Answer a request that gets no thread."""
         with contextlib.suppress(OSError):
             conn.sock.send(_BUSY)
+        count_refused(HTTPStatus.SERVICE_UNAVAILABLE)
         access_log.info("%s 503, no room", conn.client[0] if conn.client else "-")
         self._linger(conn)
 

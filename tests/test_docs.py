@@ -16,6 +16,7 @@ from conftest import PLAIN, POOL, PROVIDER_KEY, make_message
 from conftest import ROOT as WITH_ROOT_KEY
 from contract import Contract, outcome_of
 from messages import PDF
+from prometheus_client.parser import text_string_to_metric_families
 from standins import answer, answer_json, response, send_and_close
 
 from docs import measured, tables
@@ -167,6 +168,19 @@ def test_every_variable_of_the_environment_is_in_the_page_for_operators():
     named -= {"HTTP_HOST", "HTTP_X_FORWARDED_FOR", "PATH_INFO", "REMOTE_ADDR"}  # WSGI's
     assert named >= {"EMAIL_CONFIG", "DATABASE_URL", "PORT", "FORWARDED_ALLOW_IPS"}
     assert {name for name in named if f"`{name}`" not in OPERATING} == set()
+
+
+def test_every_metric_and_its_labels_are_in_the_page_for_operators(make_app, config):
+    client = make_app(config).test_client()
+    client.post("/example.com/send", json=PLAIN, headers=POOL)
+    told = client.get("/metrics").text
+    labels: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(told):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        held = (set(sample.labels) for sample in family.samples)
+        labels[name] = set().union(*held) - {"le"}
+    rows = re.findall(r"^\| `(mailpool_\w+)` \|(.*?)\|", OPERATING, re.MULTILINE)
+    assert {name: set(re.findall(r"`(\w+)`", held)) for name, held in rows} == labels
 
 
 def test_every_kind_of_simulated_failure_is_in_the_page_for_operators():

@@ -183,7 +183,7 @@ class Staged:
     def ask(self, client, method: str, path: str, **asked):
         if method == "POST" and "data" not in asked:
             asked.setdefault("json", BODIES.get(path.rpartition("/")[2], {}))
-        root = path.endswith(("/fail", "/health")) or "/messages" in path
+        root = path.endswith(("/fail", "/health", "/metrics")) or "/messages" in path
         ours = {"Sec-Fetch-Site": "same-origin"} if path == "/preview" else {}
         headers = {**(ROOT if root else POOL), **ours, **asked.pop("headers", {})}
         target = fill(path, self.message_id)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
-from email_services.delivery import Attempt, Run
+from email_services.counters import count_message
+from email_services.delivery import Attempt, Delivery, Run
 from email_services.exceptions import (
     NOT_SENT,
     UNKNOWN,
@@ -141,6 +143,7 @@ class Claim:
     def _settle(self, runs: Sequence[Run]) -> None:
         ended: list[Ended] = []
         again: list[Again] = []
+        deliveries: list[tuple[str, Delivery]] = []
         now = self._now()
         for run in runs:
             item = self._open.pop(run)
@@ -150,10 +153,18 @@ class Claim:
             follows = what_follows(run, item, services, now, self._random)
             if isinstance(follows, Ended):
                 ended.append(follows)
+                delivery = replace(run.delivery(), outcome=follows.outcome)
+                deliveries.append((self._pool.stream(run.given.stream).name, delivery))
             else:
                 again.append(follows)
+
+        def write() -> None:
+            self._store.settle(self._claim, ended, again)
+            for stream, delivery in deliveries:
+                count_message(self._pool.email_domain, stream, delivery)
+
         if ended or again:
-            self._persist(lambda: self._store.settle(self._claim, ended, again))
+            self._persist(write)
 
     def _persist(self, write: Callable[[], None]) -> None:
         """Write it, however long the database is away, as long as this process goes on."""

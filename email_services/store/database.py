@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import PoolProxiedConnection
 
+from email_services.counters import STORE_ERRORS, store_timed
 from email_services.exceptions import SearchTooSlow, StoreUnavailable
 from email_services.store.driver import Rows, Write, as_text
 from email_services.store.engines import (
@@ -393,6 +394,7 @@ class Database:
         except UNAVAILABLE as error:
             if isinstance(error, PoolTimeoutError) or was_stopped(error):
                 raise SearchTooSlow from error
+            STORE_ERRORS.inc()
             self._log_away_until = time.monotonic() + AWAY_SECONDS
             self._is_migrated = False  # it may come back empty
             raise StoreUnavailable("The state database does not answer.") from error
@@ -403,12 +405,15 @@ class Database:
         if time.monotonic() < self._away_until[writes]:
             raise StoreUnavailable("The state database does not answer.")
         try:
-            yield
+            with store_timed(writes=writes):
+                yield
         except IntegrityError:  # another node was first: the caller's to settle
             raise
         except PoolTimeoutError as error:  # many at once, which is no outage
+            STORE_ERRORS.inc()
             raise StoreUnavailable("Too many ask the state database at once.") from error
         except UNAVAILABLE as error:
+            STORE_ERRORS.inc()
             away_until = time.monotonic() + AWAY_SECONDS
             self._away_until[True] = away_until
             if not writes or is_out_of_reach(error):  # no mere lock of another writer

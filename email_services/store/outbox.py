@@ -361,20 +361,23 @@ class Outbox(Database):
         Raises SearchTooSlow.
         """
         table = OUTBOX.c
-        is_ready = table.ready_at <= now
         query = (
-            select(
-                table.stream,
-                func.sum(case((is_ready, 1), else_=0)).label("waiting"),
-                func.sum(case((is_ready, 0), else_=1)).label("scheduled"),
-                func.sum(case((table.tries > 0, 1), else_=0)).label("retrying"),
-                func.min(table.ready_at).label("oldest"),
-            )
+            select(*_depth_columns(now))
             .where(table.email_domain == email_domain)
             .group_by(table.stream)
         )
         with self._reading() as connection:
             return {row.stream: _depth(row, now) for row in connection.execute(query)}
+
+    def all_depths(self, now: float) -> dict[tuple[str, str], Depth]:
+        """The same of all domains, by domain and stream. Raises SearchTooSlow."""
+        table = OUTBOX.c
+        query = select(table.email_domain, *_depth_columns(now)).group_by(
+            table.email_domain, table.stream
+        )
+        with self._reading() as connection:
+            rows = connection.execute(query)
+            return {(row.email_domain, row.stream): _depth(row, now) for row in rows}
 
     def oldest_ready(self, now: float) -> float | None:
         """For how many seconds the message waits that has been ready for longest, of all domains.
@@ -489,6 +492,19 @@ def _claimed(row: Any) -> Claimed:
         tuple(json.loads(row.attempts or "[]")),
         row.handing_to,
     )
+
+
+def _depth_columns(now: float) -> list[ColumnElement[Any]]:
+    """What a Depth is made of, for each stream."""
+    table = OUTBOX.c
+    is_ready = table.ready_at <= now
+    return [
+        table.stream,
+        func.sum(case((is_ready, 1), else_=0)).label("waiting"),
+        func.sum(case((is_ready, 0), else_=1)).label("scheduled"),
+        func.sum(case((table.tries > 0, 1), else_=0)).label("retrying"),
+        func.min(table.ready_at).label("oldest"),
+    ]
 
 
 def _depth(row: Any, now: float) -> Depth:

@@ -19,6 +19,7 @@ KEPT_ERRORS: Final = 5
 """The last faults of a service that are shown."""
 
 _STATES: Final = select(SERVICES).where(SERVICES.c.email_domain == bindparam("email_domain"))
+_ALL_STATES: Final = select(SERVICES)
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Services(Database):
         """What is known of the domain's services, by name; nothing of some."""
         rows = self._read(_STATES, {"email_domain": email_domain})
         return {row["service"]: _state(row) for row in rows}
+
+    def all_service_states(self) -> dict[tuple[str, str], ServiceState]:
+        """The same of all domains, by domain and name."""
+        rows = self._read(_ALL_STATES, {})
+        return {(row["email_domain"], row["service"]): _state(row) for row in rows}
 
     def change_service(
         self,
