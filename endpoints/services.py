@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, cast
 
@@ -14,11 +13,10 @@ from browsable_api import Asked, Form
 from browsable_api.errors import told
 from email_services.abstract import AbstractEmailService
 from email_services.drill import KINDS, Drill, DrillKind
-from email_services.exceptions import NOT_SENT, SENT, UNKNOWN
 from email_services.health import State
 from email_services.message import OnUnknown
 from email_services.pool import PooledEmailService
-from email_services.store import IN_PROGRESS, ServiceState
+from email_services.store import ServiceState
 from endpoints.access import LISTED, ROOT, ROOT_OR_POOL, has_pool_key, is_root
 from endpoints.addresses import (
     DOMAIN,
@@ -32,6 +30,16 @@ from endpoints.addresses import (
 )
 from endpoints.context import mailpool
 from endpoints.messages import MessageInShort, Time, in_short, iso, iso_or_none
+from endpoints.overview import (
+    DomainState,
+    LastDay,
+    LastHour,
+    Trouble,
+    state_of,
+    traffic_of_day,
+    traffic_of_hour,
+    troubles_of,
+)
 from endpoints.rooms import Endpoints, Fields
 
 LAST_MESSAGES: Final = 5
@@ -170,15 +178,6 @@ class Service(Failure, Health):
     health_url: Annotated[str, told("Its health.")]
 
 
-class LastHour(TypedDict):
-    """What became of the messages of the last hour."""
-
-    sent_by: Annotated[dict[str, int], told("How many each service sent.")]
-    not_sent: Annotated[int, told("How many were surely not sent.")]
-    unknown: Annotated[int, told("How many may have been sent.")]
-    in_progress: Annotated[int, told("How many are on their way.")]
-
-
 class Domain(TypedDict):
     """An email domain."""
 
@@ -190,7 +189,19 @@ class Domain(TypedDict):
     deadline_seconds: Annotated[float, told("What all attempts may take together.")]
     on_unknown: Annotated[OnUnknown, told("After an attempt that may have been accepted.")]
     enabled_services: Annotated[dict[str, Service], told("By name, in the order they are tried.")]
+    state: Annotated[
+        DomainState,
+        told(
+            "Whether it can send: `working`, and `rehearsing` with a simulated failure on; "
+            "`impaired` while a service that is not tried first fails; `on_backup` while those "
+            "that are tried first do; `failing` once the last attempt at each failed, and "
+            "`cannot_send` where that was no accident."
+        ),
+    ]
+    state_since: Annotated[Time | None, told("Since when, where that is known.")]
+    troubles: Annotated[list[Trouble], told("What is wrong, for people.")]
     last_hour: Annotated[LastHour, told("What became of the last hour's messages.")]
+    last_day: Annotated[LastDay | None, told("The same; null where they are too many to count.")]
     deliver_only_to: NotRequired[
         Annotated[list[str], told("Where it is guarded, for who has a key: who gets messages.")]
     ]
@@ -376,6 +387,14 @@ def _domain(pool: PooledEmailService) -> Domain:
     domain = mailpool.config.domains[name]
     with_keys = is_root() and not mailpool.config.production
     states = mailpool.store.service_states(name)
+    services = {
+        service.name: _service(pool, service, states, with_keys)
+        for service in pool.services.values()
+    }
+    now = time.time()
+    counted = mailpool.store.counted(name, now)
+    last_hour = traffic_of_hour(counted, now, services)
+    state, since = state_of(services)
     found: Domain = {
         "email_domain": name,
         "url": url_of(DOMAIN, email_domain=name),
@@ -383,40 +402,22 @@ def _domain(pool: PooledEmailService) -> Domain:
         "messages_url": url_of(MESSAGES, email_domain=name),
         "deadline_seconds": pool.deadline_seconds,
         "on_unknown": pool.on_unknown,
-        "enabled_services": {
-            service.name: _service(pool, service, states, with_keys)
-            for service in pool.services.values()
-        },
-        "last_hour": _last_hour(pool),
+        "state": state,
+        "state_since": since,
+        "troubles": troubles_of(name, services, state, since, last_hour),
+        "enabled_services": services,
+        "last_hour": last_hour,
+        "last_day": traffic_of_day(counted, now, services),
     }
     if with_keys:
         found["pool_api_key"] = domain.pool_api_key.get_secret_value()
     if is_root() or has_pool_key(domain):
-        last = mailpool.store.messages(name, time.time(), limit=LAST_MESSAGES)
+        last = mailpool.store.messages(name, now, limit=LAST_MESSAGES)
         found["last_messages"] = [in_short(message) for message in last]
         if pool.guard.is_on:
             found["deliver_only_to"] = [str(p) for p in pool.guard.deliver_only_to or ()]
             found["redirect_to"] = pool.guard.redirect_to and pool.guard.redirect_to.email
     return found
-
-
-def _last_hour(pool: PooledEmailService) -> LastHour:
-    """How many messages of the last hour each service sent, and what became of the others."""
-    now = time.time()
-    became: Counter[str] = Counter()
-    sent_by: Counter[str] = Counter()
-    for service, outcome, number in mailpool.store.outcomes(pool.email_domain, now, now - 3600):
-        if outcome == SENT:
-            sent_by[str(service)] += number
-        else:
-            became[outcome] += number
-    order = [*pool.services, *sorted(set(sent_by) - set(pool.services))]
-    return {
-        "sent_by": {name: sent_by[name] for name in order if sent_by[name]},
-        "not_sent": became[NOT_SENT],
-        "unknown": became[UNKNOWN],
-        "in_progress": became[IN_PROGRESS],
-    }
 
 
 def _service(

@@ -331,6 +331,13 @@ def listed_service(name: str, priority: int) -> dict:
     }
 
 
+NOTHING_SENT = {
+    "sent_by": {},
+    **dict.fromkeys(("failed_over", "possible_duplicates", "not_sent", "unknown"), 0),
+    "in_progress": 0,
+}
+
+
 def test_a_listing_shows_services_by_priority_and_where_to_go(client):
     domain = client.get("/example.com").json
     assert domain == {
@@ -344,7 +351,14 @@ def test_a_listing_shows_services_by_priority_and_where_to_go(client):
             "primary": listed_service("primary", 20),
             "backup": listed_service("backup", 10),
         },
-        "last_hour": {"sent_by": {}, "not_sent": 0, "unknown": 0, "in_progress": 0},
+        "state": "working",
+        "state_since": None,
+        "troubles": [],
+        "last_hour": NOTHING_SENT,
+        "last_day": {
+            **NOTHING_SENT,
+            "by_hour": dict.fromkeys(("sent", "failed_over", "not_sent", "unknown"), [0] * 24),
+        },
         "changes": [],
     }
     assert list(domain["enabled_services"]) == ["primary", "backup"]

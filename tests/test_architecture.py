@@ -55,7 +55,17 @@ def test_the_browsable_api_knows_nothing_of_this_product():
 
 
 # What rooms share; every other module of endpoints, or package in it, is a room.
-SHARED = {"access", "addresses", "captured", "context", "guesses", "messages", "rooms", "sessions"}
+SHARED = {
+    "access",
+    "addresses",
+    "captured",
+    "context",
+    "guesses",
+    "messages",
+    "overview",
+    "rooms",
+    "sessions",
+}
 
 
 def rooms() -> dict[str, list[Path]]:

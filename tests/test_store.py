@@ -344,7 +344,7 @@ def readers(store) -> list:
         lambda: store.messages("example.com", NOW, recipient="ada@example.org"),
         lambda: store.messages("example.com", NOW, recipient="ada"),
         lambda: store.messages("example.com", NOW, words="ada"),
-        lambda: store.outcomes("example.com", NOW, NOW),
+        lambda: store.counted("example.com", NOW),
         lambda: store.service_changes("example.com"),
     ]
 
@@ -573,7 +573,7 @@ def everything(store) -> list:
         lambda: store.service_states("example.com"),
         lambda: store.change_service("example.com", "a", lambda _: (RESTING, ""), NOW),
         lambda: store.service_changes("example.com"),
-        lambda: store.outcomes("example.com", NOW, NOW),
+        lambda: store.counted("example.com", NOW),
         lambda: store.log_messages([logged()]),
         lambda: store.log_outcomes([logged()]),
         lambda: store.messages("example.com", NOW),
@@ -664,32 +664,6 @@ def test_a_url_that_is_none_stops_the_start(url):
 def test_ci_has_postgresql(request):
     if os.environ.get("CI"):
         assert request.getfixturevalue("postgresql")
-
-
-def test_outcomes_are_counted_by_service_since_a_time_and_in_one_domain(store):
-    def logged(number: int, **columns) -> LoggedMessage:
-        values = {"at": NOW, "email_domain": "example.com", "from_email": "", "recipients": ["a@b"]}
-        return LoggedMessage(f"{number:032x}", **{**values, "subject": "", **columns})
-
-    rows = [
-        {"outcome": "sent", "service_used": "a"},
-        {"outcome": "sent", "service_used": "a"},
-        {"outcome": "sent", "service_used": "b"},
-        {"outcome": "not sent"},
-        {"outcome": "unknown"},
-        {"deadline": NOW - 1},  # cut off
-        {"deadline": NOW + 1},
-        {"outcome": "sent", "service_used": "a", "at": NOW - 61},
-        {"outcome": "sent", "service_used": "a", "email_domain": "example.net"},
-    ]
-    store.log_messages([logged(number, **row) for number, row in enumerate(rows)])
-    assert set(store.outcomes("example.com", NOW, NOW - 60)) == {
-        ("a", "sent", 2),
-        ("b", "sent", 1),
-        (None, "not sent", 1),
-        (None, "unknown", 2),
-        (None, "in progress", 1),
-    }
 
 
 def test_the_store_that_keeps_nothing_of_the_benchmarks_has_all_that_a_send_calls(monkeypatch):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from email_services.store.access import Access
+from email_services.store.counts import Count, Counted, Counts
 from email_services.store.keys import Keys, Reservation
 from email_services.store.messages import (
     CANCELLED,
@@ -32,6 +33,8 @@ __all__ = [
     "QUEUED",
     "Again",
     "Claimed",
+    "Count",
+    "Counted",
     "Depth",
     "Ended",
     "LoggedMessage",
@@ -44,7 +47,7 @@ __all__ = [
 DEFAULT_URL: Final = "sqlite:///state.sqlite3"
 
 
-class Store(Services, Search, Keys, Access, Outbox):
+class Store(Services, Counts, Search, Keys, Access, Outbox):
     """The shared state. Every method raises StoreUnavailable if the database does not answer.
 
     keep_seconds: how long the message log and the record of changes go back.

@@ -16,7 +16,6 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
-    func,
     or_,
     select,
     update,
@@ -120,24 +119,6 @@ class Messages(Database):
             known = set(connection.execute(found).scalars())
         if lost := [message for message in messages if message.message_id not in known]:
             self._write(LOG_MESSAGE, [message_columns(message) for message in lost])
-
-    def outcomes(
-        self, email_domain: str, now: float, since: float
-    ) -> list[tuple[str | None, str, int]]:
-        """How many of the domain's messages since then had each outcome, by the service that sent.
-
-        The service is None for messages that none sent. One that was cut off is unknown. Raises
-        SearchTooSlow.
-        """
-        table = MESSAGES.c
-        query = (
-            select(table.service_used, became(now).label("became"), func.count().label("number"))
-            .where(table.email_domain == email_domain, table.at >= since)
-            .group_by(table.service_used, "became")
-        )
-        with self._reading() as connection:
-            rows = connection.execute(query)
-            return [(row.service_used, row.became, row.number) for row in rows]
 
     def remove_old(self, now: float) -> bool:
         """See Database."""
