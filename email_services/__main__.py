@@ -1,18 +1,27 @@
-"""Prepare a first run: `python -m email_services` (what `make run` does before it starts).
+"""What is done from a shell: prepare a first run, and try everything without sending.
 
-Makes config.json from config_example.json, with random keys, where neither it nor $EMAIL_CONFIG is
-there, and prints where the service will be and a command that sends a message.
+`python -m email_services`, which `make run` does before it starts, makes config.json from
+config_example.json, with random keys, where neither it nor $EMAIL_CONFIG is there, and prints where
+the service will be and a command that sends a message.
+
+`python -m email_services check` tries the configuration, the database and each provider's account;
+its exit status is for cron (email_services/checkup.py).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
 import secrets
 import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
+from email_services import checkup
 from email_services.config import PLACEHOLDER, Config, load_config
 
 
@@ -53,7 +62,7 @@ def export_command(config: Config) -> str:
     return f"export {' '.join(values)}"
 
 
-def main() -> None:
+def prepare() -> None:
     """Make the configuration if there is none, and say what to do next."""
     target = Path("config.json")
     if "EMAIL_CONFIG" not in os.environ and not target.exists():
@@ -70,5 +79,21 @@ def main() -> None:
     print(f"  {export_command(config)}\n")  # noqa: T201
 
 
+def check() -> None:
+    """Try everything that a send needs, and send nothing."""
+    sys.exit(checkup.check(load_config))
+
+
+COMMANDS: Final = {"check": check}
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m email_services")
+    parser.add_argument("command", nargs="?", choices=COMMANDS, help="without one: prepare a run")
+    command = parser.parse_args(arguments).command
+    (COMMANDS[command] if command else prepare)()
+
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -66,6 +66,21 @@ class Acceptance:
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What a provider says of an account, asked without sending anything.
+
+    account: whether it takes the key or the login. domain: whether it lets the email domain send.
+    None where it does not tell. note: a sentence about that, or "".
+    dkim: the selectors under which the domain's DKIM keys should be in DNS, where it says so.
+    """
+
+    account: bool | None = None
+    domain: bool | None = None
+    note: str = ""
+    dkim: tuple[str, ...] = ()
+
+
 class AbstractEmailService(ABC):
     """One account at one provider, for one email domain.
 
@@ -98,6 +113,12 @@ class AbstractEmailService(ABC):
     substitutes: ClassVar[bool] = False
     """Whether a batch gives it the values for each {{name}}, instead of finished texts."""
 
+    spf_names: ClassVar[tuple[str, ...]] = ()
+    """What an SPF record includes to name it, any of these; () where that is not known."""
+
+    dkim_selectors: ClassVar[tuple[str, ...]] = ()
+    """Where it has domains publish their DKIM keys, any of these; () where each has its own."""
+
     def __init__(self, name: str, email_domain: str, settings: ServiceSettings) -> None:
         self.name = name
         self.email_domain = email_domain
@@ -109,6 +130,19 @@ class AbstractEmailService(ABC):
     def priority_value(self) -> int | float:
         """A higher value is tried first."""
         return self.settings.priority_value
+
+    @property
+    def depends_on(self) -> str:
+        """Whose outage it shares with every other service that says the same."""
+        return self.provider
+
+    def look_at_account(self, timeout: float) -> Standing:  # noqa: ARG002 - for subclasses
+        """What the provider says of the account and the email domain; sends nothing.
+
+        Raises a ProviderError where it refuses the account, or does not answer. By default nothing
+        is known.
+        """
+        return Standing()
 
     def unencrypted(self) -> str:
         """What it would send over a network for everybody to read, or ""."""

@@ -21,6 +21,7 @@ from email_services.abstract import (
     Acceptance,
     Key,
     ServiceSettings,
+    Standing,
     storable,
 )
 from email_services.addresses import Address, without_addresses
@@ -121,6 +122,10 @@ class HTTPEmailService(AbstractEmailService):
     id_field: ClassVar[str] = ""
     """The field of its 2xx, a JSON object, that holds the id."""
 
+    account_path: ClassVar[str] = ""
+    """What is asked for to check the account: it costs nothing, sends nothing, and needs the key.
+    {domain} is the email domain; a setting may stand in it, too."""
+
     refuses_in_2xx: ClassVar[bool] = False
     """Whether its 2xx may say that it refused the message, or some recipients: one that was cut
     before it said so or not is then unknown. Elsewhere its own 2xx is an acceptance, cut or not."""
@@ -182,6 +187,11 @@ class HTTPEmailService(AbstractEmailService):
         """
         headers = {**self.authentication(), "User-Agent": USER_AGENT, **(headers or {})}
         return requests.Request("POST", self.base_url + path, headers=headers, **content)
+
+    def get(self, path: str) -> requests.Request:
+        """The request that asks for `path`."""
+        headers = {**self.authentication(), "User-Agent": USER_AGENT}
+        return requests.Request("GET", self.base_url + path, headers=headers)
 
     # What is answered, if it is a success.
 
@@ -285,7 +295,26 @@ class HTTPEmailService(AbstractEmailService):
                 return codes[code]
         return OutcomeUnknown if _is_a_gateways(answer, complaint.text) else ServiceUnavailable
 
+    # What is said of the account.
+
+    def read_standing(self, answer: Answer) -> Standing:
+        """What the answer to `account_path` says: by default, that the key is good.
+
+        Raises what a refusal means.
+        """
+        self.refuse(answer, [])
+        if not answer.json_object:
+            raise not_the_providers(answer)
+        return Standing(account=True)
+
     # The exchange.
+
+    def look_at_account(self, timeout: float) -> Standing:
+        """See AbstractEmailService."""
+        if not self.account_path:
+            return Standing()
+        path = self.account_path.format(domain=self.email_domain, settings=self.settings)
+        return self.read_standing(self.transport.exchange(self.get(path), timeout))
 
     def send(self, message: EmailMessage, timeout: float) -> Acceptance:
         """See AbstractEmailService."""

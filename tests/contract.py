@@ -16,6 +16,7 @@ from standins import Received
 from werkzeug.datastructures import FileStorage
 from werkzeug.formparser import MultiPartParser
 
+from email_services.abstract import Standing
 from email_services.exceptions import ProviderError
 from email_services.http_service import HTTPEmailService
 from email_services.message import EmailMessage
@@ -53,6 +54,8 @@ class Contract:
     batch: an acceptance of two messages, and the ids in it.
     our_ids: where the body of a request, as `seen` shows it, has our id of each of its messages as
     data that the provider's events give back; None only where it carries no metadata.
+    looks: what it answers, one request after the other, to who checks an account, and what that
+    means; "good" is an account that may send for the domain, as far as it tells.
     """
 
     accepted: RawAnswer
@@ -67,6 +70,9 @@ class Contract:
     moving: tuple[str, ...] = ()
     batch: tuple[RawAnswer, list[str | None]] | None = None
     our_ids: Callable[[Any], list[str]] | None = None
+    looks: dict[str, tuple[list[RawAnswer], Standing | type[ProviderError]]] = field(
+        default_factory=dict
+    )
 
 
 def http_providers() -> list[str]:

@@ -18,6 +18,7 @@ from contract import JSON, PROVIDER_KEY, Contract, data_of, in_json, make_messag
 from messages import MESSAGES, PDF, PLAIN
 from standins import answer, answer_json, reset
 
+from email_services.abstract import Standing
 from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
@@ -106,6 +107,33 @@ CONTRACT = Contract(
         "another's empty answer": ((200, {}, b""), OutcomeUnknown),
     },
     our_ids=lambda body: [data_of(body["EmailTags"])["mailpool_id"]],
+    looks={
+        "good": (
+            [
+                in_json(
+                    200,
+                    {"VerifiedForSendingStatus": True, "DkimAttributes": {"Tokens": ["a1", "b2"]}},
+                )
+            ],
+            Standing(account=True, domain=True, dkim=("a1", "b2")),
+        ),
+        "not verified": (
+            [in_json(200, {"VerifiedForSendingStatus": False})],
+            Standing(account=True, domain=False),
+        ),
+        "no such identity": (
+            [in_json(404, {}, {"X-Amzn-ErrorType": "NotFoundException"})],
+            Standing(account=True, note="There is no identity of this name in the region."),
+        ),
+        "a key that may only send": (
+            [in_json(403, {}, {"X-Amzn-ErrorType": "AccessDeniedException"})],
+            Standing(account=True, note="The key may not ses:GetEmailIdentity."),
+        ),
+        "a wrong key": (
+            [in_json(403, {}, {"X-Amzn-ErrorType": "InvalidSignatureException"})],
+            AccountRefused,
+        ),
+    },
 )
 
 

@@ -7,6 +7,7 @@ import pytest
 from contract import JSON, PROVIDER_KEY, Contract, in_json, make_message, make_service, outcome_of
 from standins import answer, answer_json, response, send_and_close
 
+from email_services.abstract import Standing
 from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
@@ -68,6 +69,24 @@ CONTRACT = Contract(
         "rate": (in_json(429, error("too_many_requests", "Slow down")), RateLimited),
     },
     our_ids=lambda body: [json.loads(body["headers"]["X-Mailin-custom"])["mailpool_id"]],
+    looks={
+        "good": (
+            [in_json(200, {"domains": [{"domain_name": "example.com", "authenticated": True}]})],
+            Standing(account=True, domain=True),
+        ),
+        "not verified": (
+            [in_json(200, {"domains": [{"domain_name": "example.com", "authenticated": False}]})],
+            Standing(account=True, domain=False),
+        ),
+        "not listed": (
+            [in_json(200, {"domains": []})],
+            Standing(account=True, note="The account's list does not name the domain."),
+        ),
+        "a wrong key": (
+            [in_json(401, {"code": "unauthorized", "message": "Key not found"})],
+            LoginRefused,
+        ),
+    },
 )
 
 

@@ -6,6 +6,7 @@ import pytest
 from contract import HTML, JSON, Contract, in_json, make_message, make_service, outcome_of
 from standins import answer, answer_json, response, send_and_close
 
+from email_services.abstract import Standing
 from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
@@ -64,6 +65,35 @@ CONTRACT = Contract(
         "a message of another kind": (in_json(200, {"message": ["Queued."]}), OutcomeUnknown),
     },
     our_ids=lambda body: our_ids(dict(map(tuple, body))),
+    looks={
+        "good": (
+            [
+                in_json(
+                    200,
+                    {
+                        "domain": {"name": "example.com", "state": "active"},
+                        "sending_dns_records": [
+                            {"record_type": "TXT", "name": "example.com", "value": "v=spf1"},
+                            {"record_type": "TXT", "name": "pic._domainkey.example.com"},
+                        ],
+                    },
+                )
+            ],
+            Standing(account=True, domain=True, dkim=("pic",)),
+        ),
+        "not verified": (
+            [in_json(200, {"domain": {"state": "unverified"}})],
+            Standing(account=True, domain=False, note="The domain is unverified."),
+        ),
+        "no such domain": (
+            [in_json(404, {"message": "Domain not found"})],
+            Standing(account=True, domain=False, note="The account has no such domain."),
+        ),
+        "a key that may only send, or a wrong one": (
+            [(401, HTML, b"Forbidden")],
+            Standing(note="The key is wrong, or one that may only send."),
+        ),
+    },
 )
 
 

@@ -16,7 +16,7 @@ from contract import (
 from messages import PDF
 from standins import answer, answer_json, response, send_and_close
 
-from email_services.abstract import Acceptance
+from email_services.abstract import Acceptance, Standing
 from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
@@ -93,6 +93,24 @@ CONTRACT = Contract(
     },
     batch=(in_json(200, results(accepted(1), accepted(2))), ["1", "2"]),
     our_ids=lambda body: [message["CustomID"] for message in body["Messages"]],
+    looks={
+        "good": (
+            [in_json(200, {"Data": [{"Email": "*@example.com", "Status": "Active"}]})],
+            Standing(account=True, domain=True),
+        ),
+        "not verified": (
+            [in_json(200, {"Data": [{"Email": "*@example.com", "Status": "Inactive"}]})],
+            Standing(account=True, domain=False),
+        ),
+        "an address alone": (
+            [in_json(200, {"Data": [{"Email": "me@example.com", "Status": "Active"}]})],
+            Standing(account=True, note="The account has no sender *@example.com."),
+        ),
+        "a wrong key": (
+            [in_json(401, {"ErrorCode": "mj-0015", "ErrorMessage": "API key is wrong"})],
+            LoginRefused,
+        ),
+    },
 )
 
 

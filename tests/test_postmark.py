@@ -12,7 +12,7 @@ from contract import (
 )
 from standins import answer, answer_json, response, send_and_close
 
-from email_services.abstract import Acceptance
+from email_services.abstract import Acceptance, Standing
 from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
@@ -88,6 +88,13 @@ CONTRACT = Contract(
     our_ids=lambda body: [
         email["Metadata"]["mailpool_id"] for email in (body if isinstance(body, list) else [body])
     ],
+    looks={
+        "good": (
+            [in_json(200, {"ID": 1, "Name": "Production"})],
+            Standing(account=True, note="A server's token hears of no domain."),
+        ),
+        "a wrong key": ([in_json(401, {"ErrorCode": 10, "Message": "No token"})], LoginRefused),
+    },
 )
 
 SEVERAL = {

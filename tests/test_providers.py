@@ -155,6 +155,49 @@ def test_its_own_answers_are_understood(provider, said, stand_in):
     assert type(outcome_of(make_service(provider, server.url))) is expected
 
 
+LOOKS = [(name, said) for name in http_providers() for said in contract_of(name).looks]
+
+
+@pytest.mark.parametrize(("provider", "said"), LOOKS)
+def test_an_account_is_looked_at_without_sending(provider, said, stand_in):
+    answers, expected = contract_of(provider).looks[said]
+    left = [answer(*one) for one in answers]
+
+    def in_turn(exchange):
+        left.pop(0)(exchange)
+
+    server = stand_in(in_turn)
+    service = make_service(provider, server.url)
+    try:
+        standing = service.look_at_account(5)
+    except ProviderError as error:
+        standing = type(error)
+    assert standing == expected
+    assert not left
+    assert {request.method for request in server.requests} == {"GET"}
+    assert not any(request.body for request in server.requests)
+    shown = contract_of(provider).secrets.items()
+    assert all(r.headers[name] == secret for r in server.requests for name, secret in shown)
+
+
+@every_http_provider
+def test_a_good_account_is_known_wherever_one_can_be_looked_at(provider):
+    looks = contract_of(provider).looks
+    assert bool(find_provider(provider).account_path) == ("good" in looks)
+    assert not looks or looks["good"][1].account
+
+
+@every_http_provider
+@pytest.mark.parametrize("body", ODD_BODIES)
+def test_an_odd_answer_says_nothing_good_of_an_account(provider, body, stand_in):
+    service = make_service(provider, stand_in(answer(200, *ODD_BODIES[body])).url)
+    try:
+        said = service.look_at_account(5).domain
+    except OutcomeUnknown:
+        said = None
+    assert said is not True
+
+
 def tls_server(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)

@@ -16,7 +16,7 @@ from contract import (
 from messages import PDF, PLAIN
 from standins import answer, answer_json, response, send_and_close
 
-from email_services.abstract import Acceptance
+from email_services.abstract import Acceptance, Standing
 from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
@@ -78,6 +78,28 @@ CONTRACT = Contract(
         data_of(email["tags"])["mailpool_id"]
         for email in (body if isinstance(body, list) else [body])
     ],
+    looks={
+        "good": (
+            [in_json(200, {"data": [{"name": "example.com", "status": "verified"}]})],
+            Standing(account=True, domain=True),
+        ),
+        "not verified": (
+            [in_json(200, {"data": [{"name": "example.com", "status": "pending"}]})],
+            Standing(account=True, domain=False),
+        ),
+        "not listed": (
+            [in_json(200, {"data": []})],
+            Standing(account=True, note="The account's list does not name the domain."),
+        ),
+        "a key that may only send": (
+            [in_json(401, {"name": "restricted_api_key", "message": "Only sending."})],
+            Standing(account=True, note="The key may only send."),
+        ),
+        "a wrong key": (
+            [in_json(403, {"name": "invalid_api_key", "message": "API key is invalid"})],
+            LoginRefused,
+        ),
+    },
 )
 
 

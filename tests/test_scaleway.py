@@ -7,6 +7,7 @@ import pytest
 from contract import PROVIDER_KEY, Contract, in_json, make_message, make_service, outcome_of
 from standins import answer, answer_json
 
+from email_services.abstract import Standing
 from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
@@ -122,6 +123,21 @@ CONTRACT = Contract(
     },
     our_ids=our_ids,
     settings={"api_key": PROVIDER_KEY, "project_id": PROJECT},
+    looks={
+        "good": (
+            [in_json(200, {"domains": [{"name": "example.com", "status": "checked"}]})],
+            Standing(account=True, domain=True),
+        ),
+        "not verified": (
+            [in_json(200, {"domains": [{"name": "example.com", "status": "unchecked"}]})],
+            Standing(account=True, domain=False),
+        ),
+        "no such domain": (
+            [in_json(200, {"domains": []})],
+            Standing(account=True, domain=False, note="The project has no such domain."),
+        ),
+        "a wrong key": ([in_json(401, {"type": "denied_authentication"})], LoginRefused),
+    },
 )
 
 

@@ -8,6 +8,7 @@ from messages import MESSAGES
 from sendgrid import SendGridAPIClient
 from standins import answer, answer_json, response, send_and_close
 
+from email_services.abstract import Standing
 from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
@@ -47,6 +48,41 @@ CONTRACT = Contract(
     our_ids=lambda body: [
         to_one["custom_args"]["mailpool_id"] for to_one in body["personalizations"]
     ],
+    looks={
+        "good": (
+            [
+                in_json(200, {"scopes": ["mail.send"]}),
+                in_json(200, [{"domain": "example.com", "valid": True}]),
+            ],
+            Standing(account=True, domain=True),
+        ),
+        "not verified": (
+            [
+                in_json(200, {"scopes": ["mail.send"]}),
+                in_json(200, [{"domain": "example.com", "valid": False}]),
+            ],
+            Standing(account=True, domain=False),
+        ),
+        "another domain's": (
+            [
+                in_json(200, {"scopes": ["mail.send"]}),
+                in_json(200, [{"domain": "sub.example.com", "valid": True}]),
+            ],
+            Standing(account=True, note="The account has not authenticated the domain."),
+        ),
+        "a key that may only send": (
+            [
+                in_json(200, {"scopes": ["mail.send"]}),
+                in_json(403, {"errors": [{"message": "access forbidden"}]}),
+            ],
+            Standing(account=True, note="The key may not ask about domains."),
+        ),
+        "a key that may not send": ([in_json(200, {"scopes": ["stats.read"]})], AccountRefused),
+        "a wrong key": (
+            [in_json(401, {"errors": [{"message": "authorization required"}]})],
+            LoginRefused,
+        ),
+    },
 )
 
 

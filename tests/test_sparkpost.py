@@ -7,7 +7,7 @@ from contract import JSON, PROVIDER_KEY, Contract, in_json, make_message, make_s
 from messages import PDF
 from standins import answer_json, response, send_and_close
 
-from email_services.abstract import Acceptance
+from email_services.abstract import Acceptance, Standing
 from email_services.exceptions import (
     AccountRefused,
     CannotCarry,
@@ -89,6 +89,35 @@ CONTRACT = Contract(
         "a count that is none": (in_json(200, totals(0, "some")), OutcomeUnknown),
     },
     our_ids=lambda body: [body["metadata"]["mailpool_id"]],
+    looks={
+        "good": (
+            [
+                in_json(
+                    200,
+                    {
+                        "results": {
+                            "status": {"ownership_verified": True},
+                            "dkim": {"selector": "scph1126"},
+                        }
+                    },
+                )
+            ],
+            Standing(account=True, domain=True, dkim=("scph1126",)),
+        ),
+        "not verified": (
+            [in_json(200, {"results": {"status": {"ownership_verified": False}}})],
+            Standing(account=True, domain=False),
+        ),
+        "no such domain": (
+            [in_json(404, {"errors": [{"message": "resource not found"}]})],
+            Standing(account=True, domain=False, note="The account has no such domain."),
+        ),
+        "a key that may only send": (
+            [in_json(403, {"errors": [{"message": "Forbidden."}]})],
+            Standing(note="The key may not ask about sending domains."),
+        ),
+        "a wrong key": ([in_json(401, {"errors": [{"message": "Unauthorized."}]})], LoginRefused),
+    },
 )
 
 TWO = {"to_recipients": ["Ada@example.org", "bob@example.org"]}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from email.header import Header
 from functools import cache
 from typing import Annotated, Any, Final
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Final
 import requests
 from pydantic import Field
 
-from email_services.abstract import Acceptance, Key
+from email_services.abstract import Acceptance, Key, Standing
 from email_services.addresses import Address
 from email_services.attachments import Attachment
 from email_services.capabilities import Capabilities
@@ -40,7 +41,7 @@ from email_services.transport import Answer
 
 try:
     from botocore.auth import SigV4Auth
-    from botocore.awsrequest import create_request_object, prepare_request_dict
+    from botocore.awsrequest import AWSRequest, create_request_object, prepare_request_dict
     from botocore.credentials import Credentials
     from botocore.exceptions import ParamValidationError
     from botocore.loaders import Loader
@@ -105,10 +106,15 @@ class AmazonSES(HTTPEmailService):
       confirmed.
     - A message with bcc alone is fine (API reference of v1; for v2 not confirmed).
     - Bulk calls (SendBulkEmail) take templates only, so that each message has its own call.
+    - An identity has VerifiedForSendingStatus and DkimAttributes.Tokens, which are the selectors
+      (AWS's description of GetEmailIdentity). A domain above the email domain, or an address in it,
+      may be the one that is verified.
     """
 
     provider = "amazon_ses"
     default_base_url = "https://email.{settings.region}.amazonaws.com"
+    account_path = "/v2/email/identities/{domain}"
+    spf_names = ("amazonses.com",)
     reserved_headers = ("x-ses-",)
     Settings = AmazonSESSettings
     capabilities = Capabilities(
@@ -180,6 +186,30 @@ class AmazonSES(HTTPEmailService):
         if "MessageId" in answer.json_object or "X-Amzn-RequestId" in answer.headers:
             return Acceptance(id_from(answer.json_object.get("MessageId")))
         raise not_the_providers(answer)
+
+    def get(self, path: str) -> requests.Request:
+        """Signed, as every request of it."""
+        signed = AWSRequest("GET", self.base_url + path, headers={"User-Agent": USER_AGENT})
+        self._signer.add_auth(signed)
+        ready = signed.prepare()
+        return requests.Request(ready.method, ready.url, headers=ready.headers)
+
+    def read_standing(self, answer: Answer) -> Standing:
+        """The identity of the domain's name, and the selectors of its DKIM keys."""
+        codes = self.complaint(answer).codes
+        if "NotFound" in codes:
+            return Standing(account=True, note="There is no identity of this name in the region.")
+        if "AccessDenied" in codes:
+            return Standing(account=True, note="The key may not ses:GetEmailIdentity.")
+        standing = super().read_standing(answer)
+        verified = answer.json_object.get("VerifiedForSendingStatus")
+        dkim = answer.json_object.get("DkimAttributes")
+        tokens = dkim.get("Tokens") if isinstance(dkim, dict) else None
+        return replace(
+            standing,
+            domain=verified if isinstance(verified, bool) else None,
+            dkim=tuple(map(str, tokens)) if isinstance(tokens, list) else (),
+        )
 
     def complaint(self, answer: Answer) -> Complaint:
         """X-Amzn-ErrorType, then `{"message": "..."}`, with an M at times, without addresses."""

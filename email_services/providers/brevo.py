@@ -9,6 +9,7 @@ import json
 import re
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from email.header import Header
 from http import HTTPStatus
 from typing import Final
@@ -16,7 +17,7 @@ from uuid import UUID
 
 import requests
 
-from email_services.abstract import Acceptance
+from email_services.abstract import Acceptance, Standing
 from email_services.addresses import Address
 from email_services.capabilities import Capabilities
 from email_services.exceptions import AccountRefused, OutcomeUnknown
@@ -25,6 +26,7 @@ from email_services.http_service import (
     HTTPEmailService,
     complaint_of,
     filled,
+    objects_in,
     parse_retry_after,
 )
 from email_services.message import EmailMessage
@@ -79,10 +81,15 @@ class Brevo(HTTPEmailService):
     - Of 500 and 503 its reference says nothing: see HTTPEmailService.
     - 429 has no Retry-After; x-sib-ratelimit-reset holds seconds (docs, limit-headers).
     - An acceptance may have no body (django-anymail provides for it).
+    - `/v3/senders/domains` lists domains with `authenticated` and `verified` (reference); a sender
+      may be verified by itself. The DKIM selectors are not confirmed for accounts of before 2024.
     """
 
     provider = "brevo"
     default_base_url = "https://api.brevo.com"
+    account_path = "/v3/senders/domains"
+    spf_names = ("spf.brevo.com", "spf.sendinblue.com")
+    dkim_selectors = ("mail", "brevo1", "brevo2")
     reserved_headers = ("x-sib-", "x-mailin-")
     capabilities = Capabilities(
         recipients=99,
@@ -160,6 +167,15 @@ class Brevo(HTTPEmailService):
         if answer.is_empty and answer.status in {HTTPStatus.CREATED, HTTPStatus.ACCEPTED}:
             return Acceptance()
         return super().read_acceptance(answer, message)
+
+    def read_standing(self, answer: Answer) -> Standing:
+        """The account's domains and whether they are authenticated."""
+        standing = super().read_standing(answer)
+        domains = objects_in(answer.json_object.get("domains"))
+        found = [d for d in domains if d.get("domain_name") == self.email_domain]
+        if not found:
+            return replace(standing, note="The account's list does not name the domain.")
+        return replace(standing, domain=any(d.get("authenticated") is True for d in found))
 
     def complaint(self, answer: Answer) -> Complaint:
         """`{"code": "...", "message": "..."}`."""

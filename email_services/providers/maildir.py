@@ -13,7 +13,7 @@ from typing import Final
 
 from pydantic import Field
 
-from email_services.abstract import AbstractEmailService, Acceptance, ServiceSettings
+from email_services.abstract import AbstractEmailService, Acceptance, ServiceSettings, Standing
 from email_services.capabilities import Capabilities
 from email_services.exceptions import ServiceUnavailable
 from email_services.message import EmailMessage
@@ -51,6 +51,24 @@ class Maildir(AbstractEmailService):
     settings: MaildirSettings
     _next_clearing = 0.0
     """Seconds of `time.monotonic`."""
+
+    def look_at_account(self, timeout: float) -> Standing:  # noqa: ARG002 - a file does not wait
+        """Write a file where messages are written, and remove it."""
+        name = _unique_name()
+        try:
+            (self.settings.path / "tmp").mkdir(parents=True, exist_ok=True)
+            temporary = self.settings.path / "tmp" / name
+            with open(temporary, "xb", opener=_private):
+                pass
+            temporary.unlink()
+        except OSError as error:
+            raise ServiceUnavailable(f"The Maildir cannot be written: {error.strerror}.") from None
+        return Standing(account=True, domain=True)
+
+    @property
+    def depends_on(self) -> str:
+        """See AbstractEmailService."""
+        return "this machine's disk"
 
     def send(self, message: EmailMessage, timeout: float) -> Acceptance:  # noqa: ARG002 - a file does not wait
         """The id is the file's name. Raises ServiceUnavailable where it cannot be written."""

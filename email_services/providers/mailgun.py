@@ -10,12 +10,14 @@ import json
 import re
 import time
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
 from email.utils import format_datetime
+from http import HTTPStatus
 from typing import Any, Final
 
 import requests
 
-from email_services.abstract import MAX_TEXT, Acceptance
+from email_services.abstract import MAX_TEXT, Acceptance, Standing, storable
 from email_services.capabilities import Capabilities
 from email_services.exceptions import AccountRefused
 from email_services.http_service import (
@@ -24,6 +26,7 @@ from email_services.http_service import (
     basic,
     complaint_of,
     joined,
+    objects_in,
     parse_retry_after,
     shared_content,
 )
@@ -59,10 +62,15 @@ class Mailgun(HTTPEmailService):
     - Metadata, `v:`, are in the header X-Mailgun-Variables, which recipients can read (OpenAPI). In
       a batch, each is a variable of the recipient's, called "v:KEY" (django-anymail).
     - A batch has no Message-ID of ours: a header is the same for all its recipients.
+    - A domain's sending key may do nothing but send, so that its 401 is not told from a wrong key's
+      (documentation, API keys). That a domain of the account is at `/v4/domains/DOMAIN`, its state
+      and sending_dns_records, is from the OpenAPI description.
     """
 
     provider = "mailgun"
     default_base_url = "https://api.mailgun.net"
+    account_path = "/v4/domains/{domain}"
+    spf_names = ("mailgun.org", "eu.mailgun.org")
     reserved_headers = ("x-mailgun-",)
     capabilities = Capabilities(bcc_alone=False, schedule_days=3, megabytes=25)
     max_batch = 1000
@@ -148,6 +156,25 @@ class Mailgun(HTTPEmailService):
         if "id" not in said and str(said.get("message", "")).startswith("Queued"):
             return Acceptance()
         return super().read_acceptance(answer, message)
+
+    def read_standing(self, answer: Answer) -> Standing:
+        """The domain's state, and the DNS records that it asks for."""
+        if answer.status == HTTPStatus.UNAUTHORIZED:
+            return Standing(note="The key is wrong, or one that may only send.")
+        if answer.status == HTTPStatus.NOT_FOUND and answer.claims_json:
+            return Standing(account=True, domain=False, note="The account has no such domain.")
+        standing = super().read_standing(answer)
+        state = answer.json_object.get("domain", {})
+        records = objects_in(answer.json_object.get("sending_dns_records"))
+        names = (str(record.get("name", "")) for record in records)
+        selectors = (name.partition("._domainkey.")[0] for name in names if "._domainkey." in name)
+        said = state.get("state") if isinstance(state, dict) else None
+        return replace(
+            standing,
+            domain=None if said is None else said == "active",
+            note="" if said in {None, "active"} else f"The domain is {storable(str(said)[:40])}.",
+            dkim=tuple(selectors),
+        )
 
     def complaint(self, answer: Answer) -> Complaint:
         """`{"message": "..."}`, or a bare string."""

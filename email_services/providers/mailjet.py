@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final
 import requests
 from pydantic import Field
 
-from email_services.abstract import Acceptance, Key, ServiceSettings
+from email_services.abstract import Acceptance, Key, ServiceSettings, Standing
 from email_services.addresses import Address
 from email_services.attachments import Attachment
 from email_services.capabilities import Capabilities
@@ -77,10 +77,15 @@ class Mailjet(HTTPEmailService):
     - An empty string is refused where a file's content should be (mj-0012, guide).
     - Opens and clicks are tracked in HTML alone, and asked for with HTML alone (guide).
     - Addresses beyond ASCII left of the @ are carried (django-anymail).
+    - `/v3/REST/sender` lists senders with a Status, a whole domain as "*@DOMAIN" (guide,
+      senders and domains). An address may be validated by itself.
     """
 
     provider = "mailjet"
     default_base_url = "https://api.mailjet.com"
+    account_path = "/v3/REST/sender?Limit=1000"
+    spf_names = ("spf.mailjet.com",)
+    dkim_selectors = ("mailjet",)
     reserved_headers = ("x-mj-",)
     Settings: ClassVar[type[ServiceSettings]] = MailjetSettings
     capabilities = Capabilities(
@@ -164,6 +169,16 @@ class Mailjet(HTTPEmailService):
         errors = objects_in(said.get("Errors"))
         code = next((e["StatusCode"] for e in errors if isinstance(e.get("StatusCode"), int)), 400)
         raise self.fault(replace(answer, status=code), _told(errors), [message])
+
+    def read_standing(self, answer: Answer) -> Standing:
+        """The account's senders, of which "*@DOMAIN" is the domain's."""
+        standing = super().read_standing(answer)
+        senders = objects_in(answer.json_object.get("Data"))
+        wanted = f"*@{self.email_domain}"
+        states = [s.get("Status") for s in senders if str(s.get("Email")).lower() == wanted]
+        if not states:
+            return replace(standing, note=f"The account has no sender {wanted}.")
+        return replace(standing, domain="Active" in states)
 
     def complaint(self, answer: Answer) -> Complaint:
         """`{"ErrorCode": "...", "ErrorMessage": "..."}`, of an error of the whole call."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import requests
 
-from email_services.abstract import Acceptance
+from email_services.abstract import Acceptance, Standing
 from email_services.attachments import Attachment
 from email_services.capabilities import Capabilities
 from email_services.exceptions import (
@@ -72,10 +73,14 @@ class Postmark(HTTPEmailService):
     - After a 500 the message is lost "in most cases", and 503 is maintenance (overview, response
       codes): neither is sent.
     - A 429 has no Retry-After (rate limits); there is no idempotency key.
+    - `/server` is the server of the token (servers API); domains are shown to another token, the
+      account's. Each domain has a DKIM selector of its own.
     """
 
     provider = "postmark"
     default_base_url = "https://api.postmarkapp.com"
+    account_path = "/server"
+    spf_names = ("spf.mtasv.net",)
     reserved_headers = ("x-pm-",)
     capabilities = Capabilities(
         recipients=50, any_local_part=False, tags=1, schedule_days=0, megabytes=10
@@ -152,6 +157,10 @@ class Postmark(HTTPEmailService):
     ) -> list[Acceptance | ProviderError]:
         """An object for each, like the one that a message alone is answered with."""
         return self.read_each(answer, answer.json, messages)
+
+    def read_standing(self, answer: Answer) -> Standing:
+        """The server that the token belongs to; of domains only an account's token hears."""
+        return replace(super().read_standing(answer), note="A server's token hears of no domain.")
 
     def complaint(self, answer: Answer) -> Complaint:
         """`{"ErrorCode": 300, "Message": "..."}`."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, Final
 
 import requests
 
-from email_services.abstract import Acceptance
+from email_services.abstract import Acceptance, Standing
 from email_services.addresses import Address
 from email_services.attachments import Attachment
 from email_services.capabilities import Capabilities
@@ -69,10 +70,16 @@ class Resend(HTTPEmailService):
       `permissive`: one bad message does not stop the others, and `errors` names it by its index,
       while `data` has the ids of the others in order (changelog, batch validation modes; that
       `data` leaves no gaps is not confirmed, so the numbers have to fit).
+    - `/domains` lists the account's domains with a status (OpenAPI); a key that may only send is
+      refused there as restricted_api_key, with 401 (errors). The selector and the SPF of its
+      subdomain `send` are those that it has people publish (docs, domains).
     """
 
     provider = "resend"
     default_base_url = "https://api.resend.com"
+    account_path = "/domains"
+    spf_names = ("amazonses.com",)
+    dkim_selectors = ("resend",)
     capabilities = Capabilities(
         bcc_alone=False,
         any_local_part=False,
@@ -145,6 +152,17 @@ class Resend(HTTPEmailService):
             else Acceptance(id_from(next(following).get("id")))
             for place in places
         ]
+
+    def read_standing(self, answer: Answer) -> Standing:
+        """The account's domains and whether they are verified."""
+        if "restricted_api_key" in self.complaint(answer).codes:
+            return Standing(account=True, note="The key may only send.")
+        standing = super().read_standing(answer)
+        domains = objects_in(answer.json_object.get("data"))
+        states = [d.get("status") for d in domains if d.get("name") == self.email_domain]
+        if not states:
+            return replace(standing, note="The account's list does not name the domain.")
+        return replace(standing, domain="verified" in states)
 
     def complaint(self, answer: Answer) -> Complaint:
         """`{"statusCode": 403, "name": "validation_error", "message": "..."}`."""

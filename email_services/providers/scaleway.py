@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from email.header import Header
 from typing import ClassVar, Final
 
 import requests
 from pydantic import Field
 
-from email_services.abstract import Acceptance, ServiceSettings
+from email_services.abstract import Acceptance, ServiceSettings, Standing
 from email_services.addresses import Address
 from email_services.attachments import Attachment
 from email_services.capabilities import Capabilities
@@ -102,10 +103,17 @@ class Scaleway(HTTPEmailService):
     (sent), what becomes of a Message-ID of ours (not sent: it has its own `message_id`), and which
     error tells of a sender's domain that is not checked, or blocked: locked and precondition_failed
     are taken for the account's, as is an invalid `project_id`.
+    - Domains are listed by project and name, with a status of which "checked" is the good one
+      (reference); a DKIM selector is the project's own.
     """
 
     provider = "scaleway"
     default_base_url = "https://api.scaleway.com"
+    account_path = (
+        "/transactional-email/v1alpha1/regions/fr-par/domains"
+        "?project_id={settings.project_id}&name={domain}"
+    )
+    spf_names = ("_spf.tem.scaleway.com",)
     Settings: ClassVar[type[ServiceSettings]] = ScalewaySettings
     settings: ScalewaySettings
     capabilities = Capabilities(
@@ -170,6 +178,15 @@ class Scaleway(HTTPEmailService):
             return self.unread(answer)
         ids = (id_from(email.get("message_id")) for email in objects_in(said["emails"]))
         return Acceptance(next(filter(None, ids), None))
+
+    def read_standing(self, answer: Answer) -> Standing:
+        """The project's domains and their status."""
+        standing = super().read_standing(answer)
+        domains = objects_in(answer.json_object.get("domains"))
+        states = [d.get("status") for d in domains if d.get("name") == self.email_domain]
+        if not states:
+            return replace(standing, domain=False, note="The project has no such domain.")
+        return replace(standing, domain="checked" in states)
 
     def complaint(self, answer: Answer) -> Complaint:
         """`{"type": "invalid_arguments", "message": "...", "details": [{"argument_name": ...}]}`.

@@ -10,6 +10,7 @@ import html
 import json
 import time
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -39,7 +40,7 @@ from sendgrid.helpers.mail import (
 )
 from sendgrid.helpers.mail.exceptions import ApiKeyIncludedException
 
-from email_services.abstract import Acceptance
+from email_services.abstract import Acceptance, Standing
 from email_services.addresses import Address
 from email_services.attachments import Attachment, InlineImage
 from email_services.capabilities import Capabilities
@@ -50,6 +51,7 @@ from email_services.http_service import (
     HTTPSettings,
     complaint_of,
     not_the_providers,
+    objects_in,
     shared_content,
 )
 from email_services.message import EmailMessage
@@ -86,10 +88,16 @@ class SendGrid(HTTPEmailService):
     - `send_at` reaches 72 hours ahead; all custom_args may have 10,000 bytes (docs).
     - An address is of the format "email" (OpenAPI description), which has no characters beyond
       ASCII left of the @: those are another format, "idn-email" (JSON Schema, 7.3.2).
+    - `/v3/scopes` lists what the key may do, and `/v3/whitelabel/domains` the domains that are
+      authenticated (docs). A sender may be verified by itself, so that a domain which is not listed
+      is not known to be refused. The selectors are those of "automated security" (docs).
     """
 
     provider = "sendgrid"
     default_base_url = "https://api.sendgrid.com"
+    account_path = "/v3/scopes"
+    spf_names = ("sendgrid.net",)
+    dkim_selectors = ("s1", "s2")
     reserved_headers = ("x-sg-", "x-smtpapi")
     capabilities = Capabilities(
         bcc_alone=False,
@@ -161,6 +169,28 @@ class SendGrid(HTTPEmailService):
         if answer.is_empty and answer.status == HTTPStatus.ACCEPTED:
             return Acceptance()
         raise not_the_providers(answer)
+
+    def look_at_account(self, timeout: float) -> Standing:
+        """What the key may do; then, if it may ask, whether the domain is authenticated."""
+        standing = super().look_at_account(timeout)
+        path = f"/v3/whitelabel/domains?domain={self.email_domain}"
+        answer = self.transport.exchange(self.get(path), timeout)
+        if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            return replace(standing, note="The key may not ask about domains.")
+        self.refuse(answer, [])
+        domains = (d for d in objects_in(answer.json) if d.get("domain") == self.email_domain)
+        valid = [domain.get("valid") is True for domain in domains]
+        if not valid:
+            return replace(standing, note="The account has not authenticated the domain.")
+        return replace(standing, domain=any(valid))
+
+    def read_standing(self, answer: Answer) -> Standing:
+        """The scopes of the key, of which one is to send. Raises AccountRefused without it."""
+        standing = super().read_standing(answer)
+        scopes = answer.json_object.get("scopes")
+        if isinstance(scopes, list) and "mail.send" not in scopes:
+            raise AccountRefused("The key may not send (scope mail.send).")
+        return standing
 
     def complaint(self, answer: Answer) -> Complaint:
         """`{"errors": [{"message": "...", "field": "..."}]}`."""

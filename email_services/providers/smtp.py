@@ -14,6 +14,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
@@ -24,6 +25,7 @@ from email_services.abstract import (
     AbstractEmailService,
     Acceptance,
     ServiceSettings,
+    Standing,
     storable,
 )
 from email_services.addresses import Address
@@ -155,6 +157,25 @@ class SMTP(AbstractEmailService):
         """The credentials, and as AUTH encodes them."""
         plain = super().secret_texts()
         return (_plain(*plain), *plain, *map(_base64, plain)) if plain else ()
+
+    @property
+    def depends_on(self) -> str:
+        """See AbstractEmailService; two servers are not one."""
+        return self.settings.host
+
+    def look_at_account(self, timeout: float) -> Standing:
+        """Connect and log in, as for a message; whose domain may send is told at MAIL or later."""
+        with within(timeout, self.settings.timeout_seconds) as exchange:
+            try:
+                client = self._connected(exchange)
+            except OSError as error:
+                raise exchange.fault(error) from None
+            with suppress(OSError):
+                client.docmd("QUIT")
+            client.close()
+        if not self.settings.username:
+            return Standing(note="The server answers; nobody logs in there.")
+        return Standing(account=True)
 
     def send(self, message: EmailMessage, timeout: float) -> Acceptance:
         """See AbstractEmailService."""

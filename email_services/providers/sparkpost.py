@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
+from http import HTTPStatus
 from typing import Any, Final
 
 import requests
 
-from email_services.abstract import Acceptance
+from email_services.abstract import Acceptance, Standing
 from email_services.attachments import Attachment
 from email_services.capabilities import Capabilities
 from email_services.exceptions import AccountRefused, MessageRejected, OutcomeUnknown
@@ -72,10 +74,15 @@ class SparkPost(HTTPEmailService):
       joined by commas, as django-anymail does.
     - Addresses beyond ASCII left of the @ are delivered (django-anymail). Empty files are left to
       SparkPost to judge (not confirmed).
+    - `/api/v1/sending-domains/DOMAIN` has `status.ownership_verified` and `dkim.selector`
+      (documentation). A key without the grant to read them is refused with 403, as a wrong key may
+      be (not confirmed).
     """
 
     provider = "sparkpost"
     default_base_url = "https://api.sparkpost.com"
+    account_path = "/api/v1/sending-domains/{domain}"
+    spf_names = ("sparkpostmail.com", "_spf.sparkpostmail.com")
     reserved_headers = ("x-msys-",)
     capabilities = Capabilities(
         bcc_alone=False,
@@ -176,6 +183,24 @@ class SparkPost(HTTPEmailService):
             for address in message.recipients
             if address.key in told
         }
+
+    def read_standing(self, answer: Answer) -> Standing:
+        """The status of the sending domain."""
+        if answer.status == HTTPStatus.FORBIDDEN:
+            return Standing(note="The key may not ask about sending domains.")
+        if answer.status == HTTPStatus.NOT_FOUND and answer.claims_json:
+            return Standing(account=True, domain=False, note="The account has no such domain.")
+        standing = super().read_standing(answer)
+        told = answer.json_object.get("results")
+        results: dict[str, Any] = told if isinstance(told, dict) else {}
+        status, dkim = results.get("status"), results.get("dkim")
+        selector = dkim.get("selector") if isinstance(dkim, dict) else None
+        verified = status.get("ownership_verified") if isinstance(status, dict) else None
+        return replace(
+            standing,
+            domain=verified if isinstance(verified, bool) else None,
+            dkim=(selector,) if isinstance(selector, str) else (),
+        )
 
     def complaint(self, answer: Answer) -> Complaint:
         """`{"errors": [{"message": "...", "description": "...", "code": "7001"}]}`."""
