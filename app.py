@@ -14,7 +14,7 @@ from email_services.exceptions import EmailServicesError
 from email_services.pool import MANY
 from email_services.queue import CALLS, Dispatcher
 from email_services.store import Store
-from endpoints import log, operating, services, signing_in
+from endpoints import log, operating, queue, services, signing_in
 from endpoints.access import KEY_FIELDS, knows_sender
 from endpoints.addresses import DESCRIPTION, DomainConverter, page_addresses
 from endpoints.context import Mailpool
@@ -26,7 +26,7 @@ from endpoints.sessions import TOKEN_FIELD, vary_by_cookie
 from server.proxies import trusted_proxies
 from server.traffic import count_answer
 
-ROOMS = (sending, log, services, signing_in, operating)
+ROOMS = (sending, log, queue, services, signing_in, operating)
 """In the order in which a person would look for them."""
 
 

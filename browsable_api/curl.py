@@ -30,8 +30,8 @@ def curl_command(
     """
     query = {name: value for name, value in request.args.items() if name in asked}
     words = ["curl", _quoted(request.base_url + (f"?{urlencode(query)}" if query else ""))]
-    if request.method == "POST":
-        words += ["-X", "POST"]
+    if request.method not in {"GET", "HEAD"}:
+        words += ["-X", request.method]
     if key_name:
         words += ["-H", f'"Authorization: Bearer ${key_name}"']
     if request.method == "POST":

@@ -1,4 +1,4 @@
-"""What is done from a shell: prepare a first run, and try everything without sending.
+"""What is done from a shell: prepare a first run, deliver what waits, try all without sending.
 
 `python -m email_services`, which `make run` does before it starts, makes config.json from
 config_example.json, with random keys, where neither it nor $EMAIL_CONFIG is there, and prints where
@@ -6,23 +6,31 @@ the service will be and a command that sends a message.
 
 `python -m email_services check` tries the configuration, the database and each provider's account;
 its exit status is for cron (email_services/checkup.py).
+
+`python -m email_services worker` delivers what waits in the queue, apart from the web: any number
+of them, on any number of machines. SIGTERM ends it, once what it has handed over is through.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import secrets
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from email_services import checkup
 from email_services.config import PLACEHOLDER, Config, load_config
+from email_services.queue import CALLS, Dispatcher
+from email_services.store import Store
 
 
 def make_config(example: Path, target: Path) -> None:
@@ -62,6 +70,24 @@ def export_command(config: Config) -> str:
     return f"export {' '.join(values)}"
 
 
+def work() -> None:
+    """Deliver what waits, until SIGTERM or SIGINT."""
+    level = os.environ.get("LOG_LEVEL", "info").upper()
+    line = "%(asctime)s %(levelname)s %(process)d %(name)s %(message)s"
+    logging.basicConfig(level=level, format=line, stream=sys.stdout)
+    config = load_config()
+    store = Store(config.state_url, config.message_retention_days * 24 * 3600)
+    dispatcher = Dispatcher.of(config, store, int(os.environ.get("QUEUE_CALLS", CALLS)) or CALLS)
+    is_over = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: is_over.set())
+    dispatcher.start()
+    dispatcher.listen()
+    is_over.wait()
+    dispatcher.stop()
+    store.close()
+
+
 def prepare() -> None:
     """Make the configuration if there is none, and say what to do next."""
     target = Path("config.json")
@@ -84,7 +110,7 @@ def check() -> None:
     sys.exit(checkup.check(load_config))
 
 
-COMMANDS: Final = {"check": check}
+COMMANDS: Final = {"check": check, "worker": work}
 
 
 def main(arguments: Sequence[str] = ()) -> None:

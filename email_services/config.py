@@ -45,7 +45,7 @@ from email_services.message import (
 from email_services.pool import DEFAULT_DEADLINE_SECONDS, MANY, PooledEmailService
 from email_services.providers import find_provider, provider_names
 from email_services.store import DEFAULT_URL, Store
-from email_services.streams import BUILT_IN, Stream
+from email_services.streams import BUILT_IN, NAME, Stream
 
 _Model = TypeVar("_Model", bound=BaseModel)
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class StreamSettings(BaseModel):
     on_unknown: OnUnknown | None = None
 
 
-StreamName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+StreamName = Annotated[str, Field(pattern=NAME)]
 
 
 class DomainSettings(BaseModel):

@@ -169,6 +169,15 @@ class UnknownService(EmailServicesError):
         super().__init__(f"The email domain '{email_domain}' has no service '{service}'.")
 
 
+class UnknownStream(EmailServicesError):
+    """The email domain has no such stream."""
+
+    code = "unknown_stream"
+
+    def __init__(self, email_domain: str, stream: str) -> None:
+        super().__init__(f"The email domain '{email_domain}' has no stream '{stream}'.")
+
+
 class KeyRefused(EmailServicesError):
     """The key that was shown is wrong, or opens something else."""
 
@@ -199,6 +208,18 @@ class UnknownMessage(EmailServicesError):
 
     def __init__(self, message_id: str) -> None:
         super().__init__(f"There is no message '{message_id}' in the log of this email domain.")
+
+
+class NotWaiting(EmailServicesError):
+    """The message does not wait in the queue, so that nothing can be done with it there."""
+
+    code = "not_waiting"
+
+    def __init__(self, message_id: str) -> None:
+        super().__init__(
+            f"The message '{message_id}' does not wait: it is being sent, or what became of it is"
+            " at its address."
+        )
 
 
 class KeyInProgress(EmailServicesError):

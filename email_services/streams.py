@@ -10,6 +10,8 @@ from email_services.message import DAY_SECONDS, OnUnknown
 from email_services.store import DEFAULT_STREAM
 
 BULK: Final = "bulk"
+NAME: Final = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+"""What a stream may be called."""
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from werkzeug.wrappers import Response
 
 from browsable_api import Asked, Form, request
 from browsable_api.errors import told
-from email_services.exceptions import A_TIME, SearchTooSlow
+from email_services.exceptions import A_TIME, NotWaiting, SearchTooSlow
 from email_services.pool import PooledEmailService
 from email_services.store import LoggedMessage
 from email_services.texts import body_text
-from endpoints.access import ROOT_OR_POOL
-from endpoints.addresses import CONTENT, FILE, MESSAGE, MESSAGES, SOURCE, url_of
+from endpoints.access import POOL, ROOT_OR_POOL
+from endpoints.addresses import CANCEL, CONTENT, FILE, MESSAGE, MESSAGES, SEND_NOW, SOURCE, url_of
 from endpoints.captured import (
     Captured,
     captured_as_dict,
@@ -204,6 +204,49 @@ def get_message_file(message: LoggedMessage, number: str) -> Response:
     saved.
     """
     return file_answer(message, number)
+
+
+_GONE = {HTTPStatus.CONFLICT: "Nothing was done: it does not wait any more."}
+_MAY_BE_GONE = {"raises": (NotWaiting,), "means": _GONE}
+
+
+@room.operation("DELETE", MESSAGE, POOL, **_MAY_BE_GONE)
+def delete_message(pool: PooledEmailService, message: LoggedMessage) -> Message:
+    """Cancel a message.
+
+    One that waits is not sent then. Once somebody is sending it, or it was sent, that is 409.
+    """
+    if not mailpool.store.cancel(pool.email_domain, message.message_id, time.time()):
+        raise NotWaiting(message.message_id)
+    return _as_it_is_now(pool, message)
+
+
+@room.operation("POST", CANCEL, POOL, form=Form("Cancel it"), **_MAY_BE_GONE)
+def cancel_message(pool: PooledEmailService, message: LoggedMessage) -> Message:
+    """Cancel a message, from a page.
+
+    The same as `DELETE` on its address.
+    """
+    return delete_message(pool, message)
+
+
+@room.operation("POST", SEND_NOW, POOL, form=Form("Send it now"), **_MAY_BE_GONE)
+def send_message_now(pool: PooledEmailService, message: LoggedMessage) -> Message:
+    """Send a message now.
+
+    One that waits, for its time or for its next try, is tried at once.
+    """
+    if not mailpool.store.send_now(pool.email_domain, message.message_id, time.time()):
+        raise NotWaiting(message.message_id)
+    mailpool.dispatcher.wake(pool.email_domain, message.stream)
+    return _as_it_is_now(pool, message)
+
+
+def _as_it_is_now(pool: PooledEmailService, message: LoggedMessage) -> Message:
+    now = time.time()
+    id_ = message.message_id
+    (found,) = mailpool.store.messages(pool.email_domain, now, message_id=id_)
+    return in_full(found)
 
 
 def _next_page(email_domain: str, found: list[LoggedMessage]) -> str:

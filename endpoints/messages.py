@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Annotated, Any, Literal, cast
@@ -11,8 +12,10 @@ from typing_extensions import NotRequired, TypeAliasType, TypedDict
 
 from browsable_api.errors import told
 from email_services.addresses import Address
-from email_services.store import LoggedMessage
+from email_services.pool import PooledEmailService
+from email_services.store import Depth, LoggedMessage
 from endpoints.addresses import MESSAGE, url_of
+from endpoints.context import mailpool
 
 Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 """ISO 8601, UTC."""
@@ -49,6 +52,7 @@ class Message(MessageInShort):
     """A message of the log."""
 
     from_email: Annotated[str, told("The sender.")]
+    stream: Annotated[str, told("What kind of mail it is.")]
     from_name: Annotated[str, told('The sender\'s name, or "".')]
     to_recipients: Annotated[
         list[str] | None, told("Those in to, with names; null where it is not known who was.")
@@ -65,6 +69,34 @@ class Message(MessageInShort):
         bool, told("Whether an attempt before may have been accepted too.")
     ]
     attempts: Annotated[list[Attempt], told("What each service did, in order.")]
+
+
+class QueueDepth(TypedDict):
+    """How much waits in a stream."""
+
+    waiting: Annotated[int, told("Messages that could be sent now.")]
+    oldest_seconds: Annotated[float | None, told("For how long the first of them waits.")]
+    retrying: Annotated[int, told("Those that have been tried.")]
+    scheduled: Annotated[int, told("Those whose time has not come.")]
+    paused: Annotated[bool, told("Whether nothing of the stream is sent.")]
+
+
+def queue_as_dict(pool: PooledEmailService) -> dict[str, QueueDepth]:
+    """How much waits in each stream of the domain. Raises SearchTooSlow or StoreUnavailable."""
+    store = mailpool.store
+    depths = store.depths(pool.email_domain, time.time())
+    paused = store.paused_streams(pool.email_domain)
+    return {
+        name: {
+            "waiting": depth.waiting,
+            "oldest_seconds": depth.oldest_seconds,
+            "retrying": depth.retrying,
+            "scheduled": depth.scheduled,
+            "paused": name in paused,
+        }
+        for name in pool.streams
+        for depth in [depths.get(name, Depth())]
+    }
 
 
 def iso(at: float) -> str:
@@ -96,6 +128,7 @@ def in_full(message: LoggedMessage) -> Message:
     return {
         **in_short(message),
         "from_email": message.from_email,
+        "stream": message.stream,
         "from_name": message.from_name,
         "to_recipients": to,
         "to_cc": cc,

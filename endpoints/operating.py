@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal
@@ -26,11 +27,23 @@ from endpoints.addresses import DESCRIPTION, HEALTHZ, METRICS, READYZ, REFERENCE
 from endpoints.context import mailpool
 from endpoints.rooms import Endpoints
 
+LATE_SECONDS: Final = 15 * 60.0
+"""A message that could have been sent for so long is late: its third try is over by then."""
+
 
 class Status(TypedDict):
     """That all is well."""
 
     status: Annotated[Literal["ok", "ready"], told("What is well.")]
+
+
+class Readiness(Status):
+    """That requests can be answered, and whether what waits is late."""
+
+    oldest_waiting_seconds: Annotated[
+        float | None, told("For how long the first message waits that could be sent.")
+    ]
+    queue_is_late: Annotated[bool, told("Whether that is over 15 minutes.")]
 
 
 @with_config(ConfigDict(extra="allow"))
@@ -41,7 +54,13 @@ class Description(TypedDict):
 
 
 room = Endpoints(
-    "operating", __name__, "Is this server well, and what can it do.", {Status: {"status": "ok"}}
+    "operating",
+    __name__,
+    "Is this server well, and what can it do.",
+    {
+        Status: {"status": "ok"},
+        Readiness: {"status": "ready", "oldest_waiting_seconds": None, "queue_is_late": False},
+    },
 )
 
 
@@ -80,13 +99,20 @@ def check_liveness() -> Status:
 
 
 @room.operation("GET", READYZ, raises=(StoreUnavailable,))
-def check_readiness() -> Status:
+def check_readiness() -> Readiness:
     """Readiness.
 
     200 while the state database answers, else 503. Messages are sent in either case.
+    `queue_is_late` is true where the first message of the queue has waited too long. That is still
+    200: another server would not help.
     """
     mailpool.store.check()
-    return {"status": "ready"}
+    oldest = mailpool.store.oldest_ready(time.time())
+    return {
+        "status": "ready",
+        "oldest_waiting_seconds": oldest,
+        "queue_is_late": oldest is not None and oldest > LATE_SECONDS,
+    }
 
 
 @room.operation("GET", METRICS, MEASURED, answers={HTTPStatus.OK: ("text/plain",)})

@@ -25,15 +25,17 @@ from email_services.exceptions import (
     KeyReused,
     MessageTooLarge,
     Names,
+    NotWaiting,
     SearchTooSlow,
     StoreUnavailable,
     TooManyWrongKeys,
     UnknownDomain,
     UnknownMessage,
     UnknownService,
+    UnknownStream,
 )
 from endpoints.access import KEY_FIELDS, OPEN, enter
-from endpoints.addresses import DOMAIN, HOME, MESSAGES, path_of
+from endpoints.addresses import DOMAIN, HOME, MESSAGES, QUEUE, path_of
 from endpoints.sessions import TOKEN_FIELD
 
 
@@ -64,8 +66,10 @@ STATUS_OF_ERROR: Final[Mapping[type[EmailServicesError], HTTPStatus]] = {
     UnknownDomain: HTTPStatus.NOT_FOUND,
     UnknownService: HTTPStatus.NOT_FOUND,
     UnknownMessage: HTTPStatus.NOT_FOUND,
+    UnknownStream: HTTPStatus.NOT_FOUND,
     KeyInProgress: HTTPStatus.CONFLICT,
     KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    NotWaiting: HTTPStatus.CONFLICT,
     StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     SearchTooSlow: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -189,7 +193,7 @@ def _errors_of(operation: Operation) -> set[int]:
     if operation.access != OPEN:
         statuses |= {HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS}
         statuses |= {HTTPStatus.SERVICE_UNAVAILABLE} | _DEMANDS_ON_BODIES
-        statuses |= {HTTPStatus.FORBIDDEN} if operation.method == "POST" else set()
+        statuses |= {HTTPStatus.FORBIDDEN} if operation.method != "GET" else set()
     return statuses | {STATUS_OF_ERROR[_ERROR_OF_PART[part]] for part in operation.parts}
 
 
@@ -219,7 +223,12 @@ def checked(model: type[Model], fields: Mapping[str, Any]) -> Model:
         raise InvalidInput.from_validation(error, {"": names}) from None
 
 
-_LISTED_AT: Final = {UnknownDomain: HOME, UnknownService: DOMAIN, UnknownMessage: MESSAGES}
+_LISTED_AT: Final = {
+    UnknownDomain: HOME,
+    UnknownService: DOMAIN,
+    UnknownMessage: MESSAGES,
+    UnknownStream: QUEUE,
+}
 """Where to find what there is; who is told that something is unknown may look there."""
 
 

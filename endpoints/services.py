@@ -24,12 +24,21 @@ from endpoints.addresses import (
     HEALTH,
     HOME,
     MESSAGES,
+    QUEUE,
     SEND,
     SEND_THROUGH,
     url_of,
 )
 from endpoints.context import mailpool
-from endpoints.messages import MessageInShort, Time, in_short, iso, iso_or_none
+from endpoints.messages import (
+    MessageInShort,
+    QueueDepth,
+    Time,
+    in_short,
+    iso,
+    iso_or_none,
+    queue_as_dict,
+)
 from endpoints.overview import (
     DomainState,
     LastDay,
@@ -200,6 +209,8 @@ class Domain(TypedDict):
     ]
     state_since: Annotated[Time | None, told("Since when, where that is known.")]
     troubles: Annotated[list[Trouble], told("What is wrong, for people.")]
+    queue: Annotated[dict[str, QueueDepth], told("What waits to be sent, by stream.")]
+    queue_url: Annotated[str, told("What waits, and what can be done with it.")]
     last_hour: Annotated[LastHour, told("What became of the last hour's messages.")]
     last_day: Annotated[LastDay | None, told("The same; null where they are too many to count.")]
     deliver_only_to: NotRequired[
@@ -408,6 +419,8 @@ def _domain(pool: PooledEmailService) -> Domain:
         "enabled_services": services,
         "last_hour": last_hour,
         "last_day": traffic_of_day(counted, now, services),
+        "queue": queue_as_dict(pool),
+        "queue_url": url_of(QUEUE, email_domain=name),
     }
     if with_keys:
         found["pool_api_key"] = domain.pool_api_key.get_secret_value()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from conftest import make_message
 from sqlalchemy import update
@@ -458,3 +460,20 @@ def test_a_message_that_cannot_be_read_stops_no_other(make, any_store, log, cloc
     assert service.sent == [other.message_id]
     assert log(broken).outcome == "not sent"
     assert "cannot be read" in caplog.text
+
+
+def test_word_of_what_was_put_reaches_other_processes(postgresql):
+    heard, is_over = threading.Event(), threading.Event()
+    listening, other = Store(postgresql), Store(postgresql)
+    listening.when_put(lambda *lane: lane == (DOMAIN, "default") and heard.set())
+    thread = threading.Thread(target=listening.listen, args=(is_over.is_set,))
+    thread.start()
+    pool = PooledEmailService(DOMAIN, [Mailbox("a")], other)
+    try:
+        # The first may come before anybody listens.
+        assert any(pool.accept([make_message()]) and heard.wait(0.2) for _ in range(100))
+    finally:
+        is_over.set()
+        thread.join()
+        for store in (listening, other):
+            store.close()

@@ -79,6 +79,11 @@ class Dispatcher:
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
         self._thread.start()
 
+    def listen(self) -> None:
+        """Hear, too, what other processes put there; in a thread of its own."""
+        arguments = (self._is_stopping.is_set,)
+        threading.Thread(target=self._store.listen, args=arguments, daemon=True).start()
+
     def stop(self) -> None:
         """Take nothing more, finish what is with a service, and give the rest back."""
         self._is_stopping.set()

@@ -92,6 +92,7 @@ class Database:
     """
 
     def __init__(self, url: str, migrations: Sequence[Migration], keep_seconds: float) -> None:
+        self._url = url
         self._engine, log_engine = make_engine(url), make_log_engine(url)
         self._autocommit, self._log = make_autocommit(self._engine), make_autocommit(log_engine)
         self._turns = Turns() if self._engine.dialect.name == "sqlite" else None

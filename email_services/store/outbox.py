@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,6 +41,7 @@ from email_services.store.messages import (
     message_columns,
     rows_of,
 )
+from email_services.store.notices import CHANNEL, Quiet, listen
 from email_services.store.schema import DEFAULT_STREAM, MESSAGES, OUTBOX, PAUSED
 
 _IS_IT: Final = OUTBOX.c.message_id == bindparam("of_message")
@@ -55,8 +57,11 @@ _LOG: Final = update(MESSAGES).where(_IS_OF_CLAIM)
 _NEXT_DUE: Final = select(func.min(OUTBOX.c.due).label("due")).where(
     OUTBOX.c.email_domain == bindparam("email_domain"), OUTBOX.c.stream == bindparam("stream")
 )
+_NOTIFY: Final = select(func.pg_notify(CHANNEL, bindparam("payload")))
+_OLDEST: Final = select(func.min(OUTBOX.c.ready_at).label("ready_at"))
 _PAUSED: Final = select(PAUSED).where(PAUSED.c.email_domain == bindparam("email_domain"))
 
+LISTEN_SECONDS: Final = 1.0
 FORGOTTEN_SECONDS: Final = 3600
 """After which nobody will say of a message that it has expired, whose domain is no more."""
 
@@ -148,6 +153,7 @@ class Outbox(Database):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._listeners: list[Callable[[str, str], None]] = []
+        self._quiet = Quiet()
         self.skew_seconds = 0.0 if self._turns else SKEW_SECONDS
         """By how much the clocks of those who share this may differ; SQLite is on one machine."""
 
@@ -182,10 +188,26 @@ class Outbox(Database):
                 taken += [None if write.is_doubtful else False] * len(some)
                 return taken + [False] * (len(messages) - len(taken))
             taken += [True] * len(some)
-            for lane in {(m.logged.email_domain, m.logged.stream) for m in some}:
-                for listener in self._listeners:
-                    listener(*lane)
+            self._say({(m.logged.email_domain, m.logged.stream) for m in some})
         return taken
+
+    def _say(self, lanes: Collection[tuple[str, str]]) -> None:
+        """Have somebody look there: here, or where nobody listens in this process, elsewhere."""
+        for lane in lanes:
+            for listener in self._listeners:
+                listener(*lane)
+            if not self._listeners and not self._turns and self._quiet.is_due(lane):
+                with suppress(StoreUnavailable):
+                    self._read(_NOTIFY, {"payload": " ".join(lane)})
+
+    def listen(self, is_over: Callable[[], bool]) -> None:
+        """Pass on what other processes say, until it is over; where the database has that."""
+        if not self._turns:
+            listen(self._url, self._tell, is_over, LISTEN_SECONDS)
+
+    def _tell(self, email_domain: str, stream: str) -> None:
+        for listener in self._listeners:
+            listener(email_domain, stream)
 
     # Taking messages out
 
@@ -382,10 +404,10 @@ class Outbox(Database):
     def oldest_ready(self, now: float) -> float | None:
         """For how many seconds the message waits that has been ready for longest, of all domains.
 
-        None where none is. Raises SearchTooSlow.
+        None where none is.
         """
-        with self._reading() as connection:
-            ready_at = connection.execute(select(func.min(OUTBOX.c.ready_at))).scalar()
+        (row,) = self._read(_OLDEST, {})
+        ready_at = row["ready_at"]
         return None if ready_at is None or ready_at > now else now - ready_at
 
     def waiting(

@@ -163,6 +163,7 @@ OUTBOX = Table(
     Column("claim", String(32)),  # whose it is; nobody else may say what became of it
     Column("handing_to", String(64)),  # the service that may have it by now
     Index("outbox_by_lane", "email_domain", "stream", "due"),
+    Index("outbox_by_age", "ready_at"),
 )
 
 PAUSED = Table(
