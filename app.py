@@ -14,19 +14,21 @@ from email_services.exceptions import EmailServicesError
 from email_services.pool import MANY
 from email_services.queue import CALLS, Dispatcher
 from email_services.store import Store
-from endpoints import log, operating, queue, services, signing_in
+from endpoints import keys, log, operating, queue, services, signing_in
 from endpoints.access import KEY_FIELDS, knows_sender
 from endpoints.addresses import DESCRIPTION, DomainConverter, page_addresses
 from endpoints.context import Mailpool
 from endpoints.guesses import Guesses
+from endpoints.key_uses import KeyUses
 from endpoints.rooms import answer_error
 from endpoints.sending import views as sending
 from endpoints.sending.bodies import MAX_JSON, max_body_bytes
 from endpoints.sessions import TOKEN_FIELD, vary_by_cookie
+from endpoints.upkeep import Upkeep
 from server.proxies import trusted_proxies
 from server.traffic import count_answer
 
-ROOMS = (sending, log, queue, services, signing_in, operating)
+ROOMS = (sending, log, queue, services, signing_in, keys, operating)
 """In the order in which a person would look for them."""
 
 
@@ -58,8 +60,15 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     app.config["EMAIL_DOMAINS"] = len(pools)  # which share the threads (server/worker.py)
     app.config["SECRET_FIELDS"] = (*KEY_FIELDS, TOKEN_FIELD)
     calls = int(os.environ.get("QUEUE_CALLS", CALLS)) or 1  # gunicorn.conf.py says so
+    uses = KeyUses(store)
     app.extensions["mailpool"] = Mailpool(
-        config, store, pools, Guesses(store), Dispatcher.of(config, store, calls)
+        config,
+        store,
+        pools,
+        Guesses(store),
+        uses,
+        Upkeep(uses.write),
+        Dispatcher.of(config, store, calls),
     )
     app.url_map.converters["domain"] = DomainConverter
     for module in ROOMS:

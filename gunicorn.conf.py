@@ -68,19 +68,23 @@ queue_calls = 0 if os.environ.get("QUEUE_CALLS") == "0" else _number("QUEUE_CALL
 
 def post_worker_init(worker: Any) -> None:
     """Begin to deliver what waits, in the process that does it: threads survive no fork."""
+    mailpool_of(worker.wsgi).upkeep.start()
     if queue_calls:
-        dispatcher_of(worker.wsgi).start()
+        mailpool_of(worker.wsgi).dispatcher.start()
 
 
 def worker_exit(_server: Any, worker: Any) -> None:
     """Finish what has been handed to a provider, and give the rest back to the queue."""
-    if queue_calls and hasattr(worker, "wsgi"):
-        dispatcher_of(worker.wsgi).stop()
+    if not hasattr(worker, "wsgi"):
+        return
+    if queue_calls:
+        mailpool_of(worker.wsgi).dispatcher.stop()
+    mailpool_of(worker.wsgi).upkeep.stop()
 
 
-def dispatcher_of(application: Any) -> Any:
-    """What delivers what waits, in an application."""
-    return application.extensions["mailpool"].dispatcher
+def mailpool_of(application: Any) -> Any:
+    """What an application works with."""
+    return application.extensions["mailpool"]
 
 
 control_socket_disable = True

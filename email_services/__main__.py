@@ -23,11 +23,14 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from getpass import getpass
 from pathlib import Path
 from typing import Final
 
 from email_services import checkup
+from email_services.api_keys import ApiKey, Role, hash_key
 from email_services.config import PLACEHOLDER, Config, load_config
 from email_services.queue import CALLS, Dispatcher
 from email_services.store import Store
@@ -39,6 +42,13 @@ def make_config(example: Path, target: Path) -> None:
     text = re.sub(rf"{PLACEHOLDER}-\w+", lambda _: secrets.token_urlsafe(24), text)
     with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
+
+
+def key_that_may(role: Role, keys: Iterable[ApiKey]) -> str:
+    """The first of these keys with that role which is not only known by its hash."""
+    now = time.time()
+    found = (key.value for key in keys if key.role == role and key.is_valid(now) and key.value)
+    return next(found, "YOUR-KEY")
 
 
 def curl_command(config: Config, address: str) -> str:
@@ -53,7 +63,7 @@ def curl_command(config: Config, address: str) -> str:
     arguments = [
         f"{address}/{domain.email_domain}/send",
         "-H",
-        f"Authorization: Bearer {domain.pool_api_key.get_secret_value()}",
+        f"Authorization: Bearer {key_that_may('send', domain.keys)}",
         "-H",
         "Content-Type: application/json",
         "-d",
@@ -65,8 +75,11 @@ def curl_command(config: Config, address: str) -> str:
 def export_command(config: Config) -> str:
     """A command for a shell that sets the keys which README.md's examples use."""
     domain = next(iter(config.domains.values()))
-    keys = {"POOL_KEY": domain.pool_api_key, "ROOT_KEY": config.root_api_key}
-    values = (f"{name}={shlex.quote(key.get_secret_value())}" for name, key in keys.items())
+    keys = {
+        "POOL_KEY": key_that_may("send", domain.keys),
+        "ROOT_KEY": key_that_may("root", config.root_keys),
+    }
+    values = (f"{name}={shlex.quote(key)}" for name, key in keys.items())
     return f"export {' '.join(values)}"
 
 
@@ -86,6 +99,20 @@ def work() -> None:
     is_over.wait()
     dispatcher.stop()
     store.close()
+
+
+def print_hash(is_new: bool = False) -> None:
+    """Print what stands for a key in config.json: of one that is typed, or of a new one."""
+    if is_new:
+        key = secrets.token_urlsafe(32)
+        print(f"key:  {key}")  # noqa: T201
+        print(f"hash: {hash_key(key)}")  # noqa: T201
+        return
+    key = getpass("Key: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
+    try:
+        print(hash_key(key))  # noqa: T201
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
 
 
 def prepare() -> None:
@@ -110,15 +137,21 @@ def check() -> None:
     sys.exit(checkup.check(load_config))
 
 
-COMMANDS: Final = {"check": check, "worker": work}
+COMMANDS: Final = {"check": check, "hash-key": print_hash, "worker": work}
 
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m email_services")
     parser.add_argument("command", nargs="?", choices=COMMANDS, help="without one: prepare a run")
-    command = parser.parse_args(arguments).command
-    (COMMANDS[command] if command else prepare)()
+    parser.add_argument("--new", action="store_true", help="hash-key: make a new key, too")
+    given = parser.parse_args(arguments)
+    if given.new and given.command != "hash-key":
+        parser.error("--new goes with hash-key")
+    if given.new:
+        print_hash(is_new=True)
+    else:
+        (COMMANDS[given.command] if given.command else prepare)()
 
 
 if __name__ == "__main__":

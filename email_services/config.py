@@ -18,14 +18,21 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SecretStr,
     ValidationError,
 )
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from email_services.abstract import AbstractEmailService, Key, Seconds
+from email_services.abstract import AbstractEmailService, Seconds
 from email_services.addresses import Mailbox, canonical_domain
+from email_services.api_keys import (
+    DOMAIN_ROLES,
+    ROOT_ROLES,
+    ApiKey,
+    Keyring,
+    KeySettings,
+    OneKey,
+)
 from email_services.config_source import Path, Problems, parsed, printable, read_source
 from email_services.exceptions import (
     ConfigError,
@@ -96,7 +103,7 @@ class DomainSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     email_domain: Annotated[str, AfterValidator(canonical_domain)]
-    pool_api_key: Key
+    pool_api_key: Any
     deadline_seconds: Seconds = DEFAULT_DEADLINE_SECONDS
     on_unknown: OnUnknown = "failover"
     send: Literal["now", "queued"] = "now"
@@ -112,7 +119,7 @@ class ConfigFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    root_api_key: Key
+    root_api_key: Any
     production: bool = False
     state_url: str | None = None
     message_retention_days: Annotated[int | float, Field(gt=0, le=36500)] = 30
@@ -124,16 +131,17 @@ class ConfigFile(BaseModel):
 
 
 class EmailDomain:
-    """One email domain: its key, its services, and how it fails over."""
+    """One email domain: its keys, its services, and how it fails over."""
 
     def __init__(
         self,
         settings: DomainSettings,
+        keys: list[ApiKey],
         services: list[AbstractEmailService],
         streams: Mapping[str, Stream],
     ) -> None:
         self.email_domain = settings.email_domain
-        self.pool_api_key = settings.pool_api_key
+        self.keys = keys
         self.services = services
         self.queues_all = settings.send == "queued"
         """Whether messages wait in the queue whose senders do not say."""
@@ -168,14 +176,21 @@ class Config:
     made of, as data.
     """
 
-    def __init__(self, file: ConfigFile, domains: list[EmailDomain], given: Any = None) -> None:
+    def __init__(
+        self,
+        file: ConfigFile,
+        root_keys: list[ApiKey],
+        domains: list[EmailDomain],
+        given: Any = None,
+    ) -> None:
         self.production = file.production
         self.state_url = os.environ.get("DATABASE_URL") or file.state_url or DEFAULT_URL
         self.message_retention_days = file.message_retention_days
         self.max_message_bytes = int(file.max_message_megabytes * MEGABYTE)
         self.cors_origins = file.cors_origins
-        self.root_api_key = file.root_api_key
         self.domains = {domain.email_domain: domain for domain in domains}
+        self.root_keys = root_keys
+        self.keyring = Keyring([*root_keys, *(key for domain in domains for key in domain.keys)])
         self._digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).digest()
 
     def fingerprint(self, salt: str) -> str:
@@ -191,20 +206,6 @@ class Config:
             return self.domains[canonical_domain(name)]
         except (KeyError, ValueError):
             raise UnknownDomain(name) from None
-
-    def is_root(self, keys: Iterable[str]) -> bool:
-        """Whether the root key is among `keys`."""
-        return _matches(self.root_api_key, keys)
-
-    def opens(self, domain: EmailDomain, keys: Iterable[str]) -> bool:
-        """Whether the pool key of `domain` is among `keys`."""
-        return _matches(domain.pool_api_key, keys)
-
-
-def _matches(key: SecretStr, presented: Iterable[str]) -> bool:
-    expected = key.get_secret_value().encode()
-    # In constant time, and every one of them: how long it takes tells nothing.
-    return True in [hmac.compare_digest(expected, p.encode("utf-8", "replace")) for p in presented]
 
 
 def load_config(source: str | None = None) -> Config:
@@ -222,9 +223,11 @@ def checked_config(text: str, name: str) -> Config:
     given = parsed(text, name, problems)
     file = _validated(ConfigFile, given, (), problems)
     domains = _domains(file, problems) if file else []
+    root_keys = _keys(file.root_api_key, ("root_api_key",), None, problems) if file else []
     if file is None or problems:
         raise ConfigError(f"{name}: {problems}")
-    config = Config(file, domains, {**given, "state_url": None})  # each may reach it its own way
+    # Without where the state is, which each node may reach in its own way.
+    config = Config(file, root_keys, domains, {**given, "state_url": None})
     _refuse_state_without_a_file(config.state_url)
     _refuse_or_warn(config, name)
     for domain in config.domains.values():
@@ -257,10 +260,36 @@ def _domains(file: ConfigFile, problems: Problems) -> list[EmailDomain]:
         if settings.email_domain in seen:
             problems.add((*path, "email_domain"), f"'{settings.email_domain}' is given twice")
         seen.add(settings.email_domain)
+        keys = _keys(
+            settings.pool_api_key, (*path, "pool_api_key"), settings.email_domain, problems
+        )
         services = _services(settings, path, problems)
         streams = _streams(settings, {service.name for service in services}, path, problems)
-        domains.append(EmailDomain(settings, services, streams))
+        domains.append(EmailDomain(settings, keys, services, streams))
     return domains
+
+
+def _keys(given: Any, path: Path, email_domain: str | None, problems: Problems) -> list[ApiKey]:
+    """The key, or the keys, that stand at `path`."""
+    if not isinstance(given, list):
+        one = _validated(OneKey, given, path, problems)
+        role = (DOMAIN_ROLES if email_domain else ROOT_ROLES)[0]
+        value = one.root.get_secret_value() if one else None
+        return [ApiKey(str(path[-1]), role, email_domain, value=value, is_named=False)]
+    if not given:
+        problems.add(path, "It should have at least one key")
+    keys: list[ApiKey] = []
+    for index, settings in enumerate(given):
+        found = _validated(KeySettings, settings, (*path, index), problems)
+        if found is None:
+            continue
+        if found.name in {key.name for key in keys}:
+            problems.add((*path, index, "name"), f"'{found.name}' is given twice")
+        try:
+            keys.append(ApiKey.of(found, email_domain))
+        except ValueError as error:
+            problems.add((*path, index, "role"), str(error))
+    return keys
 
 
 def _streams(
@@ -330,16 +359,13 @@ def _refuse_or_warn(config: Config, name: str) -> None:
 
 
 def _weak_keys(config: Config) -> Iterable[str]:
-    keys = {"root_api_key": config.root_api_key}
-    keys |= {f"pool_api_key of {d.email_domain}": d.pool_api_key for d in config.domains.values()}
     seen: dict[str, str] = {}
-    for name, key in keys.items():
-        value = key.get_secret_value()
-        if value.startswith(PLACEHOLDER):
-            yield f"the {name} is a placeholder that everybody knows"
-        if value in seen:
-            yield f"the {name} is the same as the {seen[value]}"
-        seen[value] = name
+    for key in config.keyring.keys:
+        if key.secret.startswith(PLACEHOLDER):
+            yield f"the {key} is a placeholder that everybody knows"
+        if key.secret in seen:
+            yield f"the {key} is the same as the {seen[key.secret]}"
+        seen[key.secret] = str(key)
 
 
 def _clear_text(config: Config) -> Iterable[str]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
 from flask import g
 
 from browsable_api import Access, KeyField, request
-from email_services.config import EmailDomain
+from email_services.api_keys import ApiKey, Role
 from email_services.exceptions import (
     KeyMissing,
     KeyRefused,
@@ -23,34 +24,53 @@ from email_services.exceptions import (
 )
 from email_services.pool import PooledEmailService
 from endpoints.context import mailpool
-from endpoints.sessions import ROOT as ROOT_LEVEL
-from endpoints.sessions import Session, current_session, level_of, usable_session
+from endpoints.sessions import Session, current_session, usable_session
 
 POOL_KEY: Final = KeyField("pool_api_key", "Pool key", "The pool key of this domain.")
 ROOT_KEY: Final = KeyField("root_api_key", "Root key", "The root key of this server.")
 KEY_FIELDS: Final = (POOL_KEY.name, ROOT_KEY.name)
 
+SCHEMES: Final[Mapping[Role, str]] = {
+    "root": "root_key",
+    "send": "pool_key",
+    "read": "read_key",
+    "metrics": "metrics_key",
+}
+"""What a key of each role is called where an operation says which open it."""
+
 OPEN: Final = Access()
 """Nobody's key is asked for."""
 
-ROOT_OR_POOL: Final = Access(("root_key", "pool_key"), ROOT_KEY, "the root key or the pool key")
+READING: Final = Access(
+    ("root_key", "pool_key", "read_key"), ROOT_KEY, "the root key, the pool key or a read key"
+)
 LISTED: Final = Access(
-    ("", *ROOT_OR_POOL.schemes), ROOT_KEY, f"anybody; in production {ROOT_OR_POOL.opened_by}"
+    ("", *READING.schemes), ROOT_KEY, f"anybody; in production {READING.opened_by}"
 )
 """Open outside production, to who shows no key."""
 
-MEASURED: Final = Access(("", "root_key"), ROOT_KEY, "anybody; in production the root key")
+MEASURED: Final = Access(
+    ("", "root_key", "metrics_key"),
+    ROOT_KEY,
+    "anybody; in production the root key or a metrics key",
+)
 """What concerns all domains, and is no secret outside production."""
 
-POOL: Final = Access(("pool_key",), POOL_KEY, "the pool key")
+SENDING: Final = Access(("pool_key", "root_key"), POOL_KEY, "the pool key or the root key")
 ROOT: Final = Access(("root_key",), ROOT_KEY, "the root key")
-
 _NEEDED: Final = {
-    LISTED: "the root key or the pool key of this domain",
-    ROOT_OR_POOL: "the root key or the pool key of this domain",
-    POOL: "the pool key of this domain",
+    LISTED: "the root key or a key of this domain",
+    READING: "the root key or a key of this domain",
+    SENDING: "the pool key of this domain or the root key",
     ROOT: "the root key",
-    MEASURED: "the root key",
+    MEASURED: "the root key or a metrics key",
+}
+
+_IN_WORDS: Final[Mapping[Role, str]] = {
+    "root": "the root key",
+    "send": "the pool key of this domain",
+    "read": "a key of this domain that only reads",
+    "metrics": "a key that only reads metrics",
 }
 
 
@@ -64,7 +84,7 @@ def enter(access: Access, parts: dict[str, Any]) -> dict[str, Any]:
     if access == OPEN:
         return parts
     if "email_domain" not in parts:
-        return {"pools": _visible_pools(access)}
+        return {"pools": _visible_pools(access), **parts}
     pool = _opened(access, parts.pop("email_domain"))
     if "service" in parts:
         parts["service"] = pool.service(parts["service"])
@@ -85,29 +105,29 @@ def _opened(access: Access, name: str) -> PooledEmailService:
         if mailpool.config.production and not is_root():
             raise _refused(access) from None
         raise
-    if not _opens(access, domain):
-        raise _refused(access, _held(domain))
+    if not may(access, domain.email_domain):
+        raise _refused(access, _held(domain.email_domain))
     return mailpool.pools[domain.email_domain]
 
 
-def _opens(access: Access, domain: EmailDomain) -> bool:
-    return (
-        ("" in access.schemes and _is_open_to_all())
-        or ("root_key" in access.schemes and is_root())
-        or ("pool_key" in access.schemes and has_pool_key(domain))
-    )
+def may(access: Access, name: str) -> bool:
+    """Whether the caller may do what is opened so, with the email domain `name`."""
+    if "" in access.schemes and _is_open_to_all():
+        return True
+    opening = [key for key in _keys_held(name) if SCHEMES[key.role] in access.schemes]
+    if opening:
+        _note_for_curl(opening[0])
+    return bool(opening)
 
 
 def _visible_pools(access: Access) -> list[PooledEmailService]:
-    """Of the domains the caller may see."""
-    domains = list(mailpool.config.domains.values())
-    is_for_pools = "pool_key" in access.schemes
-    own = [domain for domain in domains if is_for_pools and has_pool_key(domain)]
-    if own and mailpool.config.production and not is_root():
-        domains = own
-    elif not (own or is_root() or ("" in access.schemes and _is_open_to_all())):
-        raise _refused(access, needed="the root key or a pool key" if is_for_pools else "")
-    return [mailpool.pools[domain.email_domain] for domain in domains]
+    """Of the domains the caller may see; all, outside production, to who may see one."""
+    pools = mailpool.pools
+    own = [pool for name, pool in pools.items() if may(access, name)]
+    if not own:
+        needed = "" if access in {ROOT, MEASURED} else "the root key or a key of a domain"
+        raise _refused(access, needed=needed)
+    return own if mailpool.config.production else list(pools.values())
 
 
 def _message(pool: PooledEmailService, message_id: str) -> Any:
@@ -164,17 +184,38 @@ def _key_in_header() -> str | None:
 
 def _is_right(key: str) -> bool:
     """Whether `key` opens anything here; a request asks it again and again of the same."""
-    known: dict[str, bool] = g.setdefault("right_keys", {})
-    if key not in known:
-        known[key] = level_of(key) is not None
-    return known[key]
+    return bool(_found(key))
 
 
-def _held(domain: EmailDomain) -> str:
+def _found(shown: str) -> tuple[ApiKey, ...]:
+    """Which keys it is; a request asks it again and again of the same."""
+    known: dict[str, tuple[ApiKey, ...]] = g.setdefault("found_keys", {})
+    if shown not in known:
+        known[shown] = mailpool.config.keyring.find(shown, time.time())
+    return known[shown]
+
+
+def _callers_keys() -> list[ApiKey]:
+    """Those that the caller shows, or has signed in with."""
+    if "callers_keys" not in g:
+        session = _session()
+        found = [session.key] if session else [k for shown in keys_shown() for k in _found(shown)]
+        for key in found:
+            mailpool.key_uses.note(key, time.time())
+        g.callers_keys = found
+    keys: list[ApiKey] = g.callers_keys
+    return keys
+
+
+def _keys_held(name: str) -> list[ApiKey]:
+    """Of those the ones for the email domain `name`, or for the whole server."""
+    return [key for key in _callers_keys() if key.email_domain in {None, name}]
+
+
+def _held(name: str) -> str:
     """Which right key the caller has, or "": whoever holds it may know."""
-    if is_root():
-        return "the root key"
-    return "the pool key of this domain" if has_pool_key(domain) else ""
+    held = _keys_held(name)
+    return _IN_WORDS[held[0].role] if held else ""
 
 
 def _refused(access: Access, held: str = "", needed: str = "") -> KeyRefused:
@@ -203,19 +244,11 @@ def _count_wrong(keys: list[str]) -> None:
 
 
 def is_root() -> bool:
-    """Whether the caller shows the root key, or has signed in with it."""
-    session = _session()
-    if session:
-        return _noted("ROOT_KEY", is_open=session.level == ROOT_LEVEL)
-    return _noted("ROOT_KEY", is_open=mailpool.config.is_root(keys_shown()))
-
-
-def has_pool_key(domain: EmailDomain) -> bool:
-    """Whether the caller shows the pool key of the domain, or has signed in with it."""
-    session = _session()
-    if session:
-        return _noted("POOL_KEY", is_open=session.level == domain.email_domain)
-    return _noted("POOL_KEY", is_open=mailpool.config.opens(domain, keys_shown()))
+    """Whether the caller shows a root key, or has signed in with one."""
+    found = [key for key in _callers_keys() if key.role == "root"]
+    if found:
+        _note_for_curl(found[0])
+    return bool(found)
 
 
 def does_for(access: Access, session: Session) -> bool:
@@ -225,15 +258,14 @@ def does_for(access: Access, session: Session) -> bool:
             domain = mailpool.config.domain((request.view_args or {})["email_domain"])
         except UnknownDomain:
             return False
-        return session.level == domain.email_domain
-    return access.asks_for is None or session.level == ROOT_LEVEL
+        is_here = session.key.email_domain in {None, domain.email_domain}
+        return is_here and SCHEMES[session.key.role] in access.schemes
+    return access.asks_for is None or session.key.role == "root"
 
 
-def _noted(key_name: str, *, is_open: bool) -> bool:
+def _note_for_curl(key: ApiKey) -> None:
     """For the curl command of a page: which key, as the README's variables are named, opens."""
-    if is_open:
-        g.key_name = key_name
-    return is_open
+    g.key_name = "POOL_KEY" if key.email_domain else "ROOT_KEY"
 
 
 def _session() -> Session | None:

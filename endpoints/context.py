@@ -13,19 +13,24 @@ from email_services.pool import PooledEmailService
 from email_services.queue import Dispatcher
 from email_services.store import Store
 from endpoints.guesses import Guesses
+from endpoints.key_uses import KeyUses
+from endpoints.upkeep import Upkeep
 
 
 @dataclass(frozen=True)
 class Mailpool:
     """What the views work with; one in each application.
 
-    dispatcher: what delivers what waits, once it is started.
+    upkeep: what each worker does now and then; dispatcher: what delivers what waits. Both begin
+    once they are started.
     """
 
     config: Config
     store: Store
     pools: dict[str, PooledEmailService]
     guesses: Guesses
+    key_uses: KeyUses
+    upkeep: Upkeep
     dispatcher: Dispatcher
 
 

@@ -23,7 +23,7 @@ from email_services.exceptions import A_TIME, NotWaiting, SearchTooSlow
 from email_services.pool import PooledEmailService
 from email_services.store import LoggedMessage
 from email_services.texts import body_text
-from endpoints.access import POOL, ROOT_OR_POOL
+from endpoints.access import READING, SENDING
 from endpoints.addresses import CANCEL, CONTENT, FILE, MESSAGE, MESSAGES, SEND_NOW, SOURCE, url_of
 from endpoints.captured import (
     Captured,
@@ -123,7 +123,7 @@ room = Endpoints("messages", __name__, "The log: what was sent, and what became 
 @room.operation(
     "GET",
     MESSAGES,
-    ROOT_OR_POOL,
+    READING,
     page="messages.html",
     form=FILTER_FORM,
     raises=(SearchTooSlow,),
@@ -156,7 +156,7 @@ def list_messages(pool: PooledEmailService, query: MessageFilter) -> Messages:
     }
 
 
-@room.operation("GET", MESSAGE, ROOT_OR_POOL, page="message.html")
+@room.operation("GET", MESSAGE, READING, page="message.html")
 def get_message(message: LoggedMessage) -> MessageInFull:
     """A message.
 
@@ -171,7 +171,7 @@ def get_message(message: LoggedMessage) -> MessageInFull:
     return {**in_full(message), "captured": captured_as_dict(message)}
 
 
-@room.operation("GET", CONTENT, ROOT_OR_POOL, answers={HTTPStatus.OK: ("text/html",)})
+@room.operation("GET", CONTENT, READING, answers={HTTPStatus.OK: ("text/html",)})
 def get_message_content(message: LoggedMessage) -> Response:
     """Content of a message.
 
@@ -181,7 +181,7 @@ def get_message_content(message: LoggedMessage) -> Response:
     return content_answer(message)
 
 
-@room.operation("GET", SOURCE, ROOT_OR_POOL, answers={HTTPStatus.OK: ("text/plain",)})
+@room.operation("GET", SOURCE, READING, answers={HTTPStatus.OK: ("text/plain",)})
 def get_message_source(message: LoggedMessage) -> Response:
     """Source of a message.
 
@@ -193,7 +193,7 @@ def get_message_source(message: LoggedMessage) -> Response:
 @room.operation(
     "GET",
     FILE,
-    ROOT_OR_POOL,
+    READING,
     answers={HTTPStatus.OK: ("application/octet-stream",)},
     headers=("Content-Disposition",),
 )
@@ -210,7 +210,7 @@ _GONE = {HTTPStatus.CONFLICT: "Nothing was done: it does not wait any more."}
 _MAY_BE_GONE = {"raises": (NotWaiting,), "means": _GONE}
 
 
-@room.operation("DELETE", MESSAGE, POOL, **_MAY_BE_GONE)
+@room.operation("DELETE", MESSAGE, SENDING, **_MAY_BE_GONE)
 def delete_message(pool: PooledEmailService, message: LoggedMessage) -> Message:
     """Cancel a message.
 
@@ -221,7 +221,7 @@ def delete_message(pool: PooledEmailService, message: LoggedMessage) -> Message:
     return _as_it_is_now(pool, message)
 
 
-@room.operation("POST", CANCEL, POOL, form=Form("Cancel it"), **_MAY_BE_GONE)
+@room.operation("POST", CANCEL, SENDING, form=Form("Cancel it"), **_MAY_BE_GONE)
 def cancel_message(pool: PooledEmailService, message: LoggedMessage) -> Message:
     """Cancel a message, from a page.
 
@@ -230,7 +230,7 @@ def cancel_message(pool: PooledEmailService, message: LoggedMessage) -> Message:
     return delete_message(pool, message)
 
 
-@room.operation("POST", SEND_NOW, POOL, form=Form("Send it now"), **_MAY_BE_GONE)
+@room.operation("POST", SEND_NOW, SENDING, form=Form("Send it now"), **_MAY_BE_GONE)
 def send_message_now(pool: PooledEmailService, message: LoggedMessage) -> Message:
     """Send a message now.
 

@@ -226,6 +226,8 @@ def described() -> dict[str, Any]:
             keys={
                 "pool_key": "The pool key of the domain.",
                 "root_key": "The root key of the server.",
+                "read_key": "A key of the domain that may not send.",
+                "metrics_key": "A key of the server that only reads metrics.",
             },
             parameters=_PARAMETERS,
             headers=_HEADERS,

@@ -13,7 +13,7 @@ from browsable_api.errors import told
 from email_services.exceptions import SearchTooSlow, UnknownStream
 from email_services.pool import PooledEmailService
 from email_services.streams import NAME
-from endpoints.access import ROOT, ROOT_OR_POOL
+from endpoints.access import READING, ROOT
 from endpoints.addresses import QUEUE
 from endpoints.context import mailpool
 from endpoints.messages import (
@@ -61,7 +61,7 @@ class Queue(TypedDict):
 room = Endpoints("queue", __name__, "What waits to be sent, and what to do with it.")
 
 
-@room.operation("GET", QUEUE, ROOT_OR_POOL, page="queue.html", raises=(SearchTooSlow,))
+@room.operation("GET", QUEUE, READING, page="queue.html", raises=(SearchTooSlow,))
 def get_queue(pool: PooledEmailService, query: StreamFilter) -> Queue:
     """The queue.
 

@@ -105,8 +105,8 @@ _ERROR_EXAMPLES: Final[Mapping[int, Error]] = {
         "problems": {"to_recipients.1": "It should be a string with one email address."},
     },
     401: {
-        "error": "No key was shown: the pool key of this domain is needed, as Authorization: "
-        "Bearer KEY.",
+        "error": "No key was shown: the pool key of this domain or the root key is needed, as "
+        "Authorization: Bearer KEY.",
         "code": "key_missing",
     },
     404: {

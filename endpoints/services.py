@@ -12,12 +12,13 @@ from typing_extensions import NotRequired, TypeAliasType, TypedDict
 from browsable_api import Asked, Form
 from browsable_api.errors import told
 from email_services.abstract import AbstractEmailService
+from email_services.config import EmailDomain
 from email_services.drill import KINDS, Drill, DrillKind
 from email_services.health import State
 from email_services.message import OnUnknown
 from email_services.pool import PooledEmailService
 from email_services.store import ServiceState
-from endpoints.access import LISTED, ROOT, ROOT_OR_POOL, has_pool_key, is_root
+from endpoints.access import LISTED, READING, ROOT, is_root, may
 from endpoints.addresses import (
     DOMAIN,
     FAIL,
@@ -287,7 +288,7 @@ def list_domains(pools: list[PooledEmailService]) -> Home:
     }
 
 
-@room.operation("POST", HOME, ROOT_OR_POOL, form=Form("Show them"))
+@room.operation("POST", HOME, READING, form=Form("Show them"))
 def list_domains_with_key(pools: list[PooledEmailService]) -> Home:
     """Email domains, with a key in the body."""
     return list_domains(pools)
@@ -315,7 +316,7 @@ def get_domain(pool: PooledEmailService) -> DomainWithChanges:
     }
 
 
-@room.operation("POST", DOMAIN, ROOT_OR_POOL, form=Form("Show it"))
+@room.operation("POST", DOMAIN, READING, form=Form("Show it"))
 def get_domain_with_key(pool: PooledEmailService) -> DomainWithChanges:
     """An email domain, with a key in the body."""
     return get_domain(pool)
@@ -423,14 +424,20 @@ def _domain(pool: PooledEmailService) -> Domain:
         "queue_url": url_of(QUEUE, email_domain=name),
     }
     if with_keys:
-        found["pool_api_key"] = domain.pool_api_key.get_secret_value()
-    if is_root() or has_pool_key(domain):
+        found |= _plain_pool_key(domain)
+    if may(READING, name):
         last = mailpool.store.messages(name, now, limit=LAST_MESSAGES)
         found["last_messages"] = [in_short(message) for message in last]
         if pool.guard.is_on:
             found["deliver_only_to"] = [str(p) for p in pool.guard.deliver_only_to or ()]
             found["redirect_to"] = pool.guard.redirect_to and pool.guard.redirect_to.email
     return found
+
+
+def _plain_pool_key(domain: EmailDomain) -> Any:
+    """The key to send with, where it is known by more than its hash."""
+    keys = (key for key in domain.keys if key.role == "send" and key.is_valid(time.time()))
+    return next(({"pool_api_key": key.value} for key in keys if key.value), {})
 
 
 def _service(

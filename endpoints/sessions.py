@@ -1,7 +1,8 @@
 """Signing in: a key is typed once, and a cookie stands for it for an hour.
 
-The cookie holds who signed in, until when, a random id and a fingerprint of the key, all signed; no
-key is in it. The secret that signs it is in the store, so that every worker knows every cookie.
+The cookie holds which key signed in, by its name, until when, a random id and a fingerprint of the
+key, all signed; no key is in it. The secret that signs it is in the store, so that every worker
+knows every cookie.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from itsdangerous import BadData, URLSafeSerializer
 from werkzeug.wrappers import Response
 
 from browsable_api import APIError, request
+from email_services.api_keys import ApiKey
 from email_services.exceptions import KeyRefused, StoreUnavailable
 from endpoints.context import mailpool
 
@@ -30,9 +32,6 @@ logger = logging.getLogger(__name__)
 
 TOKEN_FIELD: Final = "csrf_token"  # noqa: S105 - its name
 """What a form of a page holds where a session stands for the key."""
-
-ROOT: Final = "root"
-"""The level of who signed in with the root key; else it is an email domain, which has a dot."""
 
 SESSION_SECONDS: Final = 3600
 
@@ -44,17 +43,20 @@ _LOCAL = re.compile(r"/(?!/)[!-\[\]-~]*")
 class Session:
     """What a cookie stands for.
 
-    level: ROOT or an email domain. until: seconds since the epoch. id: random, in no page.
+    key: who signed in. until: seconds since the epoch. id: random, in no page.
     """
 
-    level: str
+    key: ApiKey
     until: float
     id: str
 
     @property
     def words(self) -> str:
-        """The level for people."""
-        return "as administrator" if self.level == ROOT else f"for {self.level}"
+        """Who it is, for people."""
+        whose = f"for {self.key.email_domain}" if self.key.email_domain else "as administrator"
+        if self.key.role == "metrics":
+            whose = "to read metrics"
+        return f"{whose} ({self.key.name})" if self.key.is_named else whose
 
     @property
     def token(self) -> str:
@@ -106,27 +108,33 @@ def comes_from_here() -> bool | None:
 
 
 def open_session(key: str) -> Session:
-    """A session for who shows the root key or a pool key.
+    """A session for who shows a key of this server.
 
     Raises KeyRefused, which is the same for every wrong key, TooManyWrongKeys, which looks at none,
     APIError (403) where another site's page would sign a person in, and StoreUnavailable.
     """
     refuse_unless(comes_from_here() is not False)
     mailpool.guesses.count(request.remote_addr, time.time())  # first: many may come at once
-    level = level_of(key)
-    if level is None:
+    found = mailpool.config.keyring.find(key, time.time())
+    if not found:
         logger.warning("A wrong key was shown to sign in, from %s.", request.remote_addr)
         raise KeyRefused("This key opens nothing here.")
     mailpool.guesses.take_back(request.remote_addr, time.time())
     _ = _secret()  # without it nobody is signed in, nor said to be
-    session = Session(level, time.time() + SESSION_SECONDS, secrets.token_urlsafe(16))
+    session = Session(found[0], time.time() + SESSION_SECONDS, secrets.token_urlsafe(16))
     logger.info("Signed in %s, from %s.", session.words, request.remote_addr)
     return session
 
 
 def set_cookie(response: Response, session: Session) -> Response:
     """Give the browser what stands for the session."""
-    content = {**vars(session), "key": _fingerprint(session.level)}
+    content = {
+        "place": session.key.place,
+        "name": session.key.name,
+        "until": session.until,
+        "id": session.id,
+        "key": _fingerprint(session.key),
+    }
     response.set_cookie(
         _cookie_name(),
         _serializer().dumps(content),
@@ -177,12 +185,12 @@ def _read(cookie: str) -> Session | None:
         content = _serializer().loads(cookie)
     except BadData:
         return None
-    fingerprint = content.pop("key")
-    session = Session(**content)
-    expected = _fingerprint(session.level)
-    if expected is None or not hmac.compare_digest(fingerprint, expected):
+    now = time.time()
+    key = mailpool.config.keyring.named(content["place"], content["name"])
+    if key is None or not hmac.compare_digest(content["key"], _fingerprint(key)):
         return None  # the key is another one now
-    return session if time.time() < session.until else None
+    session = Session(key, content["until"], content["id"])
+    return session if now < session.until and key.is_valid(now) else None
 
 
 def _secret() -> str:
@@ -196,7 +204,7 @@ def _serializer() -> URLSafeSerializer:
     # Not its timed sibling, which refuses what a machine whose clock is a second ahead has signed.
     return URLSafeSerializer(
         _secret(),
-        salt="session",  # another one when `Session` changes: older cookies are void then
+        salt="session of a key",  # another one when `Session` changes: older cookies are void then
         signer_kwargs={"digest_method": hashlib.sha256},
     )
 
@@ -205,20 +213,9 @@ def _mac(*parts: str) -> str:
     return hmac.new(_secret().encode(), "\n".join(parts).encode(), hashlib.sha256).hexdigest()
 
 
-def level_of(key: str) -> str | None:
-    """What `key` opens; every key is compared with it, whichever it is."""
-    config = mailpool.config
-    opened = {ROOT: config.is_root([key])}
-    opened |= {name: config.opens(domain, [key]) for name, domain in config.domains.items()}
-    return next((level for level, is_open in opened.items() if is_open), None)
-
-
-def _fingerprint(level: str) -> str | None:
-    """Another one once the key of `level` is; None if there is no such domain any more."""
-    if level == ROOT:
-        return _mac("key", level, mailpool.config.root_api_key.get_secret_value())
-    domain = mailpool.config.domains.get(level)
-    return _mac("key", level, domain.pool_api_key.get_secret_value()) if domain else None
+def _fingerprint(key: ApiKey) -> str:
+    """Another one once the key is."""
+    return _mac("key", key.place, key.name, key.secret)
 
 
 def refuse_unless(is_ours: bool) -> None:

@@ -14,6 +14,7 @@ from werkzeug.wrappers import Response
 from browsable_api import Asked, Form, request
 from browsable_api.errors import told
 from browsable_api.operations import operations_here
+from email_services.api_keys import Role
 from email_services.exceptions import KeyRefused, StoreUnavailable, TooManyWrongKeys
 from endpoints.access import does_for
 from endpoints.addresses import PREVIEW, SIGN_IN, SIGN_OUT, path_of
@@ -21,7 +22,6 @@ from endpoints.captured import html_answer
 from endpoints.messages import Time, iso
 from endpoints.rooms import Endpoints, Fields
 from endpoints.sessions import (
-    ROOT,
     Session,
     comes_from_here,
     current_session,
@@ -38,7 +38,7 @@ class SignIn(Fields):
     """A key to sign in with, and where to go then."""
 
     key: str = Field(
-        description="The root key, or the pool key of a domain.",
+        description="The root key, or a key of a domain.",
         json_schema_extra={"pattern": r"\S"},  # in a form, blank is none
     )
     next: str = Field("/", description="The page of this server to go to then.")
@@ -53,7 +53,9 @@ class Preview(Fields):
 class SessionState(TypedDict):
     """Who is signed in."""
 
-    signed_in: Annotated[str | None, told('"root", or the email domain of a pool key.')]
+    signed_in: Annotated[str | None, told('"root", or the email domain of a key.')]
+    key_name: Annotated[str | None, told("The key's name in the configuration.")]
+    role: Annotated[Role | None, told("What the key may: root, send, read or metrics.")]
     until: Annotated[Time | None, told("When the session ends.")]
 
 
@@ -63,7 +65,14 @@ room = Endpoints(
     "signing in",
     __name__,
     "For people with a browser; programs show a key with every request.",
-    {SessionState: {"signed_in": "example.com", "until": "2026-11-24T13:00:00.000+00:00"}},
+    {
+        SessionState: {
+            "signed_in": "example.com",
+            "key_name": "shop",
+            "role": "send",
+            "until": "2026-11-24T13:00:00.000+00:00",
+        }
+    },
 )
 
 
@@ -72,9 +81,9 @@ def get_session() -> SessionState:
     """Sign in.
 
     Type a key once, and the forms of this server need none for an hour, or until you sign out.
-    The pool key of a domain lets you send from it and read its messages; the root key lets you do
-    what the administrator may. Where a form asks for another key than you signed in with, type it
-    there, or sign in with that one.
+    The pool key of a domain lets you send from it and read its messages, a read key only the
+    latter; the root key lets you do all that, and what the administrator may. Where a form asks for
+    another key than you signed in with, type it there, or sign in with that one.
 
     * **GET** says who is signed in, and until when.
     * **POST** a `key`; `next` is the page to go to then, on this server.
@@ -154,7 +163,7 @@ def page_variables() -> dict[str, Any]:
     return {
         "signed_in": {"level": session.words} if session and stands else None,
         "session_level": session.words if session else "",
-        "may_switch": session is not None and session.level == ROOT,
+        "may_switch": session is not None and session.key.role == "root",
         "csrf_token": session.token if session else "",
         "return_to": back if asks_for_any else "",
         "sign_in_url": path_of(SIGN_IN, {"next": back}),
@@ -173,7 +182,9 @@ def _this_page() -> str:
 def _state(session: Session | None) -> SessionState:
     """Who is signed in, and until when."""
     return {
-        "signed_in": session.level if session else None,
+        "signed_in": session.key.place if session else None,
+        "key_name": session.key.name if session else None,
+        "role": session.key.role if session else None,
         "until": iso(session.until) if session else None,
     }
 

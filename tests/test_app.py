@@ -48,11 +48,11 @@ MATRIX = {
     ),
     "/example.com/send": (
         {"no": 200, "wrong": 401, "pool": 200, "other": 401, "root": 200},
-        {"no": 401, "wrong": 401, "pool": 200, "other": 401, "root": 401},
+        {"no": 401, "wrong": 401, "pool": 200, "other": 401, "root": 200},
     ),
     "/example.com/primary/send": (
         {"no": 200, "wrong": 401, "pool": 200, "other": 401, "root": 200},
-        {"no": 401, "wrong": 401, "pool": 200, "other": 401, "root": 401},
+        {"no": 401, "wrong": 401, "pool": 200, "other": 401, "root": 200},
     ),
     "/example.com/primary/fail": (
         {"no": 200, "wrong": 401, "pool": 200, "other": 401, "root": 200},
@@ -62,7 +62,7 @@ MATRIX = {
     "/example.org/send": (dict.fromkeys(KEYS, 404), dict.fromkeys(KEYS, 404)),
     "/example.com/nobody/send": (
         {"no": 404, "wrong": 401, "pool": 404, "other": 401, "root": 404},
-        {"no": 401, "wrong": 401, "pool": 404, "other": 401, "root": 401},
+        {"no": 401, "wrong": 401, "pool": 404, "other": 401, "root": 404},
     ),
     "/example.com/nobody/fail": (
         {"no": 404, "wrong": 401, "pool": 404, "other": 401, "root": 404},
@@ -152,20 +152,18 @@ def test_in_production_a_stranger_is_not_told_which_domains_exist(path, method, 
     assert told[0].status == told[1].status
 
 
-POOL_NEEDED = "the pool key of this domain"
-EITHER_NEEDED = "the root key or the pool key of this domain"
+POOL_NEEDED = "the pool key of this domain or the root key"
+EITHER_NEEDED = "the root key or a key of this domain"
 NEEDED = {
-    ("POST", "/example.com/send"): (POOL_NEEDED, {"wrong", "other", "root"}),
-    ("POST", "/example.com/primary/send"): (POOL_NEEDED, {"wrong", "other", "root"}),
+    ("POST", "/example.com/send"): (POOL_NEEDED, {"wrong", "other"}),
+    ("POST", "/example.com/primary/send"): (POOL_NEEDED, {"wrong", "other"}),
     ("POST", "/example.com/primary/fail"): ("the root key", {"wrong", "other", "pool"}),
     ("POST", "/example.com/primary/health"): ("the root key", {"wrong", "other", "pool"}),
     ("GET", "/example.com/messages"): (EITHER_NEEDED, {"wrong", "other"}),
     ("POST", "/example.com"): (EITHER_NEEDED, {"wrong", "other"}),
-    ("POST", "/"): ("the root key or a pool key", {"wrong"}),
+    ("POST", "/"): ("the root key or a key of a domain", {"wrong"}),
 }
 HELD = {
-    ("/example.com/send", "root"): "This is the root key, which",
-    ("/example.com/primary/send", "root"): "This is the root key, which",
     ("/example.com/primary/fail", "pool"): "This is the pool key of this domain, which",
     ("/example.com/primary/health", "pool"): "This is the pool key of this domain, which",
 }

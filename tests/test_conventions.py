@@ -136,8 +136,8 @@ def test_options_says_what_can_be_done_with_which_keys_and_fields(client):
     assert client.options("/example.com/primary/fail").json == {
         "GET": {
             "summary": "Simulated failure",
-            "opened_by": "anybody; in production the root key or the pool key",
-            "keys": ["root_key", "pool_key"],
+            "opened_by": "anybody; in production the root key, the pool key or a read key",
+            "keys": ["root_key", "pool_key", "read_key"],
             "fields": [],
         },
         "POST": {
@@ -150,8 +150,8 @@ def test_options_says_what_can_be_done_with_which_keys_and_fields(client):
     assert client.options("/example.com/messages").json == {
         "GET": {
             "summary": "Messages",
-            "opened_by": "the root key or the pool key",
-            "keys": ["root_key", "pool_key"],
+            "opened_by": "the root key, the pool key or a read key",
+            "keys": ["root_key", "pool_key", "read_key"],
             "fields": ["cursor", "limit", "outcome", "recipient", "service", "since", "until"],
         },
     }
@@ -159,7 +159,7 @@ def test_options_says_what_can_be_done_with_which_keys_and_fields(client):
         "GET": {"summary": "Health", "opened_by": "anybody", "keys": [], "fields": []}
     }
     sending = client.options("/example.com/send").json["POST"]
-    assert sending["keys"] == ["pool_key"]
+    assert sending["keys"] == ["pool_key", "root_key"]
     assert sending["fields"] == sorted({*EmailMessage.model_fields, *Batch.model_fields})
 
 

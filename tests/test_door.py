@@ -55,7 +55,8 @@ def test_nothing_is_read_of_who_shows_a_wrong_key_in_the_header(content_type, cl
         answer, read = post(client, body, content_type, WRONG)
         assert (answer.status_code, read) == (401, 0)
         assert answer.json == {
-            "error": "This key does not open this: the pool key of this domain is needed.",
+            "error": "This key does not open this: the pool key of this domain or the root key "
+            "is needed.",
             "code": "key_wrong",
         }
 

@@ -288,7 +288,8 @@ def test_all_checks_pass_and_real_mail_goes_through_the_right_service(server):
         "bad bcc address": "ok: refused, nothing sent; "
         "to_bcc.0: An email address must have an @-sign.",
         "wrong pool key": (
-            "ok: HTTP 401: This key does not open this: the pool key of this domain is needed."
+            "ok: HTTP 401: This key does not open this: the pool key of this domain or the root "
+            "key is needed."
         ),
         "first provider failed": "ok: sent by backup; primary: Simulated failure.",
         "all providers failed": "ok: not sent; "

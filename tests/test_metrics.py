@@ -308,7 +308,7 @@ def test_in_production_the_root_key_is_needed(production, key, status, make_app,
     answered = client.get("/metrics", headers=key)
     assert answered.status_code == status
     if status == 401:
-        assert "the root key is needed" in answered.json["error"]
+        assert "the root key or a metrics key is needed" in answered.json["error"]
     else:
         assert answered.content_type.startswith("text/plain; version=0.0.4")
 

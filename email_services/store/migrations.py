@@ -10,6 +10,7 @@ from email_services.store.database import LongStep, Migration, Place, in_parts
 from email_services.store.messages import SIZES, Bounds, newest_first, rows_of
 from email_services.store.schema import (
     DEFAULT_STREAM,
+    KEY_USES,
     MESSAGES,
     METADATA,
     OUTBOX,
@@ -142,6 +143,10 @@ def _index_words(connection: Connection, _: Place | None) -> Place | None:
     return (0.0, "") if index_some(connection, now=0.0) else None
 
 
+def _add_key_uses(connection: Connection) -> None:
+    KEY_USES.create(connection, checkfirst=True)
+
+
 def _add_columns(connection: Connection, table: str, **kinds: str) -> None:
     """Those that are not there: a new database has all since the first step."""
     there = {column["name"] for column in inspect(connection).get_columns(table)}
@@ -165,5 +170,6 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     _keep_who_was_kept_from_what,
     _make_an_index_of_words,
     LongStep(_index_words),
+    _add_key_uses,
 )
 """Step n brings a database from version n to version n + 1. Append; never change one."""

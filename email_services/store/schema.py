@@ -136,6 +136,14 @@ SECRETS = Table(
     Column("value", Text, nullable=False),
 )
 
+KEY_USES = Table(
+    "key_uses",
+    METADATA,
+    Column("place", String(255), primary_key=True),  # "root", or an email domain
+    Column("name", String(64), primary_key=True),
+    Column("at", Float, nullable=False),
+)
+
 WRONG_KEYS = Table(
     "wrong_keys",
     METADATA,

@@ -12,7 +12,7 @@ from email_services.exceptions import InvalidInput, KeyInProgress, KeyReused, Me
 from email_services.message import EmailMessage
 from email_services.pool import PooledEmailService
 from email_services.store import QUEUED
-from endpoints.access import LISTED, POOL
+from endpoints.access import LISTED, SENDING
 from endpoints.addresses import MESSAGE, SEND, SEND_THROUGH
 from endpoints.rooms import Endpoints
 from endpoints.sending.answers import (
@@ -105,7 +105,7 @@ def get_how_to_send(pool: PooledEmailService) -> HowToSend:
 @room.operation(
     "POST",
     SEND,
-    POOL,
+    SENDING,
     **_SENDS,
     examples={
         "message": _MESSAGE,
@@ -142,7 +142,7 @@ def get_how_to_send_through(pool: PooledEmailService, service: AbstractEmailServ
     return how_to_send(pool, [service.name])
 
 
-@room.operation("POST", SEND_THROUGH, POOL, **_SENDS, examples={"message": _MESSAGE})
+@room.operation("POST", SEND_THROUGH, SENDING, **_SENDS, examples={"message": _MESSAGE})
 def send_message_through(
     pool: PooledEmailService, service: AbstractEmailService, body: EmailMessage | Batch
 ) -> Answered:
