@@ -51,15 +51,25 @@ class Ledger:
         self._seconds = deadline_seconds + GRACE_SECONDS
 
     def reserve(
-        self, runs: Sequence[Run], once: Sequence[Once], whole: Once | None, now: float
+        self,
+        runs: Sequence[Run],
+        once: Sequence[Once],
+        whole: Once | None,
+        now: float,
+        *,
+        only_queues: bool = False,
     ) -> dict[int, Delivery]:
         """Reserve the keys; returns the stored answers, by the number of the message.
 
-        whole: what stands for all together. Raises KeyInProgress, KeyReused and StoreUnavailable.
+        whole: what stands for all together. only_queues: whether none of them is handed to a
+        service before it is queued. Raises KeyInProgress, KeyReused and StoreUnavailable.
         """
         keys = [(one.key, one.fingerprint) for one in [*once, *([whole] if whole else [])]]
         ids = {one.key: run.given.message_id for run, one in zip(runs, once, strict=True)}
-        found = self._store.reserve_keys(self._email_domain, keys, now, now + self._seconds, ids)
+        until = now + self._seconds
+        found = self._store.reserve_keys(
+            self._email_domain, keys, now, until, ids, only_queues=only_queues
+        )
         states = {reservation.state for reservation in found}
         if "other" in states:
             raise KeyReused("This Idempotency-Key was used for another request.")
@@ -140,7 +150,8 @@ class Ledger:
         except StoreUnavailable:
             self._free(runs, now)
             raise
-        self._free([run for run, is_there in zip(runs, taken, strict=True) if not is_there], now)
+        # A key whose message may be there is kept: who repeats it is told so, or goes on from it.
+        self._free([r for r, is_there in zip(runs, taken, strict=True) if is_there is False], now)
         deliveries = []
         for run, is_there in zip(runs, taken, strict=True):
             run.is_noted = True

@@ -179,7 +179,9 @@ class PooledEmailService:
         """
         now = self._now()
         runs = [self.run(message) for message in messages]
-        answered = self._ledger.reserve(runs, once, whole, now) if once else {}
+        answered = {}
+        if once:
+            answered = self._ledger.reserve(runs, once, whole, now, only_queues=True)
         fresh = [run for n, run in enumerate(runs) if n not in answered]
         for run in fresh:
             if run.follows_cut_off and not run.stops:

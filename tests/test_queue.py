@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import Counter
 
 import pytest
 from conftest import make_message
@@ -477,3 +479,79 @@ def test_word_of_what_was_put_reaches_other_processes(postgresql):
         thread.join()
         for store in (listening, other):
             store.close()
+
+
+def test_a_request_that_was_cut_off_before_it_queued_anything_has_done_nothing(
+    make, any_store, clock, log, monkeypatch
+):
+    """A worker that is killed between the two. Who repeats the key is told of no doubt."""
+    service = Mailbox("a")
+    pool, dispatcher = make(service)
+    once = [Once("order-1", "mark")]
+    with monkeypatch.context() as patch:
+        patch.setattr(any_store, "put", lambda *_: killed(None))
+        with pytest.raises(Killed):
+            pool.accept([make_message(on_unknown="stop")], once=once)
+    clock.now += 1000
+    message = make_message(on_unknown="stop")
+    (delivery,) = pool.accept([message], once=once)
+    assert delivery.outcome == "queued"
+    dispatcher.deliver_due()
+    found = log(message)
+    assert (found.outcome, found.possible_duplicate) == ("sent", False)
+
+
+def test_the_key_of_a_message_that_may_be_queued_is_kept(make, any_store, clock, monkeypatch):
+    """The database's answer to the commit was lost. Nobody may queue it a second time."""
+    service = Mailbox("a")
+    pool, dispatcher = make(service)
+    once = [Once("order-1", "mark")]
+    put = any_store.put
+
+    def put_without_a_word(messages, reserved_at):
+        put(messages, reserved_at)
+        return [None] * len(messages)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(any_store, "put", put_without_a_word)
+        (first,) = pool.accept([make_message()], once=once)
+    assert (first.outcome, first.is_taken_in_doubt) == ("unknown", True)
+    (again,) = pool.accept([make_message()], once=once)
+    assert (again.outcome, again.message_id) == ("queued", first.message_id)
+    dispatcher.deliver_due()
+    assert service.sent == [first.message_id]
+
+
+def test_what_waits_long_is_tried_as_soon_as_a_service_is_back(make, any_store, clock, log):
+    """Though nothing is due while it rests, and whoever finds it back sends another message."""
+    service = Mailbox("a", then=AccountRefused("No."))
+    pool, dispatcher = make(service)
+    message = make_message()
+    pool.accept([message])
+    dispatcher.deliver_due()
+    lane = dispatcher._lanes[DOMAIN, "default"]
+    with any_store._transaction() as connection:
+        connection.execute(update(OUTBOX).values(due=clock.now + 900, tries=7))
+    lane.begin_if_due(time.monotonic())
+    service.then = None
+    clock.now += 600  # its rest is over
+    assert pool.send(make_message()).outcome == "sent"
+    lane.look_at = 0.0
+    lane.begin_if_due(time.monotonic())
+    lane.close()
+    assert log(message).outcome == "sent"
+
+
+def test_a_bug_that_one_message_meets_costs_no_other_what_is_known_of_it(make, log):
+    def bug(message):
+        raise ZeroDivisionError
+
+    service = Mailbox("a")
+    pool, dispatcher = make(service)
+    messages = [make_message() for _ in range(20)]
+    pool.accept(messages)
+    service.faults = [*[None] * 15, bug]  # the last of those that are under way together
+    with pytest.raises(ZeroDivisionError):
+        dispatcher.deliver_due()
+    outcomes = Counter(log(message).outcome for message in messages)
+    assert outcomes == {"sent": 15, "queued": 5}

@@ -286,7 +286,7 @@ def test_messages_are_kept_as_long_as_they_should_be(open_store):
 
 def test_what_is_old_is_removed_a_little_at_a_time(open_store, monkeypatch):
     for part in ("database", "messages"):
-        monkeypatch.setattr(f"email_services.store.{part}.REMOVED_AT_ONCE", 2)
+        monkeypatch.setattr(f"email_services.store.{part}.CHANGED_AT_ONCE", 2)
     store = open_store(keep_seconds=DAY)
     for number in range(5):
         store.log_messages([logged(number)])

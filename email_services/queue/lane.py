@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, NamedTuple
 
-from email_services.breakers import GRACE_SECONDS
+from email_services.breakers import GRACE_SECONDS, Step
 from email_services.exceptions import StoreUnavailable
 from email_services.pool import PooledEmailService
 from email_services.queue.claim import Claim
@@ -106,7 +106,7 @@ class Lane:
             return  # which is said where somebody waits for it
         if due is None:
             return
-        if (seconds := due - self._now()) > 0:
+        if (seconds := due - self._now()) > 0 and not self._has_recovered():
             self.look_at = min(self.look_at, now + seconds)
             return
         with self._lock:
@@ -173,7 +173,7 @@ class Lane:
         if self._stream in self._store.paused_streams(self._pool.email_domain):
             self.look_at = time.monotonic() + REST_POLL_SECONDS
             return _Wanted(self._limit, expiring_by=now)
-        steps = self._pool.steps(None, self._stream)
+        steps = self._steps()
         decisions = {step.decision for step in steps}
         if decisions == {"skip"}:
             rest = min(map(self._pool.breakers.seconds_to_rest, steps))
@@ -185,6 +185,16 @@ class Lane:
             self._store.hasten(self._pool.email_domain, self._stream, now)
         # Where no service is known to work, one message finds out, and the others wait for it.
         return _Wanted(self._limit if "try" in decisions else 1)
+
+    def _has_recovered(self) -> bool:
+        """Whether all services rested, and one does not now: what failed need not wait."""
+        if {step.decision for step in self._steps()} == {"skip"}:
+            self._all_rested = True
+            return False
+        return self._all_rested
+
+    def _steps(self) -> list[Step]:
+        return self._pool.steps(None, self._stream)
 
     @property
     def _lease_seconds(self) -> float:

@@ -51,8 +51,9 @@ AWAY_SECONDS: Final = 2.0
 
 REMOVE_EVERY_SECONDS: Final = 3600
 
-REMOVED_AT_ONCE: Final = 1000
-"""Rows of a table; the rest a second later. A long removal would lock out every other writer."""
+CHANGED_AT_ONCE: Final = 1000
+"""Rows of a table that are removed or changed; the rest later. A long transaction would lock out
+every other writer."""
 
 WRITTEN_AT_ONCE: Final = 100
 """Rows in one transaction, so that others get their turn between those of a large batch.
@@ -155,10 +156,10 @@ class Database:
 
     def _remove_some(self, table: Table, before: float) -> bool:
         key = tuple_(*table.primary_key.columns)
-        old = select(*table.primary_key.columns).where(table.c.at < before).limit(REMOVED_AT_ONCE)
+        old = select(*table.primary_key.columns).where(table.c.at < before).limit(CHANGED_AT_ONCE)
         with self._transaction() as connection:
             removed = connection.execute(delete(table).where(key.in_(old)))
-        return removed.rowcount == REMOVED_AT_ONCE
+        return removed.rowcount == CHANGED_AT_ONCE
 
     # The schema
 

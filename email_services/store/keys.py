@@ -69,14 +69,19 @@ class Keys(Database):
         now: float,
         until: float,
         message_ids: Mapping[str, str] | None = None,
+        *,
+        only_queues: bool = False,
     ) -> list[Reservation]:
         """Reserve each key for a request, or tell what it already stands for.
 
         If one of them is in progress or stands for another request, none is reserved.
         keys: each with the fingerprint of its request. until: when the reservations lapse, if no
-        answer is stored. message_ids: of the messages that the keys stand for, by key.
+        answer is stored. message_ids: of the messages that the keys stand for, by key. only_queues:
+        whether the request hands no message to a service, and stores the answer with what it
+        queues: one that is cut off before that has done nothing.
         """
-        times = {"at": now, "reserved_until": until, "message_at": now}
+        begun = None if only_queues else now
+        times = {"at": now, "reserved_until": until, "message_at": begun}
         ids = message_ids or {}
         rows = {
             key: {**_key_columns(email_domain, key, mark), **times, "message_id": ids.get(key)}
@@ -191,6 +196,8 @@ def _reservation(row: Row[Any], fingerprint: str, now: float) -> Reservation:
         return Reservation("done", json.loads(row.answer))
     if not is_cut_off(row.reserved_until, now):
         return Reservation("in progress")
+    if row.message_id and row.message_at is None:  # nothing was queued, nor handed to anybody
+        return Reservation("new")
     # A row of a version before has no message.
     message = (row.message_id, row.message_at) if row.message_id else None
     return Reservation("abandoned", message=message)

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 
 from email_services.exceptions import UNKNOWN
-from email_services.store.database import REMOVED_AT_ONCE, Database, Place, in_parts
+from email_services.store.database import CHANGED_AT_ONCE, Database, Place, in_parts
 from email_services.store.schema import DEFAULT_STREAM, MESSAGES
 
 IN_PROGRESS: Final = "in progress"
@@ -130,12 +130,12 @@ class Messages(Database):
         is_over = MESSAGES.c.outcome != QUEUED  # what waits is ours, however long that is
         query = SIZES.where(MESSAGES.c.at < before, is_over).order_by(MESSAGES.c.at)
         with self._statement() as connection:
-            old = connection.execute(query.limit(REMOVED_AT_ONCE)).all()
+            old = connection.execute(query.limit(CHANGED_AT_ONCE)).all()
         parts = list(in_parts(old, rows_of))
         for some in parts[:REMOVED_PARTS]:
             with self._transaction() as connection:
                 connection.execute(_REMOVE_MESSAGES, {"ids": [row.message_id for row in some]})
-        return len(old) == REMOVED_AT_ONCE or len(parts) > REMOVED_PARTS
+        return len(old) == CHANGED_AT_ONCE or len(parts) > REMOVED_PARTS
 
 
 @dataclass(frozen=True)

