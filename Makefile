@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint docs lock clean
+.PHONY: run test lint audit docs lock clean
 
 run: .venv/run
 	@$(BIN)/python -m email_services
@@ -16,6 +16,12 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Known vulnerabilities of the exact versions; needs the internet, and an environment of its own.
+audit:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	.venv-audit/bin/pip-audit --no-deps --disable-pip -r requirements.txt
+
 # The tables of README.md and docs/ that the code knows: fields, providers, modules.
 docs: .venv/dev
 	$(BIN)/python -m docs.tables
@@ -28,7 +34,7 @@ lock:
 	  --custom-compile-command "make lock" -c requirements.txt requirements-dev.in -o requirements-dev.txt
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache tests/clients/node_modules
+	rm -rf .venv .venv-audit .pytest_cache .mypy_cache .ruff_cache tests/clients/node_modules
 
 .venv/run: requirements.txt
 	$(PYTHON) -m venv .venv
