@@ -13,7 +13,9 @@ from server import slots
 from server.proxies import trusted_proxies
 
 slots.share_counts()
-from email_services.queue import CALLS  # noqa: E402 - it counts
+from email_services.counters import RELOADED  # noqa: E402 - it counts
+from email_services.exceptions import ConfigError  # noqa: E402
+from email_services.queue import CALLS  # noqa: E402 - likewise
 from server.worker import ARRIVING, Worker  # noqa: E402 - likewise
 
 # What we write holds addresses and subjects: the state, and the mail of maildir services.
@@ -80,6 +82,21 @@ def worker_exit(_server: Any, worker: Any) -> None:
     if queue_calls:
         mailpool_of(worker.wsgi).dispatcher.stop()
     mailpool_of(worker.wsgi).upkeep.stop()
+
+
+def on_reload(arbiter: Any) -> None:
+    """Take the configuration over anew, on SIGHUP, before the new workers are forked.
+
+    The old ones finish what they have begun with the one they know. What is not usable changes
+    nothing: the new workers know the old one, too.
+    """
+    try:
+        arbiter.app.callable = arbiter.app.load()
+    except ConfigError as error:
+        RELOADED.set(0)
+        arbiter.log.error("The configuration was not taken over: %s", error)
+    else:
+        arbiter.log.info("The configuration was taken over.")
 
 
 def mailpool_of(application: Any) -> Any:

@@ -46,6 +46,10 @@ an honest client sends is here in a moment."""
 LINGER_SECONDS: Final = 2.0
 """How long a client may take to read an answer's end, and close."""
 
+SILENT_SECONDS: Final = 2
+"""How long one that has connected may say nothing to a worker that is to end: what it has just sent
+is on its way, and would be lost."""
+
 YIELD_SECONDS: Final = 0.002
 """How long a worker leaves new connections to others that may have more threads free."""
 
@@ -354,8 +358,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         while self._lingering and next(iter(self._lingering.values())) <= now:
             self._close(next(iter(self._lingering)))
         if not self.alive:
-            for conn in [conn for conn, arrival in self._arriving.items() if not arrival.received]:
-                self._close(conn)
+            for conn in [c for c, arrival in self._arriving.items() if not arrival.received]:
+                if self._deadlines.get(conn, 0) - self.request_seconds + SILENT_SECONDS <= now:
+                    self._close(conn)
 
 
 _BUSY: Final = whole_answer(

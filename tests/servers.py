@@ -27,11 +27,10 @@ class Server:
         self, folder: Path, config: dict, application: str | None = None, **environment: str
     ) -> None:
         self._log = folder / f"server-{os.urandom(4).hex()}.log"
-        config_file = folder / f"{self._log.name}.json"
-        config_file.write_text(json.dumps(config))
+        self.config_file.write_text(json.dumps(config))
         environment = {
             **{name: value for name, value in os.environ.items() if name not in _NOT_INHERITED},
-            "EMAIL_CONFIG": str(config_file),
+            "EMAIL_CONFIG": str(self.config_file),
             **environment,
         }
         command = [sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py"]
@@ -54,6 +53,10 @@ class Server:
         except requests.RequestException:
             self.kill()
             raise
+
+    @property
+    def config_file(self) -> Path:
+        return self._log.with_name(f"{self._log.name}.json")
 
     @property
     def log(self) -> str:
