@@ -6,12 +6,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from browsable_api.operations import Asked, Form, KeyField, Operation
+
+_PICKED: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)?")
+"""What a picker of a time gives."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,13 @@ class FormField:
     options: tuple[tuple[str, str], ...]
     value: str = ""
     problem: str = ""
+
+    @property
+    def input_type(self) -> str:
+        """Of the field in HTML, where it is one line. What no picker can show is shown as text."""
+        if self.widget == "time":
+            return "datetime-local" if _PICKED.fullmatch(self.value) else "text"
+        return self.widget if self.widget in {"password", "search"} else "text"
 
 
 def form_fields(

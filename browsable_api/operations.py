@@ -54,10 +54,10 @@ class Access:
 class Asked:
     """How a form asks for a field, where that is not as a line of text named like the field.
 
-    widget: "text", "password", "textarea", "html" (one with a preview), "addresses", "select",
-    "files", "buttons" (to send the form with, one for each option) or "none". help: for people, if
-    the description is more for programs. is_folded: whether few need it. options: values and
-    labels, for a select and for buttons.
+    widget: "text", "search", "time" (a picker), "password", "textarea", "html" (one with a
+    preview), "addresses", "select", "files", "buttons" (to send the form with, one for each option)
+    or "none". help: for people, if the description is more for programs. is_folded: whether few
+    need it. options: values and labels, for a select and for buttons.
     """
 
     widget: str = "text"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from http import HTTPStatus
-from typing import Annotated, Final, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -20,11 +20,26 @@ from werkzeug.wrappers import Response
 from browsable_api import Asked, Form, request
 from browsable_api.errors import told
 from email_services.exceptions import A_TIME, NotWaiting, SearchTooSlow
+from email_services.message import MAX_TAG
 from email_services.pool import PooledEmailService
-from email_services.store import LoggedMessage
+from email_services.store import MOST_COUNTED, LoggedMessage, Wanted
 from email_services.texts import body_text
-from endpoints.access import READING, SENDING
-from endpoints.addresses import CANCEL, CONTENT, FILE, MESSAGE, MESSAGES, SEND_NOW, SOURCE, url_of
+from endpoints.access import READING, ROOT, SENDING
+from endpoints.addresses import (
+    ALL_AS_CSV,
+    ALL_AS_LINES,
+    ALL_MESSAGES,
+    AS_CSV,
+    AS_LINES,
+    CANCEL,
+    CONTENT,
+    FILE,
+    MESSAGE,
+    MESSAGES,
+    SEND_NOW,
+    SOURCE,
+    url_of,
+)
 from endpoints.captured import (
     Captured,
     captured_as_dict,
@@ -33,9 +48,12 @@ from endpoints.captured import (
     source_answer,
 )
 from endpoints.context import mailpool
+from endpoints.export import as_csv, as_lines, exported
 from endpoints.messages import Message, Outcome, in_full
 from endpoints.rooms import Endpoints, Fields
 
+HOUR_SECONDS: Final = 3600
+DAY_SECONDS: Final = 24 * HOUR_SECONDS
 CURSOR: Final = "^([0-9]{1,15}(?:[.][0-9]{1,15})?)_([0-9a-f]{32})$"
 
 
@@ -43,6 +61,11 @@ def _refuse_bare_number(value: object) -> object:
     if re.fullmatch(r"[-+0-9.eE_\s]*", str(value)):
         raise ValueError(A_TIME)
     return value
+
+
+def _of_a_picker(value: object) -> object:
+    """What a form's picker gives has no zone, and no seconds; the form says that it is UTC."""
+    return f"{value}Z" if re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d", str(value)) else value
 
 
 def _parse_cursor(value: object) -> object:
@@ -59,7 +82,7 @@ Text = Annotated[
 ]
 """What a database can be asked for: PostgreSQL takes no NUL."""
 
-Time = Annotated[AwareDatetime, BeforeValidator(_refuse_bare_number)]
+Time = Annotated[AwareDatetime, BeforeValidator(_of_a_picker), BeforeValidator(_refuse_bare_number)]
 """A time as people and programs write it, not seconds since some epoch."""
 
 Cursor = Annotated[
@@ -81,24 +104,78 @@ class MessageFilter(Fields):
         **dict.fromkeys(("end", "before", "end_date", "end_time", "todate"), "until"),
         **dict.fromkeys(("next", "page", "offset", "page_token"), "cursor"),
         **dict.fromkeys(("count", "max", "per_page", "page_size"), "limit"),
+        **dict.fromkeys(("query", "search", "subject", "text", "words"), "q"),
+        **dict.fromkeys(("tags", "category", "label"), "tag"),
     }
 
+    q: Text | None = Field(
+        None,
+        description="Words, or how they begin, of the subject, an address, a name or a tag.",
+        max_length=500,
+    )
+    outcome: Outcome | None = Field(None, description="What became of it.")
+    period: Literal["hour", "today", "week"] | None = Field(
+        None, description="The last hour, today since midnight UTC, or the last 7 days."
+    )
+    service: Text | None = Field(None, description="One that was tried or passed by.")
+    tag: Text | None = Field(None, description="One of its tags, whole.", max_length=MAX_TAG)
     recipient: Text | None = Field(
         None, description="An address it was sent to, or a part of one: `ada`, `@example.org`."
     )
-    outcome: Outcome | None = Field(None, description="What became of it.")
-    service: Text | None = Field(None, description="One that was tried or passed by.")
     since: Time | None = Field(None, description="ISO 8601 with a zone: `2026-11-24T12:00:00Z`.")
     until: Time | None = Field(None, description="ISO 8601 with a zone: `2026-11-24T12:00:00Z`.")
     cursor: Cursor | None = Field(None, description="Where a page ends, as its `next` says.")
     limit: int = Field(50, ge=1, le=500, description="How many at once, 50 by default.")
 
+    def wanted(self, now: float) -> Wanted:
+        """The same for the store."""
+        since = [self.since.timestamp()] if self.since else []
+        since += [_begin_of(self.period, now)] if self.period else []
+        return {
+            "words": self.q,
+            "outcome": self.outcome,
+            "service": self.service and self.service.lower(),
+            "tag": self.tag,
+            "recipient": self.recipient,
+            "since": max(since, default=None),
+            "until": self.until.timestamp() if self.until else None,
+        }
 
+
+def _begin_of(period: str, now: float) -> float:
+    if period == "today":
+        return now - now % DAY_SECONDS
+    return now - (HOUR_SECONDS if period == "hour" else 7 * DAY_SECONDS)
+
+
+class ExportFilter(MessageFilter):
+    """The same for a file of all of them."""
+
+    cursor: Cursor | None = Field(None, description="Where to begin, as a page's `next` says.")
+    limit: int = Field(
+        1_000_000, ge=1, le=1_000_000, description="How many at most, 1,000,000 by default."
+    )
+
+
+_PICKED: Final = Asked("time", help="UTC.", is_folded=True)
 FILTER_FORM: Final = Form(
     fields={
+        "q": Asked("search", "Search", "Words of the subject, a part of an address or a name."),
         "outcome": Asked(
             "select", options={"": "any", **{outcome: outcome for outcome in get_args(Outcome)}}
         ),
+        "period": Asked(
+            "select",
+            "Time",
+            "Days are those of UTC.",
+            options={"": "any", "hour": "last hour", "today": "today", "week": "last 7 days"},
+        ),
+        "service": Asked(is_folded=True),
+        "tag": Asked(is_folded=True),
+        "recipient": Asked(is_folded=True),
+        "since": _PICKED,
+        "until": _PICKED,
+        "limit": Asked(is_folded=True),
         "cursor": Asked("none"),
     }
 )
@@ -109,12 +186,26 @@ class Messages(TypedDict):
 
     messages: Annotated[list[Message], told("The messages.")]
     next: Annotated[str | None, told("The address of the following page.")]
+    total: Annotated[
+        int | None,
+        told("How many there are on all pages, at most 10,000; null where to count takes long."),
+    ]
+    is_more_than_total: Annotated[bool, told("Whether there are more than were counted.")]
 
 
 class MessageInFull(Message):
     """A message of the log, and the mail itself where this server keeps it."""
 
     captured: Annotated[Captured | None, told("The mail; null where it is kept elsewhere.")]
+
+
+def _exports(media_type: str) -> dict[str, Any]:
+    """What every way to export declares."""
+    return {
+        "answers": {HTTPStatus.OK: (media_type,)},
+        "headers": ("Content-Disposition",),
+        "raises": (SearchTooSlow,),
+    }
 
 
 room = Endpoints("messages", __name__, "The log: what was sent, and what became of it.")
@@ -136,24 +227,66 @@ def list_messages(pool: PooledEmailService, query: MessageFilter) -> Messages:
 
     It takes the pool key of the domain, or the root key, as `Authorization: Bearer KEY`.
 
-    `next` is the address of the following page, or null. A message that was cut off by a crash is
-    `unknown`.
+    `q` finds messages that have each of its words, or words that begin so, in their subject, an
+    address, a name or a tag; case and accents make no difference. `next` is the address of the
+    following page, or null. A message that was cut off by a crash is `unknown`.
     """
-    found = mailpool.store.messages(
-        pool.email_domain,
-        time.time(),
-        recipient=query.recipient,
-        outcome=query.outcome,
-        service=query.service and query.service.lower(),
-        since=query.since.timestamp() if query.since else None,
-        until=query.until.timestamp() if query.until else None,
-        before=query.cursor,
-        limit=query.limit,
-    )
-    return {
-        "messages": [in_full(message) for message in found],
-        "next": _next_page(pool.email_domain, found) if len(found) == query.limit else None,
-    }
+    return _listed(pool.email_domain, query)
+
+
+@room.operation(
+    "GET",
+    ALL_MESSAGES,
+    ROOT,
+    page="messages.html",
+    form=FILTER_FORM,
+    raises=(SearchTooSlow,),
+)
+def list_all_messages(query: MessageFilter) -> Messages:
+    """Messages of all domains.
+
+    What was sent by all email domains of this server, newest first.
+
+    It takes the root key, and is asked like the messages of one domain.
+    """
+    return _listed(None, query)
+
+
+@room.operation("GET", AS_CSV, READING, **_exports("text/csv"))
+def export_messages_as_csv(pool: PooledEmailService, query: ExportFilter) -> Response:
+    """Messages as a table.
+
+    The messages that `GET /<domain>/messages` finds, as a CSV file for a spreadsheet. A text in it
+    that a spreadsheet would take for a formula has a `'` before it.
+    """
+    return exported(pool.email_domain, query.wanted(time.time()), query, as_csv)
+
+
+@room.operation("GET", AS_LINES, READING, **_exports("application/jsonl"))
+def export_messages_as_lines(pool: PooledEmailService, query: ExportFilter) -> Response:
+    """Messages as lines of JSON.
+
+    The messages that `GET /<domain>/messages` finds, each as one line of JSON.
+    """
+    return exported(pool.email_domain, query.wanted(time.time()), query, as_lines)
+
+
+@room.operation("GET", ALL_AS_CSV, ROOT, **_exports("text/csv"))
+def export_all_messages_as_csv(query: ExportFilter) -> Response:
+    """Messages of all domains as a table.
+
+    As those of one domain are.
+    """
+    return exported(None, query.wanted(time.time()), query, as_csv)
+
+
+@room.operation("GET", ALL_AS_LINES, ROOT, **_exports("application/jsonl"))
+def export_all_messages_as_lines(query: ExportFilter) -> Response:
+    """Messages of all domains as lines of JSON.
+
+    As those of one domain are.
+    """
+    return exported(None, query.wanted(time.time()), query, as_lines)
 
 
 @room.operation("GET", MESSAGE, READING, page="message.html")
@@ -249,7 +382,27 @@ def _as_it_is_now(pool: PooledEmailService, message: LoggedMessage) -> Message:
     return in_full(found)
 
 
-def _next_page(email_domain: str, found: list[LoggedMessage]) -> str:
+def _listed(email_domain: str | None, query: MessageFilter) -> Messages:
+    """A page of the domain's messages, or of all domains'."""
+    now = time.time()
+    wanted = query.wanted(now)
+    found = mailpool.store.messages(
+        email_domain, now, before=query.cursor, limit=query.limit, **wanted
+    )
+    is_all = query.cursor is None and len(found) < query.limit
+    total = len(found) if is_all else mailpool.store.count_messages(email_domain, now, **wanted)
+    is_more = total is not None and total > MOST_COUNTED
+    return {
+        "messages": [in_full(message) for message in found],
+        "next": _next_page(email_domain, found) if len(found) == query.limit else None,
+        "total": MOST_COUNTED if is_more else total,
+        "is_more_than_total": is_more,
+    }
+
+
+def _next_page(email_domain: str | None, found: list[LoggedMessage]) -> str:
     """The address of the following page, with the same filter."""
     query = {**request.args.to_dict(), "cursor": f"{found[-1].at!r}_{found[-1].message_id}"}
+    if email_domain is None:
+        return url_of(ALL_MESSAGES, query)
     return url_of(MESSAGES, query, email_domain=email_domain)

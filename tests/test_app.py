@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import email
 import email.policy
+import io
 import json
 import logging
 import re
@@ -29,6 +32,7 @@ from standins import answer as answering
 from standins import answer_json, hang
 from werkzeug.test import create_environ, run_wsgi_app
 
+from email_services.bulkhead import Bulkhead
 from email_services.message import EmailMessage
 
 JSON = "application/json"
@@ -680,13 +684,18 @@ def test_messages_are_listed_filtered_paged_and_shown(client):
     page = client.get(page["next"], headers=POOL).json
     assert [message["message_id"] for message in page["messages"]] == [ids[1], ids[0]]
     rest = client.get(page["next"], headers=POOL).json
-    assert rest == {"messages": [], "next": None}
+    assert rest == {"messages": [], "next": None, "total": 4, "is_more_than_total": False}
     for query, count in {
         "recipient=Bob@example.org": 1,
         "service=PRIMARY": 3,
         "outcome=sent": 4,
         "outcome=unknown": 0,
         "since=2020-01-01T00:00:00Z&until=2021-01-01T00:00:00%2B01:00": 0,
+        "since=2020-01-01T00:00&period=week": 4,
+        "until=2020-01-01T00:00": 0,
+        "period=hour&q=hel": 1,
+        "q=bob@example": 1,
+        "tag=none": 0,
     }.items():
         found = client.get(f"/example.com/messages?{query}", headers=POOL).json["messages"]
         assert len(found) == count, query
@@ -931,6 +940,56 @@ def test_the_log_says_who_was_in_to_cc_and_bcc_and_by_which_name(client):
     assert logged["tags"] == ["welcome", "order 42"]
     everybody = [f"{name}@example.org" for name in ("jane", "b", "c", "d")]
     assert logged["recipients"] == everybody
+
+
+def test_the_root_reads_one_log_of_all_domains_and_a_pool_key_does_not(client):
+    client.post("/example.com/send", json=PLAIN, headers=POOL)
+    other = {**PLAIN, "from_email": "me@example.net", "subject": "Other"}
+    client.post("/example.net/send", json=other, headers=OTHER_POOL)
+    found = client.get("/messages?limit=1", headers=ROOT).json
+    assert [message["subject"] for message in found["messages"]] == ["Other"]
+    assert found["total"] == 2
+    rest = client.get(found["next"], headers=ROOT).json["messages"]
+    assert [message["subject"] for message in rest] == [PLAIN["subject"]]
+    assert client.get(rest[0]["url"], headers=ROOT).status_code == 200
+    for path in ("/messages", "/messages/export.csv", "/messages/export.jsonl"):
+        assert client.get(path, headers=POOL).status_code == 401
+        assert client.get(path).status_code == 401
+
+
+def test_the_log_is_exported_as_a_table_and_as_lines_whatever_its_length(client, monkeypatch):
+    monkeypatch.setattr("endpoints.export.AT_ONCE", 2)
+    subjects = ["=1+1", "+1", "-1", "@x", 'A "b", ü', "Plain"]
+    for subject in subjects:
+        message = {**PLAIN, "subject": subject, "to_cc": "Bob <bob@example.org>"}
+        client.post("/example.com/send", json=message, headers=POOL)
+
+    def exported(address):
+        answer = client.get(f"/example.com/messages/{address}", headers=POOL)
+        with contextlib.closing(answer):
+            return answer.headers, answer.text
+
+    headers, table = exported("export.csv")
+    assert headers["Content-Type"] == "text/csv; charset=utf-8"
+    assert "messages-example.com.csv" in headers["Content-Disposition"]
+    rows = list(csv.DictReader(io.StringIO(table)))
+    harmless = ["'=1+1", "'+1", "'-1", "'@x", 'A "b", ü', "Plain"]
+    assert [row["subject"] for row in rows] == harmless[::-1]
+    assert rows[0]["cc"] == "Bob <bob@example.org>"
+    _, lines = exported("export.jsonl?limit=3")
+    logged = client.get("/example.com/messages", headers=POOL).json["messages"]
+    assert [json.loads(line) for line in lines.splitlines()] == logged[:3]
+    assert len(exported("export.csv?q=plain")[1].splitlines()) == 2
+
+
+def test_a_few_exports_at_once_are_enough(client, monkeypatch):
+    monkeypatch.setattr("endpoints.export._places", Bulkhead(1))
+    path = "/example.com/messages/export.csv"
+    slow = client.get(path, headers=POOL, buffered=False)
+    busy = client.get(path, headers=POOL)
+    assert (busy.status_code, busy.headers["Retry-After"]) == (503, "60")
+    slow.close()
+    assert client.get(path, headers=POOL).status_code == 200
 
 
 def test_a_form_that_comes_twice_sends_once_and_one_filled_in_anew_sends_again(client):

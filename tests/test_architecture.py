@@ -59,6 +59,7 @@ SHARED = {
     "access",
     "addresses",
     "captured",
+    "export",
     "context",
     "guesses",
     "key_uses",

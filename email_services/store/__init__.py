@@ -21,7 +21,7 @@ from email_services.store.messages import (
 from email_services.store.migrations import MIGRATIONS
 from email_services.store.outbox import Again, Claimed, Depth, Ended, Outbox, Waiting
 from email_services.store.schema import DEFAULT_STREAM
-from email_services.store.search import Search
+from email_services.store.search import MOST_COUNTED, Search, Wanted
 from email_services.store.services import Services, ServiceState
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "DEFAULT_URL",
     "EXPIRED",
     "IN_PROGRESS",
+    "MOST_COUNTED",
     "QUEUED",
     "Again",
     "Claimed",
@@ -42,6 +43,7 @@ __all__ = [
     "ServiceState",
     "Store",
     "Waiting",
+    "Wanted",
 ]
 
 DEFAULT_URL: Final = "sqlite:///state.sqlite3"
