@@ -56,6 +56,7 @@ CALM_SECONDS: Final = 240
 """More than it takes, after the last kill, until the last lease is over and the last message sent;
 leases are a minute longer where several machines share a database."""
 
+FIRST_KILL_SECONDS: Final = 0.3
 ANSWER_SECONDS: Final = 30
 TOLD_AT_ONCE: Final = 500
 
@@ -77,13 +78,15 @@ class Provider:
     taken: Counter[int] = field(default_factory=Counter)
     calls: int = 0
     port: int = 0
+    open: set[asyncio.Transport] = field(default_factory=set)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Serve, in a thread."""
         loop = asyncio.new_event_loop()
         serving = loop.create_server(lambda: _Connection(self, loop), "127.0.0.1", 0)
-        self.port = loop.run_until_complete(serving).sockets[0].getsockname()[1]
+        server = loop.run_until_complete(serving)
+        self.port = server.sockets[0].getsockname()[1]
         thread = threading.Thread(target=loop.run_forever, daemon=True)
         thread.start()
         try:
@@ -91,8 +94,10 @@ class Provider:
         finally:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
-            for task in asyncio.all_tasks(loop):
-                task.cancel()
+            server.close()
+            for connection in [*self.open]:
+                connection.abort()
+            loop.run_until_complete(asyncio.sleep(0))  # in which they are closed
             loop.close()
 
 
@@ -107,6 +112,11 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport to answer on."""
         self._transport = cast("asyncio.Transport", transport)
+        self._provider.open.add(self._transport)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Forget it."""
+        self._provider.open.discard(self._transport)
 
     def data_received(self, data: bytes) -> None:
         """Act once the request is complete: clients send head and body apart."""
@@ -472,7 +482,9 @@ def killing(nodes: list[Node], database: PostgreSQL | None, every: float) -> Ite
 
     def kill_now_and_then() -> None:
         victims = ["a worker"] * 4 + ["a node"] + ["a backend", "the database"] * bool(database)
-        while not is_over.wait(every * (0.5 + random.random())):
+        pause = FIRST_KILL_SECONDS
+        while not is_over.wait(pause):
+            pause = every * (0.5 + random.random())
             victim = random.choice(victims)
             killed[victim] += 1
             node = random.choice(nodes)

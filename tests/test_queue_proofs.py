@@ -1,0 +1,249 @@
+"""What the queue promises where it is hardest: long outages, power loss, a provider that hangs."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import PLAIN, make_message
+from test_queue import DOMAIN, DOWN, Clock, Mailbox
+
+from email_services.ledger import Once
+from email_services.message import EmailMessage
+from email_services.pool import PooledEmailService
+from email_services.queue import Dispatcher
+from email_services.store import Store
+from email_services.streams import BUILT_IN, Stream
+
+HERE = Path(__file__).parent
+OLD_NOW = 1_795_000_000.0
+WAIT_SECONDS = 60
+
+DEFAULT, BULK = 400, 100
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+# All providers down for ten minutes
+
+
+class Outage(Mailbox):
+    """A provider that notes how many calls were under way when each began."""
+
+    def __init__(self, name):
+        super().__init__(name, then=DOWN)
+        self.calls, self.under_way, self.beside = 0, 0, []
+        self._lock = threading.Lock()
+
+    def send(self, message, timeout):
+        with self._lock:
+            self.calls += 1
+            self.beside.append(self.under_way)
+            self.under_way += 1
+        try:
+            return super().send(message, timeout)
+        finally:
+            with self._lock:
+                self.under_way -= 1
+
+
+def test_after_ten_minutes_without_a_provider_all_goes_out_and_one_message_goes_first(store, clock):
+    service = Outage("a")
+    pool = PooledEmailService(DOMAIN, [service], store, now=clock)
+    streams = ["default"] * DEFAULT + ["bulk"] * BULK
+    messages = [make_message(stream=stream) for stream in streams]
+    pool.accept(messages)
+    processes = [Dispatcher([pool], store, now=clock) for _ in range(2)]
+
+    def deliver_everywhere():
+        with ThreadPoolExecutor(2) as executor:
+            return sum(executor.map(Dispatcher.deliver_due, processes))
+
+    for _ in range(60):
+        deliver_everywhere()
+        clock.now += 10
+    assert service.sent == []
+    in_vain = service.calls
+    assert in_vain <= 200  # two processes begin at once, and then one message tries at a time
+    service.then, service.beside = None, []
+    clock.now += 15 * 60  # the longest rest
+    while deliver_everywhere():
+        pass
+    assert sorted(service.sent) == sorted(message.message_id for message in messages)
+    assert service.beside[:2] == [0, 0]  # the probe was over before anything followed it
+    assert store.depths(DOMAIN, clock.now) == {}
+    log = store.messages(DOMAIN, clock.now, limit=len(messages) + 1)
+    assert Counter(message.outcome for message in log) == {"sent": len(messages)}
+
+
+# Power loss
+
+
+def test_what_was_answered_is_on_the_disk_and_what_is_handed_over_too(tmp_path, migrated):
+    """Only what was synced by then is there after a loss of power."""
+    if not shutil.which("strace"):
+        pytest.skip("there is no strace here")
+    database = Path(shutil.copy(migrated, tmp_path))
+    before = database.read_bytes()
+    trace = tmp_path / "trace"
+    watched = "trace=pwrite64,write,fsync,fdatasync,ftruncate"
+    tracer = ["strace", "-y", "-xx", "-s", "1000000", "-e", watched, "-o", str(trace)]
+    script = [sys.executable, str(HERE / "power_loss.py"), f"sqlite:///{database}"]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    done = subprocess.run(
+        [*tracer, *script], env=environment, capture_output=True, text=True, check=False
+    )
+    if "ptrace" in done.stderr:
+        pytest.skip("nobody may trace a process here")
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for what in ("accepted", "handed"):
+        synced = Synced({str(database): before})
+        synced.read(trace.read_text().splitlines(), what)
+        found[what] = synced.outbox(tmp_path / what, database)
+    message_id = done.stdout.split()[1]
+    assert found["accepted"] == [(message_id, None)]
+    assert found["handed"] == [(message_id, "a")]
+
+
+class Synced:
+    """Files as they are after a loss of power: what was written and not synced is gone."""
+
+    _CALL = re.compile(r'(\w+)\(\d+<([^>]*)>(?:, "([^"]*)")?[^)]*?(?:, (\d+))?\) += (\d+)')
+
+    def __init__(self, files):
+        self.files = {path: bytearray(content) for path, content in files.items()}
+        self._pending = {}
+
+    def read(self, lines, until: str) -> None:
+        """Go through what strace has seen, up to the line that the process has told of."""
+        for line in lines:
+            if not (call := self._CALL.match(line)):
+                continue
+            name, path, text, number, result = call.groups()
+            path = bytes_of(path).decode()
+            if name == "write" and bytes_of(text).startswith(until.encode()):
+                return
+            if name == "pwrite64":
+                written = bytes_of(text)[: int(result)]
+                self._pending.setdefault(path, []).append((int(number), written))
+            elif name == "ftruncate":
+                self._pending.setdefault(path, []).append((int(number), None))
+            elif name in {"fsync", "fdatasync"}:
+                self._sync(path)
+        raise AssertionError(f"It never said {until}.")
+
+    def _sync(self, path) -> None:
+        content = self.files.setdefault(path, bytearray())
+        for offset, data in self._pending.pop(path, []):
+            if data is None:
+                del content[offset:]
+                continue
+            content.extend(bytes(max(0, offset - len(content))))
+            content[offset : offset + len(data)] = data
+
+    def outbox(self, folder, database):
+        """What is in the outbox of the database after it."""
+        folder.mkdir()
+        for path, content in self.files.items():
+            if path.startswith(str(database)):
+                (folder / Path(path).name).write_bytes(content)
+        with contextlib.closing(sqlite3.connect(folder / database.name)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            return connection.execute("SELECT message_id, handing_to FROM outbox").fetchall()
+
+
+def bytes_of(text: str) -> bytes:
+    """What strace shows with -xx."""
+    return ast.literal_eval(f'b"{text}"')
+
+
+# A provider that hangs
+
+
+def test_a_provider_that_hangs_in_one_lane_holds_up_no_other_lane_nor_domain(store):
+    released = threading.Event()
+    hanging = Mailbox("a", then=lambda _: released.wait(WAIT_SECONDS))
+    well = Mailbox("b")
+    others = Mailbox("a")
+    streams = {
+        **BUILT_IN,
+        "bulk": Stream("bulk", services=("a",)),
+        "default": Stream("default", share=0.75, services=("b",)),
+    }
+    pools = [
+        PooledEmailService(DOMAIN, [hanging, well], store, streams=streams),
+        PooledEmailService("example.net", [others], store),
+    ]
+    dispatcher = Dispatcher(pools, store)
+    pools[0].accept([make_message(stream="bulk") for _ in range(200)])
+    dispatcher.start()
+    try:
+        wait_for(lambda: store.depths(DOMAIN, time.time()))
+        pools[0].accept([make_message() for _ in range(300)])
+        pools[1].accept([message_of("example.net") for _ in range(300)])
+        wait_for(lambda: (len(well.sent), len(others.sent)) == (300, 300))
+        assert not hanging.sent
+    finally:
+        released.set()
+        dispatcher.stop()
+    assert hanging.sent  # what was with it is finished, and the rest given back
+    assert len(hanging.sent) + store.depths(DOMAIN, time.time())["bulk"].waiting == 200
+
+
+def message_of(email_domain: str) -> EmailMessage:
+    return EmailMessage.parse({**PLAIN, "from_email": f"shop@{email_domain}"}, email_domain)
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# A database of the version before
+
+
+def test_a_database_of_the_version_before_keeps_all_and_takes_messages_in(tmp_path, clock):
+    path = tmp_path / "state.sqlite3"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript((HERE / "state-0.2.0.sql").read_text())
+        rows = connection.execute("SELECT * FROM messages ORDER BY at").fetchall()
+    with contextlib.closing(Store(f"sqlite:///{path}")) as store:
+        clock.now = OLD_NOW + 3600
+        found = store.messages(DOMAIN, clock.now)[::-1]
+        assert [(m.message_id, m.subject, m.service_used) for m in found] == [
+            (row[0], row[5], row[8]) for row in rows
+        ]
+        assert [m.outcome for m in found] == ["sent", "not sent", "unknown", "unknown"]
+        assert {m.stream for m in found} == {"default"}
+        assert len(found[0].attempts) == 2
+        by_recipient = store.messages(DOMAIN, clock.now, recipient="ada1@example.org")
+        assert by_recipient == [found[0]]
+        assert store.secret("sessions") == "a-secret-of-the-version-before"
+        service = Mailbox("a")
+        pool = PooledEmailService(DOMAIN, [service], store, now=clock)
+        (replayed,) = pool.accept([make_message()], once=[Once("order-1", "f" * 64)])
+        assert (replayed.outcome, replayed.message_id) == ("sent", found[0].message_id)
+        (followed,) = pool.accept([make_message()], once=[Once("order-4", "e" * 64)])
+        (fresh,) = pool.accept([make_message()], once=[Once("order-5", "e" * 64)])
+        Dispatcher([pool], store, now=clock).deliver_due()
+        assert service.sent == [found[3].message_id, fresh.message_id]
+        (sent,) = store.messages(DOMAIN, clock.now, message_id=followed.message_id)
+        assert (sent.outcome, sent.possible_duplicate, sent.at) == ("sent", True, found[3].at)
