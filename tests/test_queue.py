@@ -555,3 +555,24 @@ def test_a_bug_that_one_message_meets_costs_no_other_what_is_known_of_it(make, l
         dispatcher.deliver_due()
     outcomes = Counter(log(message).outcome for message in messages)
     assert outcomes == {"sent": 15, "queued": 5}
+
+
+def test_a_bug_does_not_end_the_dispatcher(make, log, caplog, monkeypatch):
+    """Whoever waits for a thread that is gone waits for ever."""
+    monkeypatch.setattr("email_services.queue.dispatcher.POLL_SECONDS", 0.01)
+    sent = threading.Event()
+    pool, dispatcher = make(Mailbox("a", lambda _: sent.set()))
+    bugs = iter([ZeroDivisionError()])
+
+    def sweep(now):
+        for bug in bugs:
+            raise bug
+
+    monkeypatch.setattr(dispatcher._store, "end_the_forgotten", sweep)
+    dispatcher.start()
+    try:
+        pool.accept([make_message()])
+        assert sent.wait(10)
+    finally:
+        dispatcher.stop()
+    assert "A bug stopped the dispatcher" in caplog.text

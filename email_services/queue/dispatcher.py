@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from email_services.config import Config
@@ -110,6 +111,20 @@ class Dispatcher:
             self._changed.notify()
 
     def _run(self) -> None:
+        """Look after the lanes; a bug is logged and does not end that, or nothing would be sent."""
+        while not self._is_stopping.is_set():
+            with self._going_on_after_bugs():
+                self._look_after_lanes()
+
+    @contextmanager
+    def _going_on_after_bugs(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            logger.exception("A bug stopped the dispatcher for a moment.")
+            self._is_stopping.wait(POLL_SECONDS)
+
+    def _look_after_lanes(self) -> None:
         next_sweep = 0.0
         while not self._is_stopping.is_set():
             now = time.monotonic()
