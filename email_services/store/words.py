@@ -172,7 +172,9 @@ def index_some(connection: Connection, now: float) -> int:
     )
     found = connection.execute(waiting).all()
     if found:
-        first = (connection.scalar(select(func.max(log.number))) or 0) + 1
+        # In these words, since the index is of those that have a number: else all would be read.
+        last = select(func.max(log.number)).where(log.number.is_not(None))
+        first = (connection.scalar(last) or 0) + 1
         rows = [
             {"number": number, "words": " ".join(sorted(words_of(message)))}
             for number, message in enumerate(found, first)
