@@ -141,7 +141,7 @@ class Ledger:
             replace(
                 self._waiting(run, now, retry_seconds),
                 service=only.name if only else None,
-                answer=asdict(queued[run]),
+                answer=asdict(queued[run]) if run.once_key else None,
             )
             for run in runs
         ]
