@@ -1,6 +1,7 @@
 """The load: the same request over and over, a fixed number of them at once.
 
 `python load.py PORT CALLERS REQUESTS < request` sends the bytes on stdin to that port of 127.0.0.1.
+Where the bytes hold the mark of a number, each request has its own there.
 Each caller sends its next request when it has the answer to its last, on the same connection unless
 the server closes that. The answer to all is one line of JSON, seconds by the clock and how many
 answers had which status: `{"seconds": 2.5, "statuses": {"200": 3000}}`. Like the stand-in it reads
@@ -22,6 +23,7 @@ from typing import Final
 
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CLOSE: Final = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
+MARK: Final = b"%%NUMBER%%"
 WAIT_SECONDS: Final = 30
 """No single answer takes longer."""
 
@@ -41,14 +43,15 @@ class Caller:
         """
         start.wait()
         try:
-            return Counter(self._exchange() for _ in tickets)
+            return Counter(self._exchange(number) for number in tickets)
         finally:
             self._close()
 
-    def _exchange(self) -> str:
+    def _exchange(self, number: int) -> str:
         if self._connection is None:
             self._connection = socket.create_connection(("127.0.0.1", self._port), WAIT_SECONDS)
-        self._connection.sendall(self._request)
+        mark = b"%0*d" % (len(MARK), number)
+        self._connection.sendall(self._request.replace(MARK, mark))
         head = _read_answer(self._connection)
         if _CLOSE.search(head):
             self._close()

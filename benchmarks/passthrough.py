@@ -5,6 +5,7 @@ service's own gunicorn settings.
 """
 
 import os
+from types import SimpleNamespace
 
 import requests
 from flask import Flask, Response, jsonify, request
@@ -13,7 +14,19 @@ from requests.adapters import HTTPAdapter
 PROVIDER = os.environ["PROVIDER_URL"]
 KEY = os.environ["PROVIDER_KEY"]
 
+
+class Nothing:
+    """What gunicorn.conf.py begins and ends beside the requests; here there is none."""
+
+    def start(self) -> None:
+        """Nothing begins."""
+
+    def stop(self) -> None:
+        """Nothing ends."""
+
+
 app = Flask(__name__)
+app.extensions["mailpool"] = SimpleNamespace(upkeep=Nothing(), dispatcher=Nothing())
 session = requests.Session()
 session.mount(PROVIDER, HTTPAdapter(pool_maxsize=int(os.environ["WEB_THREADS"])))
 
