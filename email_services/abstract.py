@@ -38,6 +38,9 @@ Key = Annotated[SecretStr, AfterValidator(_header_safe)]
 """A key goes into an HTTP header, so it cannot hold a space or a line break."""
 
 
+Cap = Annotated[int, Field(ge=1, le=1_000_000_000)] | None
+
+
 class ServiceSettings(BaseModel):
     """What config.json may say of any service."""
 
@@ -52,6 +55,9 @@ class ServiceSettings(BaseModel):
     timeout_seconds: Seconds = Field(
         10, description="Seconds this service may take for one message, without its upload."
     )
+    max_per_second: Cap = Field(None, description="Messages it is handed in any second.")
+    max_per_day: Cap = Field(None, description="Messages it is handed in a day of UTC.")
+    max_at_once: Cap = Field(None, description="Calls to it that are under way at once.")
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,9 @@ _SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _RESERVED_NAMES: Final = ("send", "messages")
 """They stand where a service's name would in a URL."""
 
+USUAL_PROCESSES: Final = 2
+"""Where $WEB_CONCURRENCY does not say (gunicorn.conf.py)."""
+
 MAX_PORT: Final = 65535
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
 _HOST: Final = rf"{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\]"
@@ -92,6 +95,7 @@ class StreamSettings(BaseModel):
     services: Annotated[list[str], Field(min_length=1)] | None = None
     expires_in: Annotated[int | float, Field(gt=0, le=MAX_DAYS_AHEAD * DAY_SECONDS)] | None = None
     on_unknown: OnUnknown | None = None
+    at_cap: Literal["next", "wait"] | None = None
 
 
 StreamName = Annotated[str, Field(pattern=NAME)]
@@ -164,7 +168,14 @@ class EmailDomain:
             queues_unsent=self._settings.when_all_fail == "queue",
             guard=self.guard,
             threads=threads,
+            processes=_processes(),
         )
+
+
+def _processes() -> int:
+    """How many of the service there are on this machine, as gunicorn is told."""
+    given = os.environ.get("WEB_CONCURRENCY", "")
+    return max(1, int(given)) if given.isdecimal() else USUAL_PROCESSES
 
 
 class Config:

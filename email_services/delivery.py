@@ -25,6 +25,9 @@ SKIPPED: Final = "skipped"
 NO_ROOM_SECONDS: Final = 1.0
 """After which there may be room again."""
 
+BACK_SECONDS: Final = 15.0
+"""After which a service that failed may be back."""
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -78,7 +81,8 @@ class Delivery:
     nobody may get it. kept_back: those of its recipients that the domain does not deliver to.
     redirected_to: who got it in their place.
     follows_cut_off: whether an earlier request with its Idempotency-Key was cut off.
-    found_no_room: whether a service was passed by since too many messages were with it.
+    found_no_room: whether a service was passed by since too many messages were with it, or
+    it was at its cap.
     retry_after: seconds after which it may fare better, where it was not sent and that can be said.
     replayed: whether this is the stored answer to an earlier request.
     """
@@ -199,6 +203,7 @@ class Run:
     unable: set[str] = field(default_factory=set)
     passed_by: set[str] = field(default_factory=set)
     found_no_room: bool = False
+    is_at_cap: bool = False
     retry_after: float | None = None
     service_used: str | None = None
     service_message_id: str | None = None
@@ -260,6 +265,16 @@ class Run:
         self.found_no_room, self.retry_after = True, NO_ROOM_SECONDS
         self._skip(service, "no_room", why)
 
+    def reach_cap(self, service: str, why: str, seconds: float) -> None:
+        """Note that the service has been handed as much as it may be, for so long.
+
+        It is not among those to come back to, which would take it past its cap.
+        """
+        waits = [seconds] if self.retry_after is None else [seconds, self.retry_after]
+        self.is_at_cap = self.found_no_room = True
+        self.retry_after = min(waits)
+        self._skip(service, "at_cap", why)
+
     def come_back_to(self, service: str) -> None:
         """The service that was passed by is asked after all."""
         self.passed_by.discard(service)
@@ -285,11 +300,18 @@ class Run:
             self._fates() if outcome == SENT else (),
             rejected=outcome == NOT_SENT and self.is_refused,
             found_no_room=self.found_no_room,
-            retry_after=self.retry_after if outcome == NOT_SENT else None,
+            retry_after=self._wait if outcome == NOT_SENT else None,
             kept_back=self.kept_back.addresses,
             redirected_to=self.kept_back.redirected_to,
         )
         return delivery.after_cut_off() if self.follows_cut_off else delivery
+
+    @property
+    def _wait(self) -> float | None:
+        """When it may fare better; a cap says nothing of the services that failed beside it."""
+        if self.retry_after is None or not (self.is_at_cap and self.faults):
+            return self.retry_after
+        return min(self.retry_after, BACK_SECONDS)
 
     def _skip(self, service: str, code: str, why: str) -> None:
         self.attempts.append(Attempt(service, SKIPPED, code, why, 0))

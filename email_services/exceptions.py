@@ -34,6 +34,7 @@ passed by, is no error, and has a `Passing` word:
     resting         it rests after a fault, so that no message waits for it
     being_probed    another message is finding out whether it works again
     no_room         too many messages are with it already
+    at_cap          it has been handed as much as the configuration lets it have
     too_late        too little of the deadline was left
 
 Any other exception is a bug of ours: it is never caught to fail over.
@@ -52,7 +53,7 @@ SENT: Final = "sent"
 NOT_SENT: Final = "not sent"
 UNKNOWN: Final = "unknown"
 
-Passing = Literal["resting", "being_probed", "no_room", "too_late"]
+Passing = Literal["resting", "being_probed", "no_room", "at_cap", "too_late"]
 """Why a service was not asked, for programs."""
 
 

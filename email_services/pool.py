@@ -11,6 +11,7 @@ from typing import Final
 from email_services.abstract import AbstractEmailService
 from email_services.breakers import CircuitBreakers, Step
 from email_services.bulkhead import Bulkhead
+from email_services.caps import ServiceCaps
 from email_services.counters import begin_at_zero
 from email_services.delivery import Attempt, Delivery, Run
 from email_services.exceptions import (
@@ -59,6 +60,7 @@ class PooledEmailService:
     queues_unsent: whether a message that could not be sent waits in the outbox, and is not refused.
     guard: who may get messages.
     threads: how many requests of this domain may be in progress in this process.
+    processes: how many of them there are, for when they cannot ask each other.
     clock: a monotonic clock in seconds. now: the time in seconds since the epoch.
     """
 
@@ -74,6 +76,7 @@ class PooledEmailService:
         queues_unsent: bool = False,
         guard: Guard = NO_GUARD,
         threads: int = MANY,
+        processes: int = 1,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -93,6 +96,7 @@ class PooledEmailService:
         self._now = now
         places = threads if len(services) == 1 else max(1, int(threads * SERVICE_PART))
         self._places = {name: Bulkhead(places, clock) for name in self.services}
+        self._caps = {s.name: ServiceCaps(s, store, now, processes) for s in services}
         self._last_places = {name: Bulkhead(LAST_RESORTS_AT_ONCE, clock) for name in self.services}
 
     def service(self, name: str) -> AbstractEmailService:
@@ -275,7 +279,8 @@ class PooledEmailService:
         unsent = [run for run in runs if _may_be_tried_again(run.delivery())]
         if not unsent:
             return {}
-        waits = [run.retry_after for run in unsent if run.retry_after is not None]
+        # One that a cap held up is tried as soon as any other: a day is long.
+        waits = [r.retry_after for r in unsent if r.retry_after is not None and not r.is_at_cap]
         seconds = max(FIRST_RETRY_SECONDS, *waits) if waits else FIRST_RETRY_SECONDS
         try:
             queued = self._ledger.queue(unsent, only, now, retry_seconds=seconds)
@@ -300,7 +305,9 @@ class PooledEmailService:
         make_round = partial(self._round, note=note, handover=handover)
         steps = self.steps(only, runs[0].given.stream)
         for position, step in enumerate(steps):
-            able = _able(step.service, [run for run in runs if not run.is_over])
+            waits = handover is not None and self.stream(runs[0].given.stream).at_cap == "wait"
+            going = [run for run in runs if not (run.is_over or (waits and run.is_at_cap))]
+            able = _able(step.service, going)
             if able and self.breakers.may_try(step):
                 until = self._clock() + _fair_share(deadline - self._clock(), steps[position:])
                 make_round(step, until, finds_out=step.decision == "probe").send(able)
@@ -330,7 +337,8 @@ class PooledEmailService:
         now = self.breakers.plan([step.service for step in steps]) if runs else []
         rests = {step.service.name: self.breakers.seconds_to_rest(step) for step in now}
         for run in runs:
-            run.retry_after = min(rests[name] for name in run.passed_by)
+            known = [] if run.retry_after is None else [run.retry_after]
+            run.retry_after = min([*known, *(rests[name] for name in run.passed_by)])
 
     def _say_when_limits_end(self, runs: Sequence[Run], only: AbstractEmailService | None) -> None:
         """Note when to send what met a limit again, where all who might take it rest by now."""
@@ -365,6 +373,7 @@ class PooledEmailService:
             step,
             self.breakers,
             self._places[service.name],
+            self._caps[service.name],
             self._clock,
             regular_seconds=min(service.settings.timeout_seconds, share),
             until=until,

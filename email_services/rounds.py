@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from email_services.abstract import AbstractEmailService, Acceptance
 from email_services.breakers import CircuitBreakers, Step
 from email_services.bulkhead import Bulkhead
+from email_services.caps import ServiceCaps
 from email_services.counters import count_attempt, count_call
 from email_services.delivery import Run
 from email_services.exceptions import AccountRefused, MessageRejected, ProviderError
@@ -32,6 +33,7 @@ ENOUGH: Final = 0.9
 
 TOO_LATE: Final = "Not tried: too little of the deadline was left."
 NO_ROOM: Final = "Not tried: too many messages are with it already."
+AT_CAP: Final = "Not tried: it is at its cap of {}."
 
 
 class Handover(Protocol):
@@ -51,8 +53,9 @@ class Handover(Protocol):
 class Round:
     """One service's turn with the messages of one request.
 
-    places: for the calls to the service that are under way. regular_seconds: what an attempt has
-    for the service itself, if those before it took no more than that. until: the time by `clock`
+    places: for the calls to the service that are under way. caps: how much it may have.
+    regular_seconds: what an attempt has for the service itself, if those before it took no more
+    than that. until: the time by `clock`
     at which all its calls must have ended. note: takes messages that are over. finds_out: whether
     the service has rested, so that one message goes before the others. handover: of messages from
     the outbox.
@@ -61,6 +64,7 @@ class Round:
     step: Step
     breakers: CircuitBreakers
     places: Bulkhead
+    caps: ServiceCaps
     clock: Callable[[], float]
     regular_seconds: float
     until: float
@@ -77,7 +81,7 @@ class Round:
         """Have the service send the messages, in as few calls as it takes and several at once."""
         if self.finds_out:  # one message does, and the others wait for it
             for run in self._begun(runs[:1]):
-                self._attempt(self.step, [run])
+                self._hand_over(self.step, [run])
             self._end()
             runs = runs[1:]
             self._is_doubted = True
@@ -131,9 +135,19 @@ class Round:
                 run.find_no_room(self._service.name, NO_ROOM)
             return
         try:
-            self._attempt(step, parcel)
+            self._hand_over(step, parcel)
         finally:
             self.places.leave()
+
+    def _hand_over(self, step: Step, parcel: Sequence[Run]) -> None:
+        """Attempt as many of the messages as the caps of the service let it have."""
+        with self.caps.turn(len(parcel), max(0.0, self.until - self.clock())) as grant:
+            if surplus := parcel[grant.number :]:
+                why, seconds = AT_CAP.format(grant.why), self.caps.seconds_until(grant)
+                for run in surplus:
+                    run.reach_cap(self._service.name, why, seconds)
+            if grant.number:
+                self._attempt(step, parcel[: grant.number])
 
     def _attempt(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from email_services.message import DAY_SECONDS, OnUnknown
 from email_services.store import DEFAULT_STREAM
@@ -21,7 +21,8 @@ class Stream:
     share: the part of the calls of the queue that is kept for it, from 0 to 1. services: those it
     goes through, in this order; empty for all of the domain's in theirs. expires_in: seconds after
     which what waits in it is not sent any more, unless the message says so itself. on_unknown: the
-    same as for the domain, None for what that says.
+    same as for the domain, None for what that says. at_cap: whether what waits in the queue is
+    taken to the next service, or goes on waiting, where one has been handed all it may have.
     """
 
     name: str = DEFAULT_STREAM
@@ -29,6 +30,7 @@ class Stream:
     services: Sequence[str] = ()
     expires_in: float = DAY_SECONDS
     on_unknown: OnUnknown | None = None
+    at_cap: Literal["next", "wait"] = "next"
 
 
 BUILT_IN: Final[Mapping[str, Stream]] = {

@@ -183,6 +183,9 @@ class Service(Failure, Health):
     priority_value: Annotated[float, told("The highest is tried first.")]
     weight: Annotated[float, told("Its part of the load among those of equal priority.")]
     timeout_seconds: Annotated[float, told("What one attempt may take, without its upload.")]
+    max_per_second: Annotated[int | None, told("Messages it is handed in any second.")]
+    max_per_day: Annotated[int | None, told("Messages it is handed in a day of UTC.")]
+    max_at_once: Annotated[int | None, told("Calls to it that are under way at once.")]
     send_url: Annotated[str, told("Sends through this service alone.")]
     fail_url: Annotated[str, told("Switches its simulated failure.")]
     health_url: Annotated[str, told("Its health.")]
@@ -454,6 +457,9 @@ def _service(
         "priority_value": service.priority_value,
         "weight": service.settings.weight,
         "timeout_seconds": service.settings.timeout_seconds,
+        "max_per_second": service.settings.max_per_second,
+        "max_per_day": service.settings.max_per_day,
+        "max_at_once": service.settings.max_at_once,
         **_failure(pool.breakers.drill_in(state)),
         **_health(pool, state),
         "send_url": url_of(SEND_THROUGH, **names),

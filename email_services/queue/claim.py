@@ -61,6 +61,8 @@ class Claim:
         self._open: dict[Run, Claimed] = {}
         self._over: list[Run] = []
         self._lost: set[Run] = set()
+        self.met_a_cap = False
+        """Whether some of them wait since a service is at its cap."""
 
     def deliver(self, *, is_patient: bool) -> None:
         """Send what can be sent, and write down what became of each.
@@ -159,6 +161,7 @@ class Claim:
                 deliveries.append((self._pool.stream(run.given.stream).name, delivery))
             else:
                 again.append(follows)
+                self.met_a_cap = self.met_a_cap or run.is_at_cap
 
         def write() -> None:
             self._store.settle(self._claim, ended, again)

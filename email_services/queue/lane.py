@@ -32,6 +32,9 @@ POLL_SECONDS: Final = 2.0
 REST_POLL_SECONDS: Final = 10.0
 """The same while all services rest, or the stream is paused."""
 
+CAP_POLL_SECONDS: Final = 0.25
+"""The same while a service is at its cap."""
+
 MOST_TAKEN: Final = 1000
 TAKEN_BYTES: Final = 32 * 1024 * 1024
 """What one thread takes at once."""
@@ -134,7 +137,10 @@ class Lane:
             self._look_again()
 
     def _deliver_some(self) -> int:
-        """Take messages that are due, and deliver them; returns how many."""
+        """Take messages that are due, and deliver them; returns how many.
+
+        0, too, where those that were taken found a service at its cap: it is of no use to go on.
+        """
         now = self._now()
         claim = uuid.uuid4().hex
         try:
@@ -165,6 +171,11 @@ class Lane:
                 random=random.random,
             )
             delivery.deliver(is_patient=wanted.expiring_by is None)
+            if delivery.met_a_cap:
+                # To take more would only be to put them back.
+                self._limit = AT_ONCE
+                self.look_at = time.monotonic() + CAP_POLL_SECONDS
+                return 0
             self._adapt(len(taken), time.monotonic() - started)
         return len(taken)
 

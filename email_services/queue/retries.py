@@ -67,7 +67,10 @@ def _wait(run: Run, claimed: Claimed, random: Callable[[], float]) -> tuple[floa
         return wait_before(claimed.tries + 1, random), claimed.tries + 1
     if not run.attempts:  # it was not its turn
         return 0.0, claimed.tries
-    return max(SOON_SECONDS, run.retry_after or 0.0) * (1 + JITTER * random()), claimed.tries
+    seconds = max(SOON_SECONDS, run.retry_after or 0.0)
+    if run.is_at_cap:  # another service may take it before a day is over
+        seconds = min(seconds, LONGEST_RETRY_SECONDS)
+    return seconds * (1 + JITTER * random()), claimed.tries
 
 
 def _timeline(run: Run, now: float) -> list[Attempt]:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, bindparam, inspect, text
 from email_services.store.database import LongStep, Migration, Place, in_parts
 from email_services.store.messages import SIZES, Bounds, newest_first, rows_of
 from email_services.store.schema import (
+    CAPS,
     DEFAULT_STREAM,
     KEY_USES,
     MESSAGES,
@@ -147,6 +148,10 @@ def _add_key_uses(connection: Connection) -> None:
     KEY_USES.create(connection, checkfirst=True)
 
 
+def _count_what_services_are_handed(connection: Connection) -> None:
+    CAPS.create(connection, checkfirst=True)
+
+
 def _add_columns(connection: Connection, table: str, **kinds: str) -> None:
     """Those that are not there: a new database has all since the first step."""
     there = {column["name"] for column in inspect(connection).get_columns(table)}
@@ -171,5 +176,6 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     _make_an_index_of_words,
     LongStep(_index_words),
     _add_key_uses,
+    _count_what_services_are_handed,
 )
 """Step n brings a database from version n to version n + 1. Append; never change one."""

@@ -174,6 +174,14 @@ OUTBOX = Table(
     Index("outbox_by_age", "ready_at"),
 )
 
+CAPS = Table(
+    "service_caps",
+    METADATA,
+    Column("email_domain", String(255), primary_key=True),
+    Column("service", String(64), primary_key=True),
+    Column("used", Text, nullable=False),  # what it has been handed, in JSON
+)
+
 PAUSED = Table(
     "paused_streams",
     METADATA,

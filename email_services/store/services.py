@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from email_services.drill import Drill
 from email_services.health import Health
 from email_services.store.database import Database
-from email_services.store.schema import CHANGES, SERVICES
+from email_services.store.schema import CAPS, CHANGES, SERVICES
 
 KEPT_ERRORS: Final = 5
 """The last faults of a service that are shown."""
@@ -79,6 +79,27 @@ class Services(Database):
             if words:
                 connection.execute(insert(CHANGES).values(**key, at=now, change=words))
         return after
+
+    def change_use(self, email_domain: str, service: str, change: Callable[[str], str]) -> None:
+        """Apply `change` to what is kept of how much a service was handed, one at a time.
+
+        It is a text, "" at first.
+        """
+        key = {"email_domain": email_domain, "service": service}
+        try:
+            self._change_use(key, change)
+        except IntegrityError:  # another node made the row between our two statements
+            self._change_use(key, change)
+
+    def _change_use(self, key: Mapping[str, str], change: Callable[[str], str]) -> None:
+        with self._transaction() as connection:
+            found = select(CAPS.c.used).filter_by(**key).with_for_update()
+            before = connection.execute(found).scalar_one_or_none()
+            after = change(before or "")
+            if before is None:
+                connection.execute(insert(CAPS).values(**key, used=after))
+            elif after != before:
+                connection.execute(update(CAPS).filter_by(**key).values(used=after))
 
     def service_changes(self, email_domain: str, limit: int = 20) -> list[dict[str, Any]]:
         """The newest changes of the domain's services: at, service, change.
