@@ -11,6 +11,7 @@ from browsable_api import BrowsableAPI
 from email_services.config import Config, load_config
 from email_services.counters import RELOADED
 from email_services.exceptions import EmailServicesError
+from email_services.kafka import KafkaQueue
 from email_services.pool import MANY
 from email_services.queue import CALLS, Dispatcher
 from email_services.store import Store
@@ -43,7 +44,8 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     threads = int(os.environ.get("WEB_THREADS", MANY))  # gunicorn.conf.py says so
     if len(config.domains) > 1:
         threads = max(1, threads // 2)  # one of them has no more than that (server/lanes.py)
-    pools = {name: domain.pool(store, threads) for name, domain in config.domains.items()}
+    queue = KafkaQueue(config.queue, store, config.streams) if config.queue else None
+    pools = {name: domain.pool(store, threads, queue) for name, domain in config.domains.items()}
     app = BrowsableAPI(
         __name__,
         max_body_bytes(config.max_message_bytes),

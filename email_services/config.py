@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -42,6 +43,8 @@ from email_services.exceptions import (
     describe,
 )
 from email_services.guard import Guard, PatternField
+from email_services.kafka import KafkaAddress, is_installed
+from email_services.ledger import Queue
 from email_services.message import (
     DAY_SECONDS,
     MAX_DAYS_AHEAD,
@@ -86,6 +89,13 @@ def _origin(value: str) -> str:
     return value
 
 
+def _queue_address(value: object) -> KafkaAddress:
+    address = KafkaAddress.of(str(value))
+    if not is_installed():
+        raise ValueError("It needs the package confluent-kafka (pip install confluent-kafka)")
+    return address
+
+
 class StreamSettings(BaseModel):
     """One stream of a domain as config.json describes it; see Stream."""
 
@@ -126,6 +136,7 @@ class ConfigFile(BaseModel):
     root_api_key: Any
     production: bool = False
     state_url: str | None = None
+    queue_url: Annotated[KafkaAddress, BeforeValidator(_queue_address)] | None = None
     message_retention_days: Annotated[int | float, Field(gt=0, le=36500)] = 30
     max_message_megabytes: Annotated[int | float, Field(ge=0.1, le=100)] = (
         MAX_MESSAGE_BYTES / MEGABYTE
@@ -149,13 +160,16 @@ class EmailDomain:
         self.services = services
         self.queues_all = settings.send == "queued"
         """Whether messages wait in the queue whose senders do not say."""
-        self._streams = streams
+        self.streams = streams
         self.guard = Guard(settings.deliver_only_to, settings.redirect_to)
         self._settings = settings
 
-    def pool(self, store: Store, threads: int = MANY) -> PooledEmailService:
+    def pool(
+        self, store: Store, threads: int = MANY, queue: Queue | None = None
+    ) -> PooledEmailService:
         """The domain's services as a pool that keeps its state in `store`.
 
+        queue: what takes messages that are to wait, if not the store.
         threads: how many requests of this domain may be in progress in this process.
         """
         return PooledEmailService(
@@ -164,9 +178,10 @@ class EmailDomain:
             store,
             deadline_seconds=self._settings.deadline_seconds,
             on_unknown=self._settings.on_unknown,
-            streams=self._streams,
+            streams=self.streams,
             queues_unsent=self._settings.when_all_fail == "queue",
             guard=self.guard,
+            queue=queue,
             threads=threads,
             processes=_processes(),
         )
@@ -182,6 +197,7 @@ class Config:
     """A configuration that was found good.
 
     production: listings need a key, and keys are never shown. state_url: where the state is.
+    queue: where what is accepted waits, if not there.
     message_retention_days: how long the message log is kept. max_message_bytes: what a message may
     hold, its files as they are. cors_origins: of the sites whose pages may ask. given: what it was
     made of, as data.
@@ -199,6 +215,7 @@ class Config:
         self.message_retention_days = file.message_retention_days
         self.max_message_bytes = int(file.max_message_megabytes * MEGABYTE)
         self.cors_origins = file.cors_origins
+        self.queue = file.queue_url
         self.domains = {domain.email_domain: domain for domain in domains}
         self.root_keys = root_keys
         self.keyring = Keyring([*root_keys, *(key for domain in domains for key in domain.keys)])
@@ -210,6 +227,11 @@ class Config:
         salt: a secret, without which nobody can try whether a key is the one in it.
         """
         return hmac.new(salt.encode(), self._digest, hashlib.sha256).hexdigest()[:16]
+
+    @property
+    def streams(self) -> set[str]:
+        """The names of those of all domains."""
+        return {stream for domain in self.domains.values() for stream in domain.streams}
 
     def domain(self, name: str) -> EmailDomain:
         """The domain `name`, however it is spelled. Raises UnknownDomain."""
@@ -237,8 +259,8 @@ def checked_config(text: str, name: str) -> Config:
     root_keys = _keys(file.root_api_key, ("root_api_key",), None, problems) if file else []
     if file is None or problems:
         raise ConfigError(f"{name}: {problems}")
-    # Without where the state is, which each node may reach in its own way.
-    config = Config(file, root_keys, domains, {**given, "state_url": None})
+    # Without where the state and the queue are, which each node may reach in its own way.
+    config = Config(file, root_keys, domains, {**given, "state_url": None, "queue_url": None})
     _refuse_state_without_a_file(config.state_url)
     _refuse_or_warn(config, name)
     for domain in config.domains.values():

@@ -207,8 +207,9 @@ class UnknownMessage(EmailServicesError):
 
     code = "unknown_message"
 
-    def __init__(self, message_id: str) -> None:
+    def __init__(self, message_id: str, retry_after: int | None = None) -> None:
         super().__init__(f"There is no message '{message_id}' in the log of this email domain.")
+        self.retry_after = retry_after
 
 
 class NotWaiting(EmailServicesError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Protocol
 
 from email_services.abstract import AbstractEmailService
 from email_services.breakers import GRACE_SECONDS, without_the_store
@@ -22,6 +23,13 @@ from email_services.store import DEFAULT_STREAM, QUEUED, LoggedMessage, Store, W
 from email_services.streams import BUILT_IN, Stream
 
 
+class Queue(Protocol):
+    """What takes messages that are to wait: the store, or what takes them on their way there."""
+
+    def put(self, messages: Sequence[Waiting], reserved_at: float) -> list[bool | None]:
+        """As Store.put."""
+
+
 @dataclass(frozen=True)
 class Once:
     """An Idempotency-Key, and a fingerprint of the request that it stands for."""
@@ -34,7 +42,8 @@ class Ledger:
     """What is kept of the messages of one domain.
 
     deadline_seconds: after which, and some grace, a request that has not been heard of was cut off.
-    streams: those that its messages go in, by name.
+    streams: those that its messages go in, by name. queue: what takes those that are to wait, if
+    not the store.
     Times, `now`, are in seconds since the epoch: when the request came.
     """
 
@@ -44,9 +53,11 @@ class Ledger:
         store: Store,
         deadline_seconds: float,
         streams: Mapping[str, Stream] = BUILT_IN,
+        queue: Queue | None = None,
     ) -> None:
         self._email_domain = email_domain
         self._store = store
+        self._queue = queue or store
         self._streams = streams
         self._seconds = deadline_seconds + GRACE_SECONDS
 
@@ -131,7 +142,7 @@ class Ledger:
         *,
         retry_seconds: float | None = None,
     ) -> list[Delivery]:
-        """Have the messages wait in the outbox, on the disk; returns what to say of each.
+        """Have the messages wait in the queue, on the disk; returns what to say of each.
 
         only: the service that they may go through, if not all. retry_seconds: after which they are
         tried again, where they have been tried. Raises StoreUnavailable where none is there.
@@ -146,7 +157,7 @@ class Ledger:
             for run in runs
         ]
         try:
-            taken = self._store.put(waiting, now)
+            taken = self._queue.put(waiting, now)
         except StoreUnavailable:
             self._free(runs, now)
             raise

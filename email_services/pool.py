@@ -23,7 +23,7 @@ from email_services.exceptions import (
     UnknownService,
 )
 from email_services.guard import ALL_KEPT_BACK, NO_GUARD, Guard
-from email_services.ledger import Ledger, Once
+from email_services.ledger import Ledger, Once, Queue
 from email_services.message import EmailMessage, OnUnknown
 from email_services.rounds import Handover, Round, pass_by
 from email_services.store import DEFAULT_STREAM, Store
@@ -59,6 +59,7 @@ class PooledEmailService:
     streams: the kinds of its mail, by name.
     queues_unsent: whether a message that could not be sent waits in the outbox, and is not refused.
     guard: who may get messages.
+    queue: what takes those that are to wait, if not the store.
     threads: how many requests of this domain may be in progress in this process.
     processes: how many of them there are, for when they cannot ask each other.
     clock: a monotonic clock in seconds. now: the time in seconds since the epoch.
@@ -75,6 +76,7 @@ class PooledEmailService:
         streams: Mapping[str, Stream] = BUILT_IN,
         queues_unsent: bool = False,
         guard: Guard = NO_GUARD,
+        queue: Queue | None = None,
         threads: int = MANY,
         processes: int = 1,
         clock: Callable[[], float] = time.monotonic,
@@ -91,7 +93,7 @@ class PooledEmailService:
         self.guard = guard
         self.breakers = CircuitBreakers(email_domain, store, now)
         begin_at_zero(email_domain, self.services, streams)
-        self._ledger = Ledger(email_domain, store, deadline_seconds, streams)
+        self._ledger = Ledger(email_domain, store, deadline_seconds, streams, queue)
         self._clock = clock
         self._now = now
         places = threads if len(services) == 1 else max(1, int(threads * SERVICE_PART))

@@ -22,6 +22,7 @@ from email_services.exceptions import (
     UnknownDomain,
     UnknownMessage,
 )
+from email_services.kafka import TAKEN_IN_SECONDS
 from email_services.pool import PooledEmailService
 from endpoints.context import mailpool
 from endpoints.sessions import Session, current_session, usable_session
@@ -135,7 +136,8 @@ def _message(pool: PooledEmailService, message_id: str) -> Any:
     domain = pool.email_domain
     found = is_one and mailpool.store.messages(domain, time.time(), message_id=message_id)
     if not found:
-        raise UnknownMessage(message_id)
+        is_perhaps_queued = is_one and mailpool.config.queue
+        raise UnknownMessage(message_id, TAKEN_IN_SECONDS if is_perhaps_queued else None)
     return found[0]
 
 

@@ -197,6 +197,7 @@ _HEADERS: Final[dict[str, Schema]] = {
 }
 _CARRIED: Final[Mapping[int, Sequence[str]]] = {
     HTTPStatus.UNAUTHORIZED: ("WWW-Authenticate",),
+    HTTPStatus.NOT_FOUND: ("Retry-After",),
     HTTPStatus.CONFLICT: ("Retry-After",),
     HTTPStatus.TOO_MANY_REQUESTS: ("Retry-After",),
     HTTPStatus.SERVICE_UNAVAILABLE: ("Retry-After",),

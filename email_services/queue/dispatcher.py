@@ -14,6 +14,7 @@ from typing import Final
 
 from email_services.config import Config
 from email_services.exceptions import StoreUnavailable
+from email_services.kafka import Intake
 from email_services.pool import PooledEmailService
 from email_services.queue.lane import POLL_SECONDS, Lane
 from email_services.rounds import AT_ONCE
@@ -36,7 +37,8 @@ class Dispatcher:
     """All lanes of one process.
 
     pools: of each domain, for this alone: what is under way here takes no place of a request's.
-    calls: that the streams of a domain share. now: the time in seconds since the epoch.
+    calls: that the streams of a domain share. intake: what takes into the outbox, meanwhile, what
+    waits elsewhere. now: the time in seconds since the epoch.
     """
 
     def __init__(
@@ -45,10 +47,12 @@ class Dispatcher:
         store: Store,
         *,
         calls: int = CALLS,
+        intake: Intake | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._pools = pools
         self._store = store
+        self.intake = intake
         self._now = now
         self._changed = threading.Condition()
         self._has_changed = False
@@ -72,13 +76,16 @@ class Dispatcher:
     def of(cls, config: Config, store: Store, calls: int = CALLS) -> Dispatcher:
         """For all domains of a configuration."""
         pools = [domain.pool(store, calls) for domain in config.domains.values()]
-        return cls(pools, store, calls=calls)
+        intake = Intake(config.queue, store, config.streams) if config.queue else None
+        return cls(pools, store, calls=calls, intake=intake)
 
     def start(self) -> None:
         """Begin, in threads of this process: after it was forked."""
         self._store.when_put(self.wake)
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
         self._thread.start()
+        if self.intake:
+            self.intake.start()
 
     def listen(self) -> None:
         """Hear, too, what other processes put there; in a thread of its own."""
@@ -89,6 +96,8 @@ class Dispatcher:
         """Take nothing more, finish what is with a service, and give the rest back."""
         self._is_stopping.set()
         self._look_again()
+        if self.intake:
+            self.intake.stop(STOP_SECONDS)
         if self._thread:
             self._thread.join(STOP_SECONDS)
         for lane in self._lanes.values():

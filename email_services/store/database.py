@@ -355,14 +355,14 @@ class Database:
             raise StoreUnavailable("The state database has just been deleted or replaced.")
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        """A transaction that has the right to write from its beginning."""
+    def _transaction(self, *, is_durable: bool = False) -> Iterator[Connection]:
+        """A transaction that has the right to write from its beginning. is_durable: see Write."""
         self._ensure_schema()
-        with self._answering(writes=True), self._begun() as connection:
+        with self._answering(writes=True), self._begun(is_durable=is_durable) as connection:
             yield connection
 
     @contextmanager
-    def _begun(self) -> Iterator[Connection]:
+    def _begun(self, *, is_durable: bool = False) -> Iterator[Connection]:
         if self._turns is None:
             with self._engine.begin() as connection:
                 yield connection
@@ -371,6 +371,7 @@ class Database:
             with (
                 self._turns.turn(WAIT_SECONDS),
                 self._engine.connect() as connection,
+                lasting(connection.connection, is_durable=is_durable),
                 begun(_driver_of(connection), WAIT_SECONDS),
             ):
                 self._refuse_if_moved(connection.connection)

@@ -56,6 +56,9 @@ _IS_OF_CLAIM: Final = and_(
     exists().where(_IS_CLAIMED),
 )
 _PUT: Final = postgresql.insert(OUTBOX).on_conflict_do_nothing()  # SQLite has the same words
+_LOG_IF_NEW: Final = (
+    postgresql.insert(MESSAGES).on_conflict_do_nothing().returning(MESSAGES.c.message_id)
+)
 _CHANGE: Final = update(OUTBOX).where(_IS_CLAIMED)
 _TAKE_OUT: Final = delete(OUTBOX).where(_IS_CLAIMED)
 _LOG: Final = update(MESSAGES).where(_IS_OF_CLAIM)
@@ -67,6 +70,9 @@ _OLDEST: Final = select(func.min(OUTBOX.c.ready_at).label("ready_at"))
 _PAUSED: Final = select(PAUSED).where(PAUSED.c.email_domain == bindparam("email_domain"))
 
 LISTEN_SECONDS: Final = 1.0
+TAKEN_IN: Final = 1000
+"""Rows in one transaction, of messages that nobody waits for."""
+
 FORGOTTEN_SECONDS: Final = 3600
 """After which nobody will say of a message that it has expired, whose domain is no more."""
 
@@ -195,6 +201,21 @@ class Outbox(Database):
             taken += [True] * len(some)
             self._say({(m.logged.email_domain, m.logged.stream) for m in some})
         return taken
+
+    def take_in(self, messages: Sequence[Waiting]) -> None:
+        """Take messages that another queue held, each once.
+
+        One that was here before, and may be sent by now, is left as it is. What is here when this
+        returns is on the disk. Raises StoreUnavailable, and may then be called again.
+        """
+        for some in in_parts(messages, lambda message: 1 + rows_of(message.logged), TAKEN_IN):
+            once = {message.logged.message_id: message for message in some}
+            rows = [message_columns(message.logged) for message in once.values()]
+            with self._transaction(is_durable=True) as connection:
+                new = set(connection.execute(_LOG_IF_NEW, rows).scalars())
+                if new:
+                    connection.execute(_PUT, [_outbox_columns(once[id_]) for id_ in sorted(new)])
+            self._say({(m.logged.email_domain, m.logged.stream) for m in some})
 
     def _say(self, lanes: Collection[tuple[str, str]]) -> None:
         """Have somebody look there: here, or where nobody listens in this process, elsewhere."""

@@ -1,0 +1,171 @@
+"""Take records out of the topics into the database, in bulk; from there all is as ever.
+
+Any number of processes may do this side by side: the brokers share the partitions out. A record
+may come twice, as where its offset was not committed; what the database knows already is left as it
+is, so that this does nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+from email_services.exceptions import StoreUnavailable
+from email_services.kafka.address import KafkaAddress, make_topics
+from email_services.kafka.records import message_of
+from email_services.store import Store, Waiting
+
+logger = logging.getLogger("email_services.queue")  # which operators look for
+
+TAKEN_IN_SECONDS: Final = 1
+"""After which it is of use to ask again for a message that may be a record still."""
+
+MOST_TAKEN: Final = 500
+"""Records at once."""
+
+WAIT_SECONDS: Final = 0.5
+"""For a record; as often it is looked whether this is to end."""
+
+AGAIN_SECONDS: Final = 5.0
+"""After which it is begun again, where it could not go on."""
+
+_ASKING_SECONDS: Final = 5.0
+
+
+class Intake:
+    """What takes records into the database, in a thread of this process.
+
+    streams: the names of those whose topics there should be.
+    """
+
+    def __init__(
+        self,
+        address: KafkaAddress,
+        store: Store,
+        streams: Collection[str],
+    ) -> None:
+        self._address = address
+        self._store = store
+        self._streams = streams
+        self._is_stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._consumer: Any = None
+
+    def start(self) -> None:
+        """Begin, in the process that does it: after it was forked."""
+        self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Read nothing more, and wait until what was read is taken in, or let go."""
+        self._is_stopping.set()
+        if self._thread:
+            self._thread.join(seconds)
+
+    def lag(self) -> dict[str, int]:
+        """How many records wait in each stream, of the partitions that this process reads.
+
+        Raises KafkaException where the brokers do not answer.
+        """
+        consumer = self._consumer
+        lag: dict[str, int] = {}
+        for place in consumer.committed(consumer.assignment(), _ASKING_SECONDS) if consumer else ():
+            low, high = consumer.get_watermark_offsets(place, _ASKING_SECONDS)
+            stream = self._address.stream(place.topic)
+            lag[stream] = lag.get(stream, 0) + max(high - max(place.offset, low), 0)
+        return lag
+
+    def _run(self) -> None:
+        while not self._is_stopping.is_set():
+            self._begin()
+
+    def _begin(self) -> None:
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - see is_installed
+
+        try:
+            make_topics(self._address, self._streams)
+            self._take_all()
+        except (ValueError, KafkaException) as error:
+            logger.error("No records are taken from the queue: %s", error)
+            self._is_stopping.wait(AGAIN_SECONDS)
+
+    def _take_all(self) -> None:
+        from confluent_kafka import Consumer  # noqa: PLC0415 - see is_installed
+
+        settings = self._address.settings(
+            group_id=self._address.prefix,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+        )
+        consumer = Consumer(settings, logger=logger)
+        try:
+            # By their beginning, since what waits in a stream that is no more is not lost.
+            consumer.subscribe(["^" + self._address.prefix.replace(".", r"\.") + r"\."])
+            self._consumer = consumer
+            while not self._is_stopping.is_set():
+                self._take_some(consumer)
+        finally:
+            self._consumer = None
+            consumer.close()
+
+    def _take_some(self, consumer: Any) -> None:
+        records = _good(consumer.consume(MOST_TAKEN, WAIT_SECONDS))
+        messages = _messages(records)
+        while messages and not self._is_taken_in(messages):
+            # Who does not ask for records counts as gone: so we ask, and want none. Those that had
+            # been fetched before come all the same.
+            consumer.pause(consumer.assignment())
+            more = _good(consumer.consume(MOST_TAKEN, WAIT_SECONDS))
+            records, messages = records + more, messages + _messages(more)
+            if self._is_stopping.is_set():
+                return  # nothing is committed: they come again
+        if records:
+            consumer.resume(consumer.assignment())
+            self._commit(consumer, records)
+
+    def _is_taken_in(self, messages: Sequence[Waiting]) -> bool:
+        try:
+            self._store.take_in(messages)
+        except StoreUnavailable as error:
+            logger.error("%d records of the queue wait for the database: %s", len(messages), error)
+            return False
+        return True
+
+    def _commit(self, consumer: Any, records: Sequence[Any]) -> None:
+        """Say that all before these, and these, need not come again."""
+        from confluent_kafka import KafkaException, TopicPartition  # noqa: PLC0415
+
+        next_: dict[tuple[str, int], int] = {}
+        for record in records:
+            place = (record.topic(), record.partition())
+            next_[place] = max(next_.get(place, 0), record.offset() + 1)
+        offsets = [TopicPartition(*place, offset) for place, offset in next_.items()]
+        try:
+            consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:  # they are another's by now, who does nothing with them
+            logger.warning("Records of the queue will come again: %s", error)
+
+
+def _good(records: Sequence[Any]) -> list[Any]:
+    good = []
+    for record in records:
+        if record.error():
+            logger.error("The queue: %s", record.error())
+        else:
+            good.append(record)
+    return good
+
+
+def _messages(records: Sequence[Any]) -> list[Waiting]:
+    return [message for message in map(_message, records) if message]
+
+
+def _message(record: Any) -> Waiting | None:
+    try:
+        return message_of(record.value())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        place = f"{record.topic()}, {record.partition()}, {record.offset()}"
+        logger.exception("A record cannot be read, and is not sent: %s", place)
+        return None

