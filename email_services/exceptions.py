@@ -6,11 +6,13 @@
     ├── UnknownDomain           unknown_domain: no such email domain
     ├── UnknownService          unknown_service: no such service in the domain
     ├── UnknownMessage          unknown_message: no such message in the log
+    ├── UnknownStream           unknown_stream: no such stream in the domain
     ├── KeyRefused              key_wrong: the key that was shown does not open this
     │   └── KeyMissing          key_missing: none was shown
     ├── TooManyWrongKeys        too_many_wrong_keys: no more from this address are looked at
     ├── KeyInProgress           idempotency_key_in_progress: its request is not answered yet
     ├── KeyReused               idempotency_key_reused: it stands for another request
+    ├── NotWaiting              not_waiting: the message is not in the queue any more
     ├── StoreUnavailable        store_unavailable: the shared state cannot be read or written
     └── SearchTooSlow           search_too_slow: what is wanted of the log takes too long to find
 

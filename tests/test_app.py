@@ -359,6 +359,15 @@ def test_a_listing_shows_services_by_priority_and_where_to_go(client):
         "state": "working",
         "state_since": None,
         "troubles": [],
+        "queue": {
+            key: {
+                **dict.fromkeys(("waiting", "retrying", "scheduled"), 0),
+                "oldest_seconds": None,
+                "paused": False,
+            }
+            for key in ("default", "bulk")
+        },
+        "queue_url": "http://localhost/example.com/queue",
         "last_hour": NOTHING_SENT,
         "last_day": {
             **NOTHING_SENT,

@@ -33,6 +33,8 @@ CODES = {
     "UnknownDomain": "unknown_domain",
     "UnknownService": "unknown_service",
     "UnknownMessage": "unknown_message",
+    "UnknownStream": "unknown_stream",
+    "NotWaiting": "not_waiting",
     "KeyRefused": "key_wrong",
     "KeyMissing": "key_missing",
     "TooManyWrongKeys": "too_many_wrong_keys",

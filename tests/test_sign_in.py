@@ -6,6 +6,7 @@ import html
 import logging
 import re
 import time
+from datetime import datetime, timedelta, timezone
 from urllib.parse import quote
 
 import pytest
@@ -455,6 +456,9 @@ WRITING = {
     "/example.com/backup/send": {"root": 200, "example.com": 200, "example.net": 401},
     "/example.com/primary/fail": {"root": 200, "example.com": 401, "example.net": 401},
     "/example.com/primary/health": {"root": 200, "example.com": 401, "example.net": 401},
+    "/example.com/queue": {"root": 200, "example.com": 401, "example.net": 401},
+    "/example.com/messages/WAITING/cancel": {"root": 200, "example.com": 200, "example.net": 401},
+    "/example.com/messages/WAITING/send-now": {"root": 200, "example.com": 200, "example.net": 401},
     "/sign-out": {"root": 200, "example.com": 200, "example.net": 200},
 }
 
@@ -464,14 +468,24 @@ def test_every_address_that_takes_a_post_is_in_the_table(client):
     posts = {rule.rule for rule in rules if "POST" in rule.methods}
     posts -= {"/sign-in", "/preview"}  # neither acts on a session
     named = {
-        re.sub("primary|backup", "<service>", path.replace("example.com", "<domain:email_domain>"))
+        re.sub(
+            "primary|backup", "<service>", path.replace("example.com", "<domain:email_domain>")
+        ).replace("WAITING", "<message_id>")
         for path in WRITING
     }
     assert named == posts
 
 
 def fields_for(path: str) -> dict:
-    return PLAIN if path.endswith("/send") else {}
+    paused = {"stream": "bulk", "paused": "true"}
+    return PLAIN if path.endswith("/send") else paused if path.endswith("/queue") else {}
+
+
+def waiting(client) -> str:
+    """The id of a message that waits for its time."""
+    later = datetime.now(timezone.utc) + timedelta(days=1)
+    message = {**PLAIN, "send_at": later.isoformat()}
+    return client.post("/example.com/send", json=message, headers=POOL).json["message_id"]
 
 
 def what_is(client, path: str) -> list:
@@ -479,6 +493,7 @@ def what_is(client, path: str) -> list:
     return [
         client.get("/example.com", headers=ROOT).json,
         client.get("/example.com/messages", headers=ROOT).json,
+        client.get("/example.com/queue", headers=ROOT).json["messages"],
         signed_in(client) if path == "/sign-out" else None,
     ]
 
@@ -500,8 +515,9 @@ def test_a_session_does_what_its_key_does(path, level, content_type, client):
     sign_in(client, KEYS[level])
     fields = {**fields_for(path), "csrf_token": token_of(client)}
     body = {"json": fields} if content_type == JSON else {"data": fields}
+    address = path.replace("WAITING", waiting(client))
     before = what_is(client, path)
-    answer = client.post(path, headers=HERE, content_type=content_type, **body)
+    answer = client.post(address, headers=HERE, content_type=content_type, **body)
     expected = WRITING[path][level]
     assert answer.status_code == expected, answer.text
     is_changed = expected == 200 and path in CHANGING
