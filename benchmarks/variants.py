@@ -83,19 +83,24 @@ def _public(kind: type) -> set[str]:
 
 FOR_READERS = frozenset(
     {
+        "all_service_states",
+        "change_use",
         "check",
         "count_messages",
         "count_wrong_keys",
         "counted",
         "index",
+        "key_uses",
         "messages",
+        "note_key_uses",
         "remove_old",
         "secret",
         "service_changes",
     }
     | _public(Outbox)
 )
-"""What no send calls, with what only the queue does; for the rest a `NullStore` has to stand in."""
+"""What no send calls, but those through a service with caps, which no benchmark has; with what only
+the queue does. For the rest a `NullStore` has to stand in."""
 
 
 def create_app() -> BrowsableAPI:
