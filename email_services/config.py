@@ -254,9 +254,11 @@ def checked_config(text: str, name: str) -> Config:
     """What `text` configures, which came from what is called `name`. Raises ConfigError."""
     problems = Problems()
     given = parsed(text, name, problems)
+    root_keys = []
+    if isinstance(given, dict) and "root_api_key" in given:
+        root_keys = _keys(given["root_api_key"], ("root_api_key",), None, problems)
     file = _validated(ConfigFile, given, (), problems)
     domains = _domains(file, problems) if file else []
-    root_keys = _keys(file.root_api_key, ("root_api_key",), None, problems) if file else []
     if file is None or problems:
         raise ConfigError(f"{name}: {problems}")
     # Without where the state and the queue are, which each node may reach in its own way.

@@ -75,7 +75,7 @@ def exported(email_domain: str | None, wanted: Wanted, part: Part, written: Writ
         response.close()
         raise
     kind = "csv" if written is as_csv else "jsonl"
-    media_type = "text/csv; charset=utf-8" if written is as_csv else "application/jsonl"
+    media_type = "text/csv; charset=utf-8" if written is as_csv else "application/octet-stream"
     response.response = written(_chained(first, pages))
     response.headers["Content-Type"] = media_type
     name = f"messages-{email_domain or 'all'}.{kind}"

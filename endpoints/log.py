@@ -262,7 +262,7 @@ def export_messages_as_csv(pool: PooledEmailService, query: ExportFilter) -> Res
     return exported(pool.email_domain, query.wanted(time.time()), query, as_csv)
 
 
-@room.operation("GET", AS_LINES, READING, **_exports("application/jsonl"))
+@room.operation("GET", AS_LINES, READING, **_exports("application/octet-stream"))
 def export_messages_as_lines(pool: PooledEmailService, query: ExportFilter) -> Response:
     """Messages as lines of JSON.
 
@@ -280,7 +280,7 @@ def export_all_messages_as_csv(query: ExportFilter) -> Response:
     return exported(None, query.wanted(time.time()), query, as_csv)
 
 
-@room.operation("GET", ALL_AS_LINES, ROOT, **_exports("application/jsonl"))
+@room.operation("GET", ALL_AS_LINES, ROOT, **_exports("application/octet-stream"))
 def export_all_messages_as_lines(query: ExportFilter) -> Response:
     """Messages of all domains as lines of JSON.
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import base64
+from datetime import datetime, timedelta, timezone
 from typing import Any
+
+NEXT_YEAR = f"{datetime.now(timezone.utc) + timedelta(days=300):%Y-%m-%d}T00:00:00Z"
+"""A time as far ahead as a message may be, and few providers hold one."""
 
 PLAIN = {
     "from_email": "me@example.com",

@@ -15,7 +15,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
 from contract import JSON, PROVIDER_KEY, Contract, data_of, in_json, make_message, outcome_of
-from messages import MESSAGES, PDF, PLAIN
+from messages import MESSAGES, NEXT_YEAR, PDF, PLAIN
 from standins import answer, answer_json, reset
 
 from email_services.abstract import Standing
@@ -320,7 +320,7 @@ CANNOT_CARRY = {
             {"filename": "a.qqq", "content": "", "content_type": "a" * 16 + "/" + "b" * 62}
         ]
     },
-    "never at a time": {"send_at": "2099-01-01T00:00:00Z"},
+    "never at a time": {"send_at": NEXT_YEAR},
 }
 CAN_CARRY = {
     "recipients": {"to_cc": [f"a{n}@example.net" for n in range(49)]},

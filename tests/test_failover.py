@@ -21,6 +21,7 @@ from email_services.exceptions import (
     RateLimited,
     ServiceUnavailable,
 )
+from email_services.guard import KeptBack
 from email_services.health import (
     FAILURES_TO_REST,
     FIRST_ACCOUNT_REST_SECONDS,
@@ -515,7 +516,7 @@ def test_a_dry_run_tells_and_changes_nothing(pool, first, second, store):
     send(pool)
     tried = len(first.timeouts) + len(second.timeouts)
     before = store.service_states("example.com"), store.messages("example.com", 0)
-    plan = plan_as_dict(pool.plan(make_message()))["plan"]
+    plan = plan_as_dict(pool.plan(make_message()), KeptBack())["plan"]
     assert [(step["service"], step["decision"]) for step in plan] == [
         ("second", "try"),
         ("first", "try"),

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from conftest import make_message
-from messages import PDF, PNG
+from messages import NEXT_YEAR, PDF, PNG
 
 from email_services.exceptions import CannotCarry, ServiceUnavailable
 from email_services.message import EmailMessage
@@ -124,7 +124,7 @@ def test_everything_else_of_a_message_is_kept_too(service, folder):
 
 @pytest.mark.parametrize("field", ["track_opens", "send_at"])
 def test_what_a_file_cannot_do_is_not_asked_of_it(field, service):
-    given = {"track_opens": True, "send_at": "2099-01-01T00:00:00Z"}
+    given = {"track_opens": True, "send_at": NEXT_YEAR}
     with pytest.raises(CannotCarry):
         service.check(make_message(**{field: given[field]}))
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from contract import HTML, JSON, Contract, in_json, make_message, make_service, outcome_of
+from messages import NEXT_YEAR
 from standins import answer, answer_json, response, send_and_close
 
 from email_services.abstract import Standing
@@ -249,7 +250,7 @@ APART = {
     "a tag": {"tags": "a"},
     "an address to answer to": {"reply_to": "a@example.org"},
     "tracking": {"track_opens": True},
-    "a time": {"send_at": "2999-01-01T00:00:00Z"},
+    "a time": {"send_at": NEXT_YEAR},
     "a sender's name": {"from_name": "Me"},
     "substitutions": {"substitutions": {}},
 }

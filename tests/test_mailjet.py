@@ -13,7 +13,7 @@ from contract import (
     outcome_of,
     seen,
 )
-from messages import PDF
+from messages import NEXT_YEAR, PDF
 from standins import answer, answer_json, response, send_and_close
 
 from email_services.abstract import Acceptance, Standing
@@ -250,7 +250,7 @@ def test_it_needs_both_keys():
         ({"headers": {"List-Id": "<a.example>"}}, "no header List-Id"),
         ({"headers": {"USER-AGENT": "x"}}, "no header USER-AGENT"),
         ({"attachments": [{"filename": "a.pdf", "content": ""}]}, "no empty file"),
-        ({"send_at": "2126-01-01T00:00:00Z"}, "at once"),
+        ({"send_at": NEXT_YEAR}, "at once"),
         ({"tags": ["a", "b"]}, "at most 1 tag"),
         ({"track_opens": True}, "in HTML alone"),
         ({"track_clicks": True}, "in HTML alone"),

@@ -523,4 +523,6 @@ def test_gunicorn_waits_longer_than_any_deadline(monkeypatch):
 
 
 def test_the_procfile_starts_what_is_tested_here():
-    assert (REPOSITORY / "Procfile").read_text() == "web: gunicorn --config gunicorn.conf.py\n"
+    assert (REPOSITORY / "Procfile").read_text() == (
+        "web: gunicorn --config gunicorn.conf.py\nworker: python -m email_services worker\n"
+    )

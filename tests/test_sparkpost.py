@@ -4,7 +4,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 from contract import JSON, PROVIDER_KEY, Contract, in_json, make_message, make_service, outcome_of
-from messages import PDF
+from messages import NEXT_YEAR, PDF
 from standins import answer_json, response, send_and_close
 
 from email_services.abstract import Acceptance, Standing
@@ -225,7 +225,7 @@ def test_a_time_to_send_at_is_in_seconds_with_its_zone():
         ({"attachments": [{**PDF, "filename": "ä" * 126 + ".pdf"}]}, "255 bytes in a file's name"),
         ({"metadata": {f"k{n}": "x" * 487 for n in range(20)}}, "10,000 bytes of metadata"),
         ({"raw_text_body": "x" * 21 * 1024 * 1024}, "at most 20 MB"),
-        ({"send_at": "2126-01-01T00:00:00Z"}, "3 days"),
+        ({"send_at": NEXT_YEAR}, "3 days"),
         ({"to_recipients": [], "to_bcc": "a@example.org"}, "to_recipients"),
         ({"subject": "{{name}}"}, "{{ in bodies alone"),
         ({"from_name": "{{name}}"}, "{{ in bodies alone"),
