@@ -127,7 +127,7 @@ def test_a_generated_python_client_has_a_function_for_each_operation_and_types_t
 ):
     described = json.loads(description.read_bytes())["paths"].values()
     operations = [
-        item[method] for item in described for method in ("get", "post") if method in item
+        item[method] for item in described for method in ("get", "post", "delete") if method in item
     ]
     made = (python_client / "mailpool_client" / "api").glob("*/[!_]*.py")
     assert {function.stem for function in made} == {o["operationId"] for o in operations}

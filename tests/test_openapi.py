@@ -531,7 +531,7 @@ def test_schemathesis_finds_no_fault_in_thousands_of_requests(server, tmp_path):
         env={**os.environ, "POOL_KEY": POOL_KEY, "ROOT_KEY": ROOT_KEY},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-8000:]
