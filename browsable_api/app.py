@@ -148,11 +148,6 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         if said:
             response.set_data(json.dumps(said) + "\n")
             response.mimetype = "application/json"
-            # Another address, whose parts may be anything, may fit this one too: not its methods.
-            response.allow.clear()
-            response.allow.update(
-                [*said, "HEAD", "OPTIONS"] if "GET" in said else [*said, "OPTIONS"]
-            )
         return response
 
     def log_exception(self, exc_info: Any) -> None:
