@@ -17,7 +17,7 @@ from email_services.queue import CALLS, Dispatcher
 from email_services.store import Store
 from endpoints import keys, log, operating, queue, services, signing_in
 from endpoints.access import KEY_FIELDS, knows_sender
-from endpoints.addresses import DESCRIPTION, DomainConverter, page_addresses
+from endpoints.addresses import DESCRIPTION, DomainConverter, MessageConverter, page_addresses
 from endpoints.context import Mailpool
 from endpoints.guesses import Guesses
 from endpoints.key_uses import KeyUses
@@ -73,6 +73,7 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
         Dispatcher.of(config, store, calls),
     )
     app.url_map.converters["domain"] = DomainConverter
+    app.url_map.converters["message"] = MessageConverter
     for module in ROOMS:
         app.register_blueprint(module.room)
     app.register_error_handler(EmailServicesError, answer_error)

@@ -99,6 +99,7 @@ def operations() -> list[list[str]]:
     rows = [["", "what it does", "opened by"]]
     for operation in (operation for module in ROOMS for operation in module.room.operations):
         address = re.sub(r"<domain:\w+>", "<domain>", operation.rule)
+        address = re.sub(r"<\w+:(\w+)>", r"<\1>", address)
         keys = operation.access.opened_by
         rows.append([f"`{operation.method} {address}`", f"{operation.title}.", keys])
     return rows

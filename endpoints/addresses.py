@@ -24,7 +24,7 @@ ALL_AS_LINES: Final = f"{ALL_MESSAGES}/export.jsonl"
 MESSAGES: Final = f"{DOMAIN}/messages"
 AS_CSV: Final = f"{MESSAGES}/export.csv"
 AS_LINES: Final = f"{MESSAGES}/export.jsonl"
-MESSAGE: Final = f"{MESSAGES}/<message_id>"
+MESSAGE: Final = f"{MESSAGES}/<message:message_id>"
 CANCEL: Final = f"{MESSAGE}/cancel"
 SEND_NOW: Final = f"{MESSAGE}/send-now"
 QUEUE: Final = f"{DOMAIN}/queue"
@@ -46,6 +46,12 @@ class DomainConverter(BaseConverter):
     """A part of an address that may be an email domain: it has a dot, as one other word here."""
 
     regex = rf"(?!{re.escape(DESCRIPTION[1:])}$)[^/]+\.[^/]*"
+
+
+class MessageConverter(BaseConverter):
+    """A part of an address that may be the id of a message: it has no dot, as names of files do."""
+
+    regex = r"[^/.]+"
 
 
 def path_of(address: str, query: Mapping[str, str] | None = None, /, **parts: str) -> str:

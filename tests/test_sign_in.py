@@ -470,7 +470,7 @@ def test_every_address_that_takes_a_post_is_in_the_table(client):
     named = {
         re.sub(
             "primary|backup", "<service>", path.replace("example.com", "<domain:email_domain>")
-        ).replace("WAITING", "<message_id>")
+        ).replace("WAITING", "<message:message_id>")
         for path in WRITING
     }
     assert named == posts
