@@ -175,7 +175,9 @@ def test_what_a_client_claims_of_itself_is_not_passed_on(front):
 def test_a_node_that_is_back_is_used_again(front):
     with small_node() as one:
         with small_node() as two:
-            nginx = front([one, two], changes={HASH: "", "fail_timeout=5s": "fail_timeout=1s"})
+            no_limit = {"rate=100r/s": "rate=10000r/s"}  # it is asked until the node is back
+            changes = {HASH: "", "fail_timeout=5s": "fail_timeout=1s", **no_limit}
+            nginx = front([one, two], changes=changes)
             assert {nginx.get("/").status_code for _ in range(4)} == {200}
         assert {nginx.get("/").status_code for _ in range(10)} == {200}
         assert nginx.answered()[-1][1] == one
