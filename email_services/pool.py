@@ -162,13 +162,7 @@ class PooledEmailService:
             if self.queues_unsent:
                 queued = self._queue_unsent(open_runs, only, now)
             note([run for run in fresh if not run.is_noted])
-        told = [
-            answered[n] if n in answered else queued.get(run) or run.delivery()
-            for n, run in enumerate(runs)
-        ]
-        if whole:
-            self._ledger.settle(whole, told, now)
-        return told
+        return self._told(runs, answered, queued, whole, now)
 
     def accept(
         self,
@@ -200,6 +194,17 @@ class PooledEmailService:
         if refused := [run for run in fresh if run not in queued]:
             self._ledger.begin(refused, now)
             self._ledger.note(refused, now)
+        return self._told(runs, answered, queued, whole, now)
+
+    def _told(
+        self,
+        runs: Sequence[Run],
+        answered: Mapping[int, Delivery],
+        queued: Mapping[Run, Delivery],
+        whole: Once | None,
+        now: float,
+    ) -> list[Delivery]:
+        """What to say of each: what was said before, by its number, or what became of it now."""
         told = [
             answered[n] if n in answered else queued.get(run) or run.delivery()
             for n, run in enumerate(runs)
@@ -212,7 +217,7 @@ class PooledEmailService:
         """Whether the message is for later, and no service can hold it as long."""
         if message.send_at is None:
             return False
-        services = self._services_for(message.stream, only)
+        services = self.services_for(message.stream, only)
         at_once = message.for_now()
         return all(_lacking(service, message) for service in services) and not all(
             _lacking(service, at_once) for service in services
@@ -245,16 +250,17 @@ class PooledEmailService:
         """What is to be done now with each service that a message of the stream may go through."""
         if only:
             return [self.breakers.forced(only)]
-        services = self._services_for(stream, None)
+        services = self.services_for(stream)
         return self.breakers.plan(services, in_order=bool(self.stream(stream).services))
 
     def stream(self, name: str) -> Stream:
         """The stream of that name, or the default one."""
         return self.streams.get(name) or self.streams[DEFAULT_STREAM]
 
-    def _services_for(
-        self, stream: str, only: AbstractEmailService | None
+    def services_for(
+        self, stream: str, only: AbstractEmailService | None = None
     ) -> list[AbstractEmailService]:
+        """Those that a message of the stream may go through, in the order of the configuration."""
         if only:
             return [only]
         return [self.services[name] for name in self.stream(stream).services or self.services]
@@ -265,7 +271,7 @@ class PooledEmailService:
             return True
         message = run.message.for_now()
         whys = []
-        for service in self._services_for(run.given.stream, only):
+        for service in self.services_for(run.given.stream, only):
             why = _lacking(service, message)
             if not why:
                 return False

@@ -21,7 +21,12 @@ from email_services.exceptions import (
 from email_services.ledger import Once
 from email_services.pool import FIRST_RETRY_SECONDS, PooledEmailService
 from email_services.queue import Dispatcher
-from email_services.queue.retries import JITTER, LONGEST_RETRY_SECONDS, wait_before
+from email_services.queue.retries import (
+    JITTER,
+    LONGEST_RETRY_SECONDS,
+    SOON_SECONDS,
+    wait_before,
+)
 from email_services.store import Store
 from email_services.store.schema import OUTBOX
 from email_services.streams import BUILT_IN, Stream
@@ -186,6 +191,31 @@ def test_nothing_follows_an_unknown_outcome_where_that_stops(make, log):
     pool.accept([message])
     dispatcher.deliver_due()
     assert (log(message).outcome, other.sent) == ("unknown", [])
+
+
+def test_what_no_service_of_its_stream_may_be_asked_for_is_unknown_though_others_are(make, log):
+    one, other = Mailbox("a", LOST), Mailbox("b")
+    streams = {**BUILT_IN, "bulk": Stream("bulk", services=("a",))}
+    pool, dispatcher = make(one, other, streams=streams)
+    message = make_message(stream="bulk")
+    pool.accept([message])
+    assert dispatcher.deliver_due() == 1
+    assert (log(message).outcome, other.sent) == ("unknown", [])
+
+
+def test_what_was_given_back_is_not_taken_again_at_once(make, log, clock):
+    service = Mailbox("a")
+    pool, dispatcher = make(service)
+    message = make_message()
+    pool.accept([message])
+    dispatcher.stop()
+    assert dispatcher.deliver_due() == 1
+    assert (log(message).outcome, service.sent) == ("queued", [])
+    _, other = make(service)
+    assert other.deliver_due() == 0
+    clock.now += SOON_SECONDS * (1 + JITTER)
+    other.deliver_due()
+    assert service.sent == [message.message_id]
 
 
 class Killed(BaseException):

@@ -153,7 +153,8 @@ class Claim:
             item = self._open.pop(run)
             if run in self._lost:
                 continue
-            services = [item.service] if item.service else [*self._pool.services]
+            stream = self._pool.services_for(run.given.stream)
+            services = [item.service] if item.service else [service.name for service in stream]
             follows = what_follows(run, item, services, now, self._random)
             if isinstance(follows, Ended):
                 ended.append(follows)

@@ -65,8 +65,6 @@ def _wait(run: Run, claimed: Claimed, random: Callable[[], float]) -> tuple[floa
     """Seconds until the next try, and how many it has behind it then."""
     if any(attempt.outcome != SKIPPED for attempt in run.attempts):
         return wait_before(claimed.tries + 1, random), claimed.tries + 1
-    if not run.attempts:  # it was not its turn
-        return 0.0, claimed.tries
     seconds = max(SOON_SECONDS, run.retry_after or 0.0)
     if run.is_at_cap:  # another service may take it before a day is over
         seconds = min(seconds, LONGEST_RETRY_SECONDS)
