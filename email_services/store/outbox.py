@@ -73,6 +73,9 @@ LISTEN_SECONDS: Final = 1.0
 TAKEN_IN: Final = 1000
 """Rows in one transaction, of messages that nobody waits for."""
 
+ROW_BYTES: Final = 16 * 1024
+"""Of a payload that count as a row: to write them takes about as long, and others wait as long."""
+
 FORGOTTEN_SECONDS: Final = 3600
 """After which nobody will say of a message that it has expired, whose domain is no more."""
 
@@ -181,14 +184,14 @@ class Outbox(Database):
         the database did not say. Raises StoreUnavailable where none is.
         """
         taken: list[bool | None] = []
-        for some in in_parts(messages, lambda message: 1 + rows_of(message.logged)):
+        for some in in_parts(messages, _weight):
             write = self._prepared(
                 [
                     (LOG_MESSAGE, [message_columns(message.logged) for message in some]),
                     (_PUT, [_outbox_columns(message) for message in some]),
                     (STORE_ANSWER, [_answer(m, reserved_at) for m in some if m.key is not None]),
                 ],
-                sum(1 + rows_of(message.logged) for message in some),
+                sum(map(_weight, some)),
                 is_durable=True,
             )
             try:
@@ -208,7 +211,7 @@ class Outbox(Database):
         One that was here before, and may be sent by now, is left as it is. What is here when this
         returns is on the disk. Raises StoreUnavailable, and may then be called again.
         """
-        for some in in_parts(messages, lambda message: 1 + rows_of(message.logged), TAKEN_IN):
+        for some in in_parts(messages, _weight, TAKEN_IN):
             once = {message.logged.message_id: message for message in some}
             rows = [message_columns(message.logged) for message in once.values()]
             with self._transaction(is_durable=True) as connection:
@@ -275,11 +278,11 @@ class Outbox(Database):
                 return []
             those = OUTBOX.c.message_id.in_(ids)
             connection.execute(update(OUTBOX).where(those).values(claim=claim, due=until))
-            attempts = MESSAGES.c.attempts
+        with self._statement() as connection:  # nobody waits to write while payloads are read
             found = connection.execute(
-                select(OUTBOX, attempts)
+                select(OUTBOX, MESSAGES.c.attempts)
                 .outerjoin(MESSAGES, MESSAGES.c.message_id == OUTBOX.c.message_id)
-                .where(those)
+                .where(those, OUTBOX.c.claim == claim)
                 .order_by(OUTBOX.c.ready_at)
             )
             return [_claimed(row) for row in found]
@@ -515,6 +518,10 @@ def _first(rows: Sequence[Any], max_bytes: int) -> list[str]:
             break
         ids.append(row.message_id)
     return ids
+
+
+def _weight(message: Waiting) -> int:
+    return 1 + rows_of(message.logged) + len(message.payload) // ROW_BYTES
 
 
 def _outbox_columns(message: Waiting) -> dict[str, Any]:
