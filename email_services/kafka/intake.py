@@ -90,6 +90,9 @@ class Intake:
         except (ValueError, KafkaException) as error:
             logger.error("No records are taken from the queue: %s", error)
             self._is_stopping.wait(AGAIN_SECONDS)
+        except Exception:  # or nothing more would be taken for as long as this process lives
+            logger.exception("A bug stopped taking records from the queue for a moment.")
+            self._is_stopping.wait(AGAIN_SECONDS)
 
     def _take_all(self) -> None:
         from confluent_kafka import Consumer  # noqa: PLC0415 - see is_installed
