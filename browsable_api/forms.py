@@ -32,6 +32,9 @@ class FormField:
     widget: str
     is_folded: bool
     options: tuple[tuple[str, str], ...]
+    is_wide: bool = False
+    is_first: bool = False
+    ends_with: str = ""
     value: str = ""
     problem: str = ""
 
@@ -44,16 +47,19 @@ class FormField:
 
 
 def form_fields(
-    operation: Operation | None, typed: Mapping[str, Any], problems: Mapping[str, str]
+    operation: Operation | None,
+    parts: Mapping[str, Any],
+    typed: Mapping[str, Any],
+    problems: Mapping[str, str],
 ) -> list[FormField]:
     """The fields of a POST's form, with what was typed before and what was wrong with it.
 
-    A password is never filled in again.
+    parts: of the address. A password is never filled in again.
     """
     if operation is None:
         return []
-    blank = _blank_form(operation)
-    return [_filled(field, typed, problems) for field in blank] if typed or problems else [*blank]
+    blank = [_placed(field, parts) for field in _blank_form(operation)]
+    return [_filled(field, typed, problems) for field in blank] if typed or problems else blank
 
 
 def filter_fields(
@@ -83,10 +89,21 @@ def _password(key: KeyField) -> FormField:
     return FormField(key.name, key.label, key.description, True, "password", False, ())
 
 
+def _placed(field: FormField, parts: Mapping[str, Any]) -> FormField:
+    if not field.ends_with:
+        return field
+    return replace(
+        field,
+        ends_with=field.ends_with.format_map(parts),
+        description=field.description.format_map(parts),
+    )
+
+
 def _fields(model: type[BaseModel], form: Form) -> list[FormField]:
+    names = [name for name in form.fields if name in model.model_fields]
+    names += [name for name in model.model_fields if name not in form.fields]
     found = [
-        _field(name, info, form.fields.get(name, Asked()))
-        for name, info in model.model_fields.items()
+        _field(name, model.model_fields[name], form.fields.get(name, Asked())) for name in names
     ]
     return [field for field in found if field.widget != "none"]
 
@@ -100,6 +117,9 @@ def _field(name: str, info: FieldInfo, asked: Asked) -> FormField:
         asked.widget,
         asked.is_folded,
         tuple(asked.options.items()),
+        asked.is_wide or asked.widget in {"textarea", "html", "files"},
+        asked.is_first,
+        asked.ends_with,
     )
 
 

@@ -57,7 +57,9 @@ class Asked:
     widget: "text", "search", "time" (a picker), "password", "textarea", "html" (one with a
     preview), "addresses", "select", "files", "buttons" (to send the form with, one for each option)
     or "none". help: for people, if the description is more for programs. is_folded: whether few
-    need it. options: values and labels, for a select and for buttons.
+    need it. options: values and labels, for a select and for buttons. is_wide: whether it has a
+    line of its own. is_first: whether the cursor is in it from the beginning. ends_with: what the
+    page adds to what is typed; {parts} of the address are filled in there and in help.
     """
 
     widget: str = "text"
@@ -65,6 +67,9 @@ class Asked:
     help: str = ""
     is_folded: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
+    is_wide: bool = False
+    is_first: bool = False
+    ends_with: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ class Form:
     """The form of a page.
 
     button: what it is sent with, "" where fields of it are buttons. is_once: whether it holds a key
-    that stands for an Idempotency-Key. fields: how it asks for them, by name.
+    that stands for an Idempotency-Key. fields: how it asks for them, by name, in this order; those
+    that are not named come after them.
     """
 
     button: str = "Send"

@@ -6,7 +6,7 @@ import json
 import re
 import secrets
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -55,7 +55,7 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
         here = operations_here()
         get, post, operation = here.get("GET"), here.get("POST"), current_operation()
         problems = data.get("problems", {}) if isinstance(data, dict) else {}
-        fields = form_fields(post, request.form, problems)
+        fields = form_fields(post, request.view_args or {}, request.form, problems)
         if request.file_names:
             fields = [_with_files(field) for field in fields]
         filters = filter_fields(get, request.query, problems)
@@ -119,7 +119,7 @@ def _fields_of(fields: list[FormField], **asked: Any) -> Markup:
     return make(tuple(fields), **asked)
 
 
-@cache
+@lru_cache(maxsize=128)  # what stands in them may be of the address, which anybody writes
 def _fields_as_html(fields: tuple[FormField, ...], *, needs_key: bool, preview_url: str) -> Markup:
     forms: Any = current_app.jinja_env.get_template("forms.html").module
     return Markup(forms.fields_of(fields, needs_key, preview_url))  # noqa: S704 - of the template

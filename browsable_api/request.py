@@ -117,6 +117,12 @@ class Request(APIRequest):  # type: ignore[misc]
         return {name: value for name, value in self.args.items() if name != FORMAT}
 
     @property
+    def is_from_a_form(self) -> bool:
+        """Whether a person sent it, from a page."""
+        is_form = self.mimetype in {"application/x-www-form-urlencoded", "multipart/form-data"}
+        return is_form and self.accepted_media_type == "text/html"
+
+    @property
     def form(self) -> dict[str, Any]:
         """What a form held, to fill it in again, but for files; {} for any other body."""
         if self.mimetype == "application/json":

@@ -253,6 +253,11 @@ def is_root() -> bool:
     return bool(found)
 
 
+def is_signed_in() -> bool:
+    """Whether the caller may do what they do since they have signed in."""
+    return _session() is not None
+
+
 def does_for(access: Access, session: Session) -> bool:
     """Whether the session stands for the key that a form asks for on this page."""
     if access.asks_for == POOL_KEY:

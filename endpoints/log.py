@@ -181,6 +181,14 @@ FILTER_FORM: Final = Form(
 )
 
 
+class MessageView(Fields):
+    """What the page of a message shows of it."""
+
+    after: Literal["send", "repeat"] | None = Field(
+        None, description="For its page: what led there, a form that was sent or sent again."
+    )
+
+
 class Messages(TypedDict):
     """Messages of the log, the newest first."""
 
@@ -290,7 +298,7 @@ def export_all_messages_as_lines(query: ExportFilter) -> Response:
 
 
 @room.operation("GET", MESSAGE, READING, page="message.html")
-def get_message(message: LoggedMessage) -> MessageInFull:
+def get_message(message: LoggedMessage, query: MessageView) -> MessageInFull:  # noqa: ARG001 - for its page
     """A message.
 
     What became of it: every service in order, what it did and how long it took.

@@ -96,7 +96,7 @@ def get_session() -> SessionState:
 @room.operation(
     "POST",
     SIGN_IN,
-    form=Form("Sign in", fields={"key": Asked("password"), "next": Asked("none")}),
+    form=Form("Sign in", fields={"key": Asked("password", is_first=True), "next": Asked("none")}),
     answers=_STATE,
     raises=(KeyRefused, TooManyWrongKeys, StoreUnavailable, HTTPStatus.FORBIDDEN),
     examples={"key": {"key": "YOUR-KEY"}},

@@ -136,7 +136,6 @@ def test_a_person_rehearses_an_outage_from_signing_in_to_signing_out(
         assert second.startswith("backup sent")
 
         # The captured mail
-        follow(page, "Open the message")
         assert page.locator("h1").inner_text() == HELLO["subject"]
         mail = page.frame_locator("iframe").locator("body")
         assert mail.inner_text() == "Hello again"
@@ -269,16 +268,34 @@ def test_a_failure_is_switched_on_seen_and_off_again(page):
         assert f'"service_used": "{used}"' in answer_of(page)
 
 
-def test_loading_an_answer_again_does_not_send_again(browser, server):
+def test_what_was_sent_is_loaded_again_and_gone_back_from_without_sending_again(page):
+    sign_in(page, POOL_KEY)
+    page.goto("/example.com/send")
+    write(page, **{**HELLO, "subject": (subject := f"Once {secrets.token_hex(4)}")})
+    press(page, "Send")
+    page.get_by_role("heading", name="It was sent").wait_for()
+    address = page.url
+    page.reload()
+    assert page.get_by_role("heading", name="It was sent").is_visible()
+    page.go_back()
+    assert page.locator("#to_recipients").is_visible()
+    page.go_forward()
+    assert page.url == address
+    page.goto("/example.com/messages")
+    assert page.locator("tbody a", has_text=subject).count() == 1
+
+
+def test_the_keyboard_alone_signs_in_and_says_who_sends(browser, server):
     with opened_page(browser, server) as page:
-        sign_in(page, POOL_KEY)
+        page.goto("/sign-in")
+        page.keyboard.type(POOL_KEY)  # the cursor is there
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"{server.url}/")
         page.goto("/example.com/send")
-        write(page, **{**HELLO, "subject": (subject := f"Once {secrets.token_hex(4)}")})
+        write(page, **{**HELLO, "from_email": "shop"})
         press(page, "Send")
-        page.reload()
-        assert page.get_by_role("heading", name="It was sent").is_visible()
-        page.goto("/example.com/messages")
-        assert page.locator("tbody a", has_text=subject).count() == 1
+        page.get_by_role("heading", name="It was sent").wait_for()
+        assert page.locator("dd", has_text="shop@example.com").first.is_visible()
 
 
 def test_files_that_have_to_be_chosen_again_are_named(page):

@@ -35,7 +35,11 @@ _LINES: Final = Asked("textarea", help="One name: value on each line.", is_folde
 MESSAGE_FORM: Final = Form(
     is_once=True,
     fields={
-        "from_email": Asked(label="From"),
+        "from_email": Asked(
+            label="From",
+            help="Or a whole address at {email_domain}; Shop <me@{email_domain}> gives a name.",
+            ends_with="@{email_domain}",
+        ),
         "to_recipients": Asked(
             "addresses",
             "To",
@@ -43,10 +47,12 @@ MESSAGE_FORM: Final = Form(
         ),
         "to_cc": Asked("addresses", "Cc"),
         "to_bcc": Asked("addresses", "Bcc"),
-        "reply_to": Asked("addresses", is_folded=True),
+        "subject": Asked(is_wide=True),
         "raw_text_body": Asked("textarea", "Text"),
         "html_body": Asked("html", "HTML"),
         "attachments": Asked("files", help="Files that go with it."),
+        "from_name": Asked(is_folded=True),
+        "reply_to": Asked("addresses", is_folded=True),
         "inline": Asked(
             "files", help="Images that the HTML shows as cid:FILENAME.", is_folded=True
         ),
@@ -103,6 +109,8 @@ def read_body(
     Raises InvalidInput with every problem of the request, its Idempotency-Key's among them.
     """
     problems = _problems_of_the_key()
+    if request.is_from_a_form:
+        fields = _with_whole_sender(fields, pool)
     try:
         body = checked(Batch, fields) if "messages" in fields else parse(fields, pool)
     except InvalidInput as error:
@@ -126,6 +134,14 @@ def parse(fields: Mapping[str, Any], pool: PooledEmailService) -> EmailMessage:
     if problems := _problems_of_stream(message.stream, pool):
         raise InvalidInput(problems)
     return message
+
+
+def _with_whole_sender(fields: Mapping[str, Any], pool: PooledEmailService) -> Mapping[str, Any]:
+    """With the domain that the form shows behind the field, where nobody has typed one."""
+    sender = fields.get("from_email")
+    if not isinstance(sender, str) or "@" in sender or not sender.strip():
+        return fields
+    return {**fields, "from_email": f"{sender.strip()}@{pool.email_domain}"}
 
 
 def _problems_of_stream(name: object, pool: PooledEmailService) -> dict[str, str]:

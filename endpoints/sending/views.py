@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
 
+from browsable_api import request
 from email_services.abstract import AbstractEmailService
 from email_services.delivery import Delivery
-from email_services.exceptions import InvalidInput, KeyInProgress, KeyReused, MessageTooLarge
+from email_services.exceptions import (
+    NOT_SENT,
+    InvalidInput,
+    KeyInProgress,
+    KeyReused,
+    MessageTooLarge,
+    StoreUnavailable,
+)
 from email_services.message import EmailMessage
 from email_services.pool import PooledEmailService
 from email_services.store import QUEUED
-from endpoints.access import LISTED, SENDING
-from endpoints.addresses import MESSAGE, SEND, SEND_THROUGH
+from endpoints.access import LISTED, SENDING, is_signed_in
+from endpoints.addresses import MESSAGE, SEND, SEND_THROUGH, path_of
+from endpoints.context import mailpool
 from endpoints.rooms import Endpoints
 from endpoints.sending.answers import (
     ANSWERS,
@@ -165,7 +176,27 @@ def _send(
     is_for_later = waits(pool) or pool.has_to_wait(body, only)
     send = pool.accept if is_for_later else pool.send_all
     (delivery,) = send([body], only, [key] if key else None)
-    return delivery_as_dict(delivery), status_of(delivery), _headers([delivery])
+    status, headers = status_of(delivery), _headers([delivery])
+    if page := _page_of(pool, delivery):
+        status, headers["Location"] = HTTPStatus.SEE_OTHER, page
+    return delivery_as_dict(delivery), status, headers
+
+
+def _page_of(pool: PooledEmailService, delivery: Delivery) -> str:
+    """Where a person goes from the form: to the message's page, which can be loaded again.
+
+    "" where that could not show it: it is not in the log, or needs a key, or does not say who was
+    refused. What was not sent is mended in the form.
+    """
+    is_shown = delivery.outcome != NOT_SENT and not delivery.is_partial
+    if not (is_shown and request.is_from_a_form and is_signed_in()):
+        return ""
+    names = {"email_domain": pool.email_domain, "message_id": delivery.message_id}
+    after = {"after": "repeat" if delivery.replayed else "send"}
+    with suppress(StoreUnavailable):
+        if mailpool.store.messages(pool.email_domain, time.time(), message_id=delivery.message_id):
+            return path_of(MESSAGE, after, **names)
+    return ""
 
 
 def _send_batch(
