@@ -12,6 +12,7 @@ from email_services.config import Config, load_config
 from email_services.counters import RELOADED
 from email_services.exceptions import EmailServicesError
 from email_services.kafka import KafkaQueue
+from email_services.logs import only_about
 from email_services.pool import MANY
 from email_services.queue import CALLS, Dispatcher
 from email_services.store import Store
@@ -56,6 +57,7 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
         knows_sender=knows_sender,
         trusted_proxies=trusted_proxies(),
         unreadable=(ParseException,),
+        on_request=lambda request_id: only_about(request_id=request_id),
     )
     if trusted := os.environ.get("TRUSTED_HOSTS"):
         app.config["TRUSTED_HOSTS"] = trusted.split(",")

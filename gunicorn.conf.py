@@ -13,6 +13,7 @@ from server import slots
 from server.proxies import trusted_proxies
 
 slots.share_counts()
+from email_services import logs  # noqa: E402 - what it needs counts
 from email_services.counters import RELOADED  # noqa: E402 - it counts
 from email_services.exceptions import ConfigError  # noqa: E402
 from email_services.queue import CALLS  # noqa: E402 - likewise
@@ -94,9 +95,11 @@ def on_reload(arbiter: Any) -> None:
         arbiter.app.callable = arbiter.app.load()
     except ConfigError as error:
         RELOADED.set(0)
-        arbiter.log.error("The configuration was not taken over: %s", error)
+        words = "The configuration was not taken over: %s"
+        arbiter.log.error(words, error, extra=logs.event("config", is_taken_over=False))
     else:
-        arbiter.log.info("The configuration was taken over.")
+        words = "The configuration was taken over."
+        arbiter.log.info(words, extra=logs.event("config", is_taken_over=True))
 
 
 def mailpool_of(application: Any) -> Any:
@@ -150,26 +153,5 @@ def on_exit(_arbiter: Any) -> None:
     slots.stop_sharing()
 
 
-log_level = os.environ.get("LOG_LEVEL", "info").upper()
-if log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
-    raise SystemExit("$LOG_LEVEL should be debug, info, warning or error.")
-
 # The application logs each request, without the query.
-logconfig_dict = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {
-        "line": {"format": "%(asctime)s %(levelname)s %(process)d %(name)s %(message)s"},
-    },
-    "handlers": {
-        "stdout": {
-            "class": "logging.StreamHandler",
-            "stream": "ext://sys.stdout",
-            "formatter": "line",
-        },
-    },
-    "root": {"level": log_level, "handlers": ["stdout"]},
-    "loggers": {
-        "gunicorn.error": {"level": log_level, "propagate": True},
-    },
-}
+logconfig_dict = logs.settings(os.environ)

@@ -26,6 +26,7 @@ from browsable_api.errors import SENTENCES, APIError, sentence_of
 from browsable_api.operations import current_operation, operations_here
 from browsable_api.renderers import JSONRenderer, PageRenderer, as_html, here, pretty
 from browsable_api.request import FORMAT, MEGABYTE, Request, request
+from browsable_api.request_ids import REQUEST_ID, usable_id
 from browsable_api.structure import Structure
 from browsable_api.times import ahead, clock, is_past, lasting
 
@@ -71,6 +72,7 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         knows_sender: Callable[[bytearray], bool] = lambda _: True,
         trusted_proxies: str = "",
         unreadable: tuple[type[Exception], ...] = (),
+        on_request: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Set up like FlaskAPI, but for its blueprint, which serves jQuery 1.8 and Bootstrap 2.
 
@@ -80,7 +82,8 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         may ask and read the answer. max_json: what a body in JSON may become. knows_sender: whether
         a request is from somebody known, going by its headers and the beginning of its body; of
         others no more than STRANGERS_BYTES are read. trusted_proxies: see `clients.Proxies`.
-        unreadable: what the server raises where a body is not as its headers say.
+        unreadable: what the server raises where a body is not as its headers say. on_request: told
+        the id of each request before anything is done with it.
         """
         folder = Path(__file__).parent
         Flask.__init__(
@@ -90,6 +93,7 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
             template_folder=str(folder / "templates"),
         )
         self._proxies = Proxies(trusted_proxies)
+        self._on_request = on_request
         self.config["TITLE"] = title
         self.config["UNREADABLE"] = unreadable
         self.config["MAX_CONTENT_LENGTH"] = max_body_bytes
@@ -112,7 +116,12 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         self.register_error_handler(HTTPException, _answer_http_exception)
 
     def wsgi_app(self, environ: Any, start_response: Any) -> Any:
-        """Trailing slashes never matter, and a client is who it is, whatever stands in between."""
+        """Trailing slashes never matter, and a client is who it is, whatever stands in between.
+
+        A request has an id: the one that its client or a proxy has given it, or a new one.
+        """
+        environ["HTTP_X_REQUEST_ID"] = request_id = usable_id(environ.get("HTTP_X_REQUEST_ID", ""))
+        self._on_request(request_id)
         environ["REMOTE_ADDR"] = self._proxies.client(
             environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", "")
         )
@@ -200,12 +209,16 @@ def _complete(response: Response) -> Response:
     for name, value in STANDARD_HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers.add("Vary", "Accept")
+    response.headers[REQUEST_ID] = request.headers[REQUEST_ID]
+    said = {
+        "event": "request",
+        "client": request.remote_addr,
+        "method": request.method,
+        "path": quote(request.path),  # never the query, where somebody may put a key by mistake
+        "status": response.status_code,
+        "milliseconds": round((time.monotonic() - g.started) * 1000) if "started" in g else 0,
+    }
     access_log.info(
-        "%s %s %s %d %.0f ms",
-        request.remote_addr,
-        request.method,
-        quote(request.path),  # never the query, where somebody may put a key by mistake
-        response.status_code,
-        (time.monotonic() - g.started) * 1000 if "started" in g else 0,
+        "%(client)s %(method)s %(path)s %(status)d %(milliseconds)d ms", said, extra=said
     )
     return response

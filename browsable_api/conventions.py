@@ -26,8 +26,10 @@ PREFLIGHT_SECONDS: Final = 600
 LEAST_COMPRESSED_BYTES: Final = 32 * 1024
 """Below it, time is worth more than bytes."""
 
-_REQUEST_HEADERS: Final = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Prefer"
-_EXPOSED_HEADERS: Final = "Idempotent-Replayed, Retry-After, Link"
+_REQUEST_HEADERS: Final = (
+    "Authorization, Content-Type, Idempotency-Key, If-None-Match, Prefer, X-Request-ID"
+)
+_EXPOSED_HEADERS: Final = "Idempotent-Replayed, Retry-After, Link, X-Request-ID"
 
 
 def add_links(response: Response) -> Response:

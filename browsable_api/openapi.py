@@ -148,7 +148,7 @@ def _request_body(operation: Operation) -> dict[str, Any]:
 
 def _response(status: int, operation: Operation, about: About) -> dict[str, Any]:
     held = operation.answers.get(status, ())
-    headers = {"Link", *about.carried.get(status, ())}
+    headers = {"Link", "X-Request-ID", *about.carried.get(status, ())}
     if held or status not in operation.errors:
         headers |= {*operation.headers}
     described: dict[str, Any] = {

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
+import logging.config
 import os
 import re
 import secrets
@@ -29,7 +29,7 @@ from getpass import getpass
 from pathlib import Path
 from typing import Final
 
-from email_services import checkup
+from email_services import checkup, logs
 from email_services.api_keys import ApiKey, Role, hash_key
 from email_services.config import PLACEHOLDER, Config, load_config
 from email_services.queue import CALLS, Dispatcher
@@ -85,9 +85,7 @@ def export_command(config: Config) -> str:
 
 def work() -> None:
     """Deliver what waits, until SIGTERM or SIGINT."""
-    level = os.environ.get("LOG_LEVEL", "info").upper()
-    line = "%(asctime)s %(levelname)s %(process)d %(name)s %(message)s"
-    logging.basicConfig(level=level, format=line, stream=sys.stdout)
+    logging.config.dictConfig(logs.settings(os.environ))
     config = load_config()
     store = Store(config.state_url, config.message_retention_days * 24 * 3600)
     dispatcher = Dispatcher.of(config, store, int(os.environ.get("QUEUE_CALLS", CALLS)) or CALLS)

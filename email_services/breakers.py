@@ -17,12 +17,14 @@ from email_services.drill import Drill
 from email_services.exceptions import Passing, ProviderError, StoreUnavailable
 from email_services.health import (
     PROBING,
+    WORKING,
     Health,
     after_fault,
     after_success,
     believable,
     to_be_tried,
 )
+from email_services.logs import event
 from email_services.store import ServiceState, Store
 
 logger = logging.getLogger(__name__)
@@ -175,7 +177,7 @@ class CircuitBreakers:
             state = replace(state, drill=after, health=_without_drill(state))
             return state, words if before or after else ""
 
-        self._store.change_service(self._email_domain, service.name, change, self._now())
+        self._apply(service.name, change, self._now())
 
     def reset(self, service: AbstractEmailService) -> None:
         """Have the next message try a service that rests. Raises StoreUnavailable."""
@@ -187,7 +189,7 @@ class CircuitBreakers:
             return replace(state, health=after), words if after != before else ""
 
         now = self._now()
-        self._store.change_service(self._email_domain, service.name, change, now)
+        self._apply(service.name, change, now)
 
     def _step(self, service: AbstractEmailService, state: ServiceState, now: float) -> Step:
         health = self.health_in(state, now)
@@ -229,7 +231,31 @@ class CircuitBreakers:
         self, step: Step, change: Callable[[ServiceState], tuple[ServiceState, str]]
     ) -> None:
         with without_the_store(self._email_domain):
-            self._store.change_service(self._email_domain, step.service.name, change, self._now())
+            self._apply(step.service.name, change, self._now())
+
+    def _apply(
+        self,
+        service: str,
+        change: Callable[[ServiceState], tuple[ServiceState, str]],
+        now: float,
+    ) -> None:
+        """Change what is known of the service, and log what goes on record. Raises as the store."""
+        recorded = ""
+
+        def noting(state: ServiceState) -> tuple[ServiceState, str]:
+            nonlocal recorded
+            after, recorded = change(state)
+            return after, recorded
+
+        after = self._store.change_service(self._email_domain, service, noting, now)
+        if not recorded:
+            return
+        health = self.health_in(after, now).state(now)
+        said = event(
+            "health", domain=self._email_domain, service=service, health=health, change=recorded
+        )
+        level = logging.INFO if health == WORKING else logging.WARNING
+        logger.log(level, "%s: %s: %s", self._email_domain, service, recorded, extra=said)
 
 
 def shuffled(

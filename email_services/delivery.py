@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
@@ -19,7 +20,10 @@ from email_services.exceptions import (
     RateLimited,
 )
 from email_services.guard import ALL_KEPT_BACK, KEPT_BACK, NOBODY_KEPT_BACK, KeptBack
+from email_services.logs import event
 from email_services.message import EmailMessage
+
+logger = logging.getLogger("email_services.pool")  # which operators look for
 
 SKIPPED: Final = "skipped"
 NO_ROOM_SECONDS: Final = 1.0
@@ -174,6 +178,19 @@ class Delivery:
         parts = {"attempts": attempts, "recipients": recipients}
         kept_back = tuple(stored.get("kept_back", ()))
         return cls(**{**stored, **parts, "kept_back": kept_back, "replayed": True})
+
+
+def log_failover(email_domain: str, delivery: Delivery) -> None:
+    """Log that the message went through a service in place of one before it, if it did."""
+    if not delivery.is_failed_over:
+        return
+    used, message_id = delivery.service_used, delivery.message_id
+    others = [*dict.fromkeys(a.service for a in delivery.attempts if a.service != used)]
+    said = event(
+        "failover", domain=email_domain, service=used, instead_of=others, message_id=message_id
+    )
+    words = "%s: %s took %s in place of %s"
+    logger.info(words, email_domain, used, message_id, ", ".join(others), extra=said)
 
 
 @dataclass(eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol
@@ -9,7 +10,7 @@ from typing import Protocol
 from email_services.abstract import AbstractEmailService
 from email_services.breakers import GRACE_SECONDS, without_the_store
 from email_services.counters import count_message, count_replays
-from email_services.delivery import Delivery, Run
+from email_services.delivery import Delivery, Run, log_failover
 from email_services.exceptions import (
     NOT_SENT,
     UNKNOWN,
@@ -17,10 +18,13 @@ from email_services.exceptions import (
     KeyReused,
     StoreUnavailable,
 )
+from email_services.logs import event, ids
 from email_services.message import EmailMessage
 from email_services.packing import packed
 from email_services.store import DEFAULT_STREAM, QUEUED, LoggedMessage, Store, Waiting
 from email_services.streams import BUILT_IN, Stream
+
+logger = logging.getLogger("email_services.queue")  # which operators look for
 
 
 class Queue(Protocol):
@@ -133,6 +137,7 @@ class Ledger:
         for run, delivery in zip(runs, deliveries, strict=True):
             run.is_noted = True
             count_message(self._email_domain, self._stream(run.given).name, delivery)
+            log_failover(self._email_domain, delivery)
 
     def queue(
         self,
@@ -170,7 +175,14 @@ class Ledger:
             if is_there is None:
                 delivery = replace(delivery, outcome=UNKNOWN, is_taken_in_doubt=True)
             deliveries.append(delivery)
+        self._log_queued([d.message_id for d in deliveries if d.outcome == QUEUED])
         return deliveries
+
+    def _log_queued(self, message_ids: Sequence[str]) -> None:
+        if message_ids:
+            more = f" and {len(message_ids) - 1} more" if len(message_ids) > 1 else ""
+            said = event("queued", domain=self._email_domain, **ids(message_ids))
+            logger.info("%s: queued %s%s", self._email_domain, message_ids[0], more, extra=said)
 
     def _free(self, runs: Sequence[Run], now: float) -> None:
         """Let go of the keys of messages that were not taken, as far as is known."""

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
@@ -16,7 +17,8 @@ from email_services.bulkhead import Bulkhead
 from email_services.caps import ServiceCaps
 from email_services.counters import count_attempt, count_call
 from email_services.delivery import Run
-from email_services.exceptions import AccountRefused, MessageRejected, ProviderError
+from email_services.exceptions import SENT, AccountRefused, MessageRejected, ProviderError
+from email_services.logs import event, ids
 from email_services.message import EmailMessage
 
 logger = logging.getLogger("email_services.pool")  # which operators look for
@@ -111,7 +113,12 @@ class Round:
                 self._take_turn(parcel)
         else:
             with ThreadPoolExecutor(min(AT_ONCE, len(parcels))) as executor:
-                list(executor.map(self._take_turn, parcels))
+                turns = [
+                    executor.submit(copy_context().run, self._take_turn, parcel)
+                    for parcel in parcels
+                ]
+                for turn in turns:
+                    turn.result()
 
     def _has_turn(self, runs: Sequence[Run]) -> bool:
         """Whether the service is asked; it is not where others of these found that it is down."""
@@ -182,7 +189,7 @@ class Round:
         milliseconds = round((self.clock() - started) * 1000)
         for run, result in zip(parcel, results, strict=True):
             run.note(self._service.name, result, milliseconds)
-        blamed = self._record(step, parcel, results)
+        blamed = self._record(step, parcel, results, milliseconds)
         self._is_doubted = self._is_doubted or blamed
         self.note([run for run in parcel if run.is_over])
 
@@ -213,24 +220,25 @@ class Round:
             count_call(self._service.email_domain, self._service.name, self.clock() - began)
 
     def _record(
-        self, step: Step, parcel: Sequence[Run], results: Sequence[Acceptance | ProviderError]
+        self,
+        step: Step,
+        parcel: Sequence[Run],
+        results: Sequence[Acceptance | ProviderError],
+        milliseconds: int,
     ) -> bool:
         """Log what happened, and have the next message know how the service is.
 
         Returns whether it is to blame for something.
         """
-        faults: dict[int, tuple[ProviderError, list[str]]] = {}
+        faults: dict[int, tuple[ProviderError, list[Run]]] = {}
         for run, result in zip(parcel, results, strict=True):
-            message_id = run.given.message_id
             count_attempt(self._service.email_domain, self._service.name, result)
             if isinstance(result, ProviderError):  # a fault of the whole call is the same object
-                faults.setdefault(id(result), (result, []))[1].append(message_id)
+                faults.setdefault(id(result), (result, []))[1].append(run)
             else:
-                logger.info(
-                    "%s: %s sent %s", self._service.email_domain, self._service.name, message_id
-                )
-        for fault, message_ids in faults.values():
-            _log_fault(self._service.email_domain, self._service.name, fault, message_ids)
+                _log_acceptance(self._service, run, milliseconds)
+        for fault, runs in faults.values():
+            _log_fault(self._service, fault, runs, milliseconds)
         blamed = next((fault for fault, _ in faults.values() if fault.blames_service), None)
         if any(isinstance(result, Acceptance) for result in results):
             # It works, whatever it has against some of them.
@@ -287,8 +295,14 @@ def _send_one(
     return [service.send(message, timeout)]
 
 
+def _log_acceptance(service: AbstractEmailService, run: Run, milliseconds: int) -> None:
+    said = _attempt_event(service, [run], milliseconds, SENT, "")
+    domain, message_id = service.email_domain, run.given.message_id
+    logger.info("%s: %s sent %s", domain, service.name, message_id, extra=said)
+
+
 def _log_fault(
-    email_domain: str, service: str, fault: ProviderError, message_ids: Sequence[str]
+    service: AbstractEmailService, fault: ProviderError, runs: Sequence[Run], milliseconds: int
 ) -> None:
     """Log the fault as loudly as an operator has to act on it.
 
@@ -296,6 +310,31 @@ def _log_fault(
     """
     level = logging.ERROR if isinstance(fault, AccountRefused) else logging.WARNING
     words = "refused the message" if isinstance(fault, MessageRejected) else fault.summary
-    more = f" and {len(message_ids) - 1} more" if len(message_ids) > 1 else ""
-    line = "%s: %s, %s: %s (%s%s)"
-    logger.log(level, line, email_domain, service, fault.outcome, words, message_ids[0], more)
+    more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+    said = _attempt_event(service, runs, milliseconds, fault.outcome, fault.code)
+    logger.log(
+        level,
+        "%s: %s, %s: %s (%s%s)",
+        service.email_domain,
+        service.name,
+        fault.outcome,
+        words,
+        runs[0].given.message_id,
+        more,
+        extra=said,
+    )
+
+
+def _attempt_event(
+    service: AbstractEmailService, runs: Sequence[Run], milliseconds: int, outcome: str, code: str
+) -> dict[str, object]:
+    return event(
+        "attempt",
+        domain=service.email_domain,
+        service=service.name,
+        outcome=outcome,
+        code=code,
+        milliseconds=milliseconds,
+        recipients=[address.key for run in runs for address in run.given.recipients],
+        **ids([run.given.message_id for run in runs]),
+    )

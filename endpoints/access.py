@@ -23,6 +23,7 @@ from email_services.exceptions import (
     UnknownMessage,
 )
 from email_services.kafka import TAKEN_IN_SECONDS
+from email_services.logs import about
 from email_services.pool import PooledEmailService
 from endpoints.context import mailpool
 from endpoints.sessions import Session, current_session, usable_session
@@ -117,7 +118,7 @@ def may(access: Access, name: str) -> bool:
         return True
     opening = [key for key in _keys_held(name) if SCHEMES[key.role] in access.schemes]
     if opening:
-        _note_for_curl(opening[0])
+        _note(opening[0])
     return bool(opening)
 
 
@@ -249,13 +250,18 @@ def is_root() -> bool:
     """Whether the caller shows a root key, or has signed in with one."""
     found = [key for key in _callers_keys() if key.role == "root"]
     if found:
-        _note_for_curl(found[0])
+        _note(found[0])
     return bool(found)
 
 
 def is_signed_in() -> bool:
     """Whether the caller may do what they do since they have signed in."""
     return _session() is not None
+
+
+def caller() -> str:
+    """Whose key opened this, by its name."""
+    return ", ".join(dict.fromkeys(map(str, _callers_keys()))) or "nobody"
 
 
 def does_for(access: Access, session: Session) -> bool:
@@ -270,8 +276,9 @@ def does_for(access: Access, session: Session) -> bool:
     return access.asks_for is None or session.key.role == "root"
 
 
-def _note_for_curl(key: ApiKey) -> None:
-    """For the curl command of a page: which key, as the README's variables are named, opens."""
+def _note(key: ApiKey) -> None:
+    """Note which key opens, for the log and, as the README's variables are named, for curl."""
+    about(key=str(key))
     g.key_name = "POOL_KEY" if key.email_domain else "ROOT_KEY"
 
 

@@ -178,6 +178,10 @@ _HEADERS: Final[dict[str, Schema]] = {
         "description": "Where this description is.",
         "schema": _STRING,
     },
+    "X-Request-ID": {
+        "description": "The request's own, or a new one; the server's log knows it by that.",
+        "schema": _STRING,
+    },
     "Retry-After": {
         "description": "Seconds after which the same request may fare better, where that is known.",
         "schema": {"type": "integer", "minimum": 1},

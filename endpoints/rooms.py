@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
+from urllib.parse import quote
 
 from flask.typing import ResponseReturnValue
 from prometheus_client import Counter
@@ -34,9 +36,12 @@ from email_services.exceptions import (
     UnknownService,
     UnknownStream,
 )
-from endpoints.access import KEY_FIELDS, OPEN, enter
+from email_services.logs import event
+from endpoints.access import KEY_FIELDS, OPEN, ROOT, caller, enter
 from endpoints.addresses import DOMAIN, HOME, MESSAGES, QUEUE, path_of
 from endpoints.sessions import TOKEN_FIELD
+
+logger = logging.getLogger(__name__)
 
 
 class Fields(BaseModel):
@@ -177,7 +182,20 @@ class Endpoints(Room):
         if operation.method == "POST":
             body = _body(operation, given)
             given |= {"body": body} if operation.bodies else {}
-        return super().run(operation, **given)
+        answer = super().run(operation, **given)
+        if operation.method != "GET" and (operation.access == ROOT or "message" in given):
+            _log_change(operation, given)
+        return answer
+
+
+def _log_change(operation: Operation, given: Mapping[str, Any]) -> None:
+    """Log what a person has changed, with what they asked for; who it was, every line says."""
+    asked = given.get("body")
+    fields = asked.model_dump(mode="json", exclude_unset=True) if asked else {}
+    path = quote(request.path)
+    said = event("change", operation=operation.name, path=path, asked=fields)
+    words = "Asked for with the %s: %s at %s."
+    logger.info(words, caller(), operation.title.lower(), path, extra=said)
 
 
 def _body(operation: Operation, given: Mapping[str, Any]) -> Any:
@@ -244,6 +262,10 @@ def answer_error(error: EmailServicesError) -> ResponseReturnValue:
     status = next(status for kind, status in STATUS_OF_ERROR.items() if isinstance(error, kind))
     if isinstance(error, KeyRefused | TooManyWrongKeys) and not isinstance(error, KeyMissing):
         KEYS_REFUSED.inc()
+        said = event("key_refused", client=request.remote_addr, code=error.code)
+        words = "%s %s: a key was refused, from %s."
+        where = quote(request.path)
+        logger.warning(words, request.method, where, request.remote_addr, extra=said)
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers = {"WWW-Authenticate": 'Bearer realm="Mailpool"'}

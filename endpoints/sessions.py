@@ -26,6 +26,7 @@ from werkzeug.wrappers import Response
 from browsable_api import APIError, request
 from email_services.api_keys import ApiKey
 from email_services.exceptions import KeyRefused, StoreUnavailable
+from email_services.logs import event
 from endpoints.context import mailpool
 
 logger = logging.getLogger(__name__)
@@ -117,12 +118,12 @@ def open_session(key: str) -> Session:
     mailpool.guesses.count(request.remote_addr, time.time())  # first: many may come at once
     found = mailpool.config.keyring.find(key, time.time())
     if not found:
-        logger.warning("A wrong key was shown to sign in, from %s.", request.remote_addr)
         raise KeyRefused("This key opens nothing here.")
     mailpool.guesses.take_back(request.remote_addr, time.time())
     _ = _secret()  # without it nobody is signed in, nor said to be
     session = Session(found[0], time.time() + SESSION_SECONDS, secrets.token_urlsafe(16))
-    logger.info("Signed in %s, from %s.", session.words, request.remote_addr)
+    said = event("signed_in", key=str(session.key), client=request.remote_addr)
+    logger.info("Signed in %s, from %s.", session.words, request.remote_addr, extra=said)
     return session
 
 

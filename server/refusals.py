@@ -25,6 +25,8 @@ from gunicorn.http.errors import (
 
 from browsable_api.app import STANDARD_HEADERS
 from browsable_api.errors import SENTENCES, APIError
+from browsable_api.request_ids import REQUEST_ID, new_id
+from email_services.logs import event
 from server.traffic import count_refused
 
 logger = logging.getLogger(__name__)
@@ -54,26 +56,31 @@ def refuse(client: socket.socket, address: Any, error: BaseException) -> None:
     status, sentence = _status_and_sentence(error)
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("A request could not be handled.", exc_info=error)
-    count_refused(status)
-    peer = address[0] if isinstance(address, tuple) else "-"
-    access_log.info("%s %d, not read", peer, status)
-    answer = whole_answer(status, APIError(status, sentence).as_dict())
+    answer = refused(address, status, APIError(status, sentence).as_dict(), "not read")
     with suppress(OSError):  # the client is gone
         client.sendall(answer)
 
 
-def whole_answer(
-    status: HTTPStatus, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
-) -> bytes:
-    """An answer in JSON as it goes over the wire, after which the connection ends."""
+def refused(address: Any, status: HTTPStatus, body: Mapping[str, Any], why: str) -> bytes:
+    """An answer in JSON as it goes over the wire, after which the connection ends; it is logged.
+
+    address: as in `refuse`. why: for the log.
+    """
+    count_refused(status)
+    request_id = new_id()
+    peer = address[0] if isinstance(address, tuple) else "-"
+    said = event("request", request_id=request_id, client=peer, status=int(status), reason=why)
+    access_log.info("%s %d, %s", peer, status, why, extra=said)
     text = json.dumps(body) + "\n"
     lines = {
         "Connection": "close",
         "Content-Type": "application/json",
         "Content-Length": str(len(text)),
         **STANDARD_HEADERS,
-        **(headers or {}),
+        REQUEST_ID: request_id,
     }
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        lines["Retry-After"] = "1"
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     return f"HTTP/1.1 {status:d} {status.phrase}\r\n{head}\r\n{text}".encode()
 

@@ -18,6 +18,7 @@ import socket
 import struct
 import time
 from collections import OrderedDict
+from contextvars import Context
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
@@ -27,8 +28,8 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from browsable_api.request import STRANGERS_BYTES
 from server.lanes import Lanes, Ticket
-from server.refusals import refuse, whole_answer
-from server.traffic import IN_PROGRESS, count_refused
+from server.refusals import refuse, refused
+from server.traffic import IN_PROGRESS
 
 access_log = logging.getLogger("access")
 
@@ -280,7 +281,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._tickets[conn] = ticket
             conn.data_ready = True
             conn.received = bytes(arrival.received)
-            job = self.tpool.submit(self.handle, conn)
+            job = self.tpool.submit(Context().run, self.handle, conn)
             job.add_done_callback(partial(self._on_done, conn))
         for conn, _ in self._lanes.give_up(time.monotonic()):
             self._refuse(conn)
@@ -300,9 +301,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _refuse(self, conn: TConn) -> None:
         """Answer a request that gets no thread."""
         with contextlib.suppress(OSError):
-            conn.sock.send(_BUSY)
-        count_refused(HTTPStatus.SERVICE_UNAVAILABLE)
-        access_log.info("%s 503, no room", conn.client[0] if conn.client else "-")
+            conn.sock.send(refused(conn.client, HTTPStatus.SERVICE_UNAVAILABLE, _BUSY, "no room"))
         self._linger(conn)
 
     def _linger(self, conn: TConn) -> None:
@@ -363,14 +362,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                     self._close(conn)
 
 
-_BUSY: Final = whole_answer(
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    {
-        "result": "error",
-        "error": "Nothing was tried: too many requests for the same are in progress.",
-        "code": "busy",
-        "services_unsuccessful": {},
-        "attempts": [],
-    },
-    {"Retry-After": "1"},
-)
+_BUSY: Final = {
+    "result": "error",
+    "error": "Nothing was tried: too many requests for the same are in progress.",
+    "code": "busy",
+    "services_unsuccessful": {},
+    "attempts": [],
+}

@@ -219,7 +219,7 @@ def test_a_page_of_a_listed_origin_may_read_the_answer(origin, path, cors_client
     assert "Access-Control-Allow-Credentials" not in answer.headers
     assert "Origin" in answer.headers.getlist("Vary")
     exposed = answer.headers.get("Access-Control-Expose-Headers", "")
-    expected = {"Idempotent-Replayed", "Retry-After", "Link"} if is_listed else {""}
+    expected = {"Idempotent-Replayed", "Retry-After", "Link", "X-Request-ID"} if is_listed else {""}
     assert set(re.split(", ", exposed)) == expected
 
 

@@ -61,7 +61,9 @@ def test_what_is_refused_unread_is_an_error_like_any_other(refused, server):
     assert SECRET.decode() not in json.dumps([headers, body])
     usual = requests.get(f"{server.url}/nothing", timeout=20).headers
     protecting = {name for name in usual if name.startswith(("Content-Security", "X-", "Referrer"))}
+    protecting.remove("X-Request-ID")
     assert len(protecting) == 3
+    assert headers["X-Request-ID"] != usual["X-Request-ID"]
     for name in (*protecting, "Cache-Control"):
         assert headers[name] == usual[name]
     assert SECRET.decode() not in server.log

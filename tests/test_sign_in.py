@@ -751,7 +751,7 @@ def test_no_key_is_in_any_cookie_page_address_or_log(client, caplog):
         assert key not in log
         assert not any(key in text for text in texts)
     assert "Signed in for example.com, from 127.0.0.1." in log
-    assert "A wrong key was shown to sign in, from 127.0.0.1." in log
+    assert "POST /sign-in: a key was refused, from 127.0.0.1." in log
     assert not any(name in log for name in KEY_FIELDS)
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from email_services.counters import count_message
-from email_services.delivery import Attempt, Delivery, Run
+from email_services.delivery import Attempt, Delivery, Run, log_failover
 from email_services.exceptions import (
     NOT_SENT,
     UNKNOWN,
@@ -168,6 +168,7 @@ class Claim:
             self._store.settle(self._claim, ended, again)
             for stream, delivery in deliveries:
                 count_message(self._pool.email_domain, stream, delivery)
+                log_failover(self._pool.email_domain, delivery)
 
         if ended or again:
             self._persist(write)

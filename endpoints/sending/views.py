@@ -19,6 +19,7 @@ from email_services.exceptions import (
     MessageTooLarge,
     StoreUnavailable,
 )
+from email_services.logs import about
 from email_services.message import EmailMessage
 from email_services.pool import PooledEmailService
 from email_services.store import QUEUED
@@ -171,11 +172,13 @@ def _send(
         return _send_batch(pool, body, only)
     if body.dry_run:
         return _plan(pool, body, only), HTTPStatus.OK, {}
+    about(message_id=body.message_id)
     key = once(only.name if only else None)
     forget_files()
     is_for_later = waits(pool) or pool.has_to_wait(body, only)
     send = pool.accept if is_for_later else pool.send_all
     (delivery,) = send([body], only, [key] if key else None)
+    about(message_id=delivery.message_id)  # of the first request with its key
     status, headers = status_of(delivery), _headers([delivery])
     if page := _page_of(pool, delivery):
         status, headers["Location"] = HTTPStatus.SEE_OTHER, page
