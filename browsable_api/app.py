@@ -20,15 +20,22 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.urls import uri_to_iri
 from werkzeug.wrappers import Response
 
+from browsable_api.charts import bar, columns
 from browsable_api.clients import Proxies
-from browsable_api.conventions import add_links, allow_origins, compress, explain_precondition
+from browsable_api.conventions import (
+    add_links,
+    add_tag,
+    allow_origins,
+    compress,
+    explain_precondition,
+)
 from browsable_api.errors import SENTENCES, APIError, sentence_of
 from browsable_api.operations import current_operation, operations_here
 from browsable_api.renderers import JSONRenderer, PageRenderer, as_html, here, pretty
 from browsable_api.request import FORMAT, MEGABYTE, Request, request
 from browsable_api.request_ids import REQUEST_ID, usable_id
 from browsable_api.structure import Structure
-from browsable_api.times import ahead, clock, is_past, lasting
+from browsable_api.times import ahead, clock, is_past, lasting, this_moment
 
 access_log = logging.getLogger("access")
 
@@ -39,7 +46,8 @@ STANDARD_HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-        "frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        "connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'none'"
     ),
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
@@ -105,12 +113,14 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         self.jinja_env.filters |= {"here": here, "markdown": as_html, "pretty": pretty}
         self.jinja_env.filters |= {"ahead": ahead, "clock": clock, "lasting": lasting}
         self.jinja_env.tests["past"] = is_past
+        self.jinja_env.globals |= {"bar": bar, "columns": columns, "this_moment": this_moment}
         self.before_request(_start_clock)
         self.after_request(compress)
         self.after_request(add_links)
         self.after_request(allow_origins)
         self.after_request(_complete)
         self.after_request(explain_precondition)
+        self.after_request(add_tag)
         self.register_error_handler(APIError, _answer_error)
         self.register_error_handler(APIException, _answer_flask_api_exception)
         self.register_error_handler(HTTPException, _answer_http_exception)

@@ -17,7 +17,7 @@ from flask import current_app
 from werkzeug.wrappers import Response
 
 from browsable_api.errors import APIError
-from browsable_api.operations import operations_here
+from browsable_api.operations import current_operation, operations_here
 from browsable_api.request import FORMAT, request
 
 PREFLIGHT_SECONDS: Final = 600
@@ -91,6 +91,20 @@ def explain_precondition(response: Response) -> Response:
     response.close()  # it may be a file
     error = APIError(response.status_code, "What If-Match names is not what is here now.")
     return current_app.make_response((error.as_dict(), error.status))
+
+
+def add_tag(response: Response) -> Response:
+    """Tell whoever asks again and again whether anything is new, where an operation says it does.
+
+    Of JSON alone: a page is made anew for each who looks at it.
+    """
+    operation = current_operation()
+    is_told = operation is not None and HTTPStatus.NOT_MODIFIED in operation.answers
+    is_whole = response.status_code == HTTPStatus.OK and response.mimetype == "application/json"
+    if not (is_told and is_whole) or "ETag" in response.headers:
+        return response
+    response.add_etag()
+    return response.make_conditional(request)
 
 
 def kept_by_clients(body: str, media_type: str) -> Response:

@@ -6,7 +6,7 @@ import json
 import re
 import secrets
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -18,6 +18,7 @@ from flask_api.renderers import BaseRenderer
 from markdown.extensions.toc import TocExtension
 from markupsafe import Markup, escape
 from pydantic_core import to_json
+from werkzeug.http import generate_etag, quote_etag
 
 from browsable_api.conventions import same_in_json
 from browsable_api.curl import curl_command
@@ -73,6 +74,7 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
             json=_linked(beginning),
             json_left=len(text) - len(beginning),
             json_url=same_in_json() if request.method in {"GET", "HEAD"} else "",
+            json_tag=partial(_tag_of, data),
             curl=curl_command(
                 request,
                 get.query_names if get else (),
@@ -100,6 +102,11 @@ def pretty(data: Any) -> str:
         return to_json(data, indent=2).decode()  # ten times as fast as Python's own with an indent
     except ValueError:  # half a surrogate pair
         return json.dumps(data, ensure_ascii=False, indent=2)
+
+
+def _tag_of(data: Any) -> str:
+    """The ETag of the same answer as JSON (see `conventions.add_tag`)."""
+    return quote_etag(generate_etag(JSONRenderer().render(data, JSONRenderer.media_type)))
 
 
 def _with_files(field: FormField) -> FormField:

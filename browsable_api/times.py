@@ -27,14 +27,19 @@ def clock(moment: str, now: float | None = None) -> str:
     return f"{day}{then:%H:%M} UTC"
 
 
+def this_moment() -> str:
+    """The time of now, as `clock` takes it."""
+    return _today(None).isoformat()
+
+
 def lasting(moment: str, now: float | None = None) -> Markup:
     """How long ago it was, and when: "6 min, since 14:31 UTC"."""
-    return Markup("{}, since {}").format(_counted(moment, now), clock(moment, now))
+    return Markup("{}, since {}").format(_counted(moment, now, "ago"), clock(moment, now))
 
 
 def ahead(moment: str, now: float | None = None) -> Markup:
     """How long it is until then, and when: "in 4 min, 14:37 UTC"."""
-    return Markup("in {}, {}").format(_counted(moment, now), clock(moment, now))
+    return Markup("in {}, {}").format(_counted(moment, now, "ahead"), clock(moment, now))
 
 
 def is_past(moment: str | None, now: float | None = None) -> bool:
@@ -42,9 +47,9 @@ def is_past(moment: str | None, now: float | None = None) -> bool:
     return bool(moment) and _utc(str(moment)) <= _today(now)
 
 
-def _counted(moment: str, now: float | None) -> Markup:
+def _counted(moment: str, now: float | None, way: str) -> Markup:
     words = span(abs((_utc(moment) - _today(now)).total_seconds()))
-    return Markup('<time datetime="{}" data-span>{}</time>').format(moment, words)
+    return Markup('<time datetime="{}" data-span="{}">{}</time>').format(moment, way, words)
 
 
 def _utc(moment: str) -> datetime:

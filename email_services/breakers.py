@@ -148,7 +148,7 @@ class CircuitBreakers:
             health = after_fault(before, fault, now, random.random, seen=seen, was_probe=was_probe)
             errors = state.last_errors
             if fault.blames_service:
-                errors = ({"at": now, "reason": fault.cause}, *errors)
+                errors = ({"at": now, "code": fault.code, "reason": fault.cause}, *errors)
             words = ""
             if health.rest_until is not None and health.rests != before.rests:
                 words = f"resting for {health.rest_until - now:.0f} s: {fault.cause}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from typing_extensions import TypeAliasType, TypedDict
@@ -53,8 +54,10 @@ class Trouble(TypedDict):
 
     what: Annotated[str, told("In a sentence.")]
     since: Annotated[Time | None, told("Since when, where that is known.")]
-    why: Annotated[str, told("The faults of its services, or what to do.")]
-    cost: Annotated[str, told('What it cost in the last hour, or "".')]
+    why: Annotated[str, told("The faults of its services.")]
+    cost: Annotated[str, told("Whether mail goes out, and what it cost in the last hour.")]
+    todo: Annotated[str, told('What to do, or "".')]
+    url: Annotated[str, told("Where more of it is.")]
     is_grave: Annotated[bool, told("Whether messages are lost, or may be.")]
 
 
@@ -160,38 +163,71 @@ _WHAT: Final[Mapping[State, str]] = {
 }
 
 
-def troubles_of(
-    domain: str, services: Services, state: State, since: str | None, hour: LastHour
-) -> list[Trouble]:
-    """What is wrong with the domain, the gravest first."""
-    cost = _cost(hour)
+@dataclass(frozen=True)
+class Known:
+    """What is known of a domain.
+
+    waiting: messages in its queue. url: its address. unknown_url: of its messages of the last hour
+    that are unknown.
+    """
+
+    domain: str
+    services: Services
+    hour: LastHour
+    waiting: int
+    url: str
+    unknown_url: str
+
+
+def troubles_of(known: Known, state: State, since: str | None) -> list[Trouble]:
+    """What is wrong with the domain that is in this state, the gravest first."""
+    troubles = [_trouble_of_state(known, state, since)] if state in _WHAT else []
+    return [*troubles, _unknown_messages(known)] if known.hour["unknown"] else troubles
+
+
+def _trouble_of_state(known: Known, state: State, since: str | None) -> Trouble:
+    services = known.services
     working = [name for name, service in services.items() if _works(service)]
     broken = [name for name in services if name not in working]
     drilled = [name for name, found in services.items() if found["simulated_failure_enabled"]]
-    if state in _WHAT:
-        named = {"working": working, "broken": broken, "rehearsing": drilled}
-        words = {name: _joined(names) for name, names in named.items()}
-        why = "; ".join(f"{name}: {_why(services[name])}" for name in broken or drilled)
-        what = _WHAT[state].format(domain=domain, **words)
-        is_grave = state == "cannot_send"
-        return [{"what": what, "since": since, "why": why, "cost": cost, "is_grave": is_grave}]
-    if hour["unknown"]:
-        number = hour["unknown"]
-        plural = f"{number} messages of {domain} are" if number > 1 else f"1 message of {domain} is"
-        return [
-            {
-                "what": f"{plural} unknown",
-                "since": None,
-                "why": "Sent or not, nobody said so in the last hour: look before sending again.",
-                "cost": "",
-                "is_grave": False,
-            }
-        ]
-    return []
+    named = {"working": working, "broken": broken, "rehearsing": drilled}
+    words = {name: _joined(names) for name, names in named.items()}
+    at_fault = {name: services[name] for name in broken or drilled}
+    return {
+        "what": _WHAT[state].format(domain=known.domain, **words),
+        "since": since,
+        "why": "; ".join(f"{name}: {_why(found)}" for name, found in at_fault.items()),
+        "cost": _cost(state, known.hour, known.waiting),
+        "todo": _todo(at_fault),
+        "url": known.url,
+        "is_grave": state == "cannot_send",
+    }
+
+
+def _unknown_messages(known: Known) -> Trouble:
+    number = known.hour["unknown"]
+    messages, are = ("message", "is") if number == 1 else ("messages", "are")
+    return {
+        "what": f"{number:,} {messages} of {known.domain} {are} unknown",
+        "since": None,
+        "why": "in the last hour a service was handed it, and did not say whether it took it",
+        "cost": "",
+        "todo": "look for it at the service before sending it again",
+        "url": known.unknown_url,
+        "is_grave": False,
+    }
+
+
+def gravity(domain: Mapping[str, Any]) -> float:
+    """By which domains are listed: the less, the worse."""
+    order = [*_WHAT, "working"]
+    if domain["state"] == "working" and domain["troubles"]:
+        return order.index("rehearsing") - 0.5
+    return order.index(domain["state"])
 
 
 def _why(service: Mapping[str, Any]) -> str:
-    if _is_made_to_fail(service) or service["health"] == "working":
+    if _is_rehearsed(service):
         kind = service.get("simulated_failure_kind", "unavailable").replace("_", " ")
         return f"simulated failure ({kind})"
     often = service["failures_in_a_row"]
@@ -199,8 +235,12 @@ def _why(service: Mapping[str, Any]) -> str:
     return f"{service['health_reason']}{in_a_row}"
 
 
-def _cost(hour: LastHour) -> str:
-    """What it cost in the last hour, in a sentence."""
+def _is_rehearsed(service: Mapping[str, Any]) -> bool:
+    return _is_made_to_fail(service) or service["health"] == "working"
+
+
+def _cost(state: State, hour: LastHour, waiting: int) -> str:
+    """Whether mail goes out, and what it cost in the last hour, in sentences."""
     numbers = {
         "not sent": hour["not_sent"],
         "unknown": hour["unknown"],
@@ -208,7 +248,40 @@ def _cost(hour: LastHour) -> str:
         "perhaps sent twice": hour["possible_duplicates"],
     }
     parts = [f"{number:,} {words}" for words, number in numbers.items() if number]
-    return f"In the last hour: {', '.join(parts)}." if parts else ""
+    queued = (
+        f"{waiting:,} {'messages wait' if waiting > 1 else 'message waits'} in the queue."
+        if waiting
+        else ""
+    )
+    in_hour = f"In the last hour: {', '.join(parts)}." if parts else ""
+    return " ".join(filter(None, [_GOES_OUT[state], in_hour, queued]))
+
+
+_GOES_OUT: Final[Mapping[State, str]] = {
+    "cannot_send": "No mail goes out.",
+    "failing": "Mail may not go out.",
+    "on_backup": "Mail goes out.",
+    "impaired": "Mail goes out.",
+    "rehearsing": "Mail goes out.",
+}
+
+_TODO: Final = {
+    "key_refused": "renew its key in the configuration, and reload that",
+    "account_refused": "see to its account at the provider",
+    "rate_limited": "wait until its provider takes more",
+}
+_WAIT: Final = "wait for the next try, or ask the provider"
+_END_IT: Final = "end the rehearsal once you have seen enough"
+
+
+def _todo(at_fault: Services) -> str:
+    """What to do about each service."""
+    needed: dict[str, list[str]] = {}
+    for name, service in at_fault.items():
+        faults = service["last_errors"]
+        of_fault = _TODO.get(faults[0]["code"] if faults else "", _WAIT)
+        needed.setdefault(_END_IT if _is_rehearsed(service) else of_fault, []).append(name)
+    return "; ".join(f"{_joined(names)}: {what}" for what, names in needed.items())
 
 
 def _joined(names: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Annotated, Any, Final, cast
 
 from pydantic import BeforeValidator, ConfigDict, Field, with_config
@@ -14,6 +15,7 @@ from browsable_api.errors import told
 from email_services.abstract import AbstractEmailService
 from email_services.config import EmailDomain
 from email_services.drill import KINDS, Drill, DrillKind
+from email_services.exceptions import UNKNOWN
 from email_services.health import State
 from email_services.message import OnUnknown
 from email_services.pool import PooledEmailService
@@ -42,9 +44,11 @@ from endpoints.messages import (
 )
 from endpoints.overview import (
     DomainState,
+    Known,
     LastDay,
     LastHour,
     Trouble,
+    gravity,
     state_of,
     traffic_of_day,
     traffic_of_hour,
@@ -127,6 +131,9 @@ class Fault(TypedDict):
     """A fault of a service."""
 
     at: Annotated[Time, told("When.")]
+    code: Annotated[
+        str, told('What kind of fault, as a word for programs; "" of earlier versions.')
+    ]
     reason: Annotated[str, told("Why.")]
 
 
@@ -204,6 +211,7 @@ class Domain(TypedDict):
     enabled_services: Annotated[dict[str, Service], told("By name, in the order they are tried.")]
     state: Annotated[
         DomainState,
+        Known,
         told(
             "Whether it can send: `working`, and `rehearsing` with a simulated failure on; "
             "`impaired` while a service that is not tried first fails; `on_backup` while those "
@@ -244,7 +252,7 @@ class Home(TypedDict):
     """The email domains of this server that the caller may see."""
 
     production: Annotated[bool, told("Whether listings need a key.")]
-    email_services: Annotated[list[Domain], told("The email domains.")]
+    email_services: Annotated[list[Domain], told("The email domains, those with trouble first.")]
 
 
 room = Endpoints(
@@ -263,14 +271,27 @@ room = Endpoints(
             "failures_in_a_row": 5,
             "next_probe": "2026-11-24T12:00:15.000+00:00",
             "last_errors": [
-                {"at": "2026-11-24T12:00:00.000+00:00", "reason": "unavailable (HTTP 503)"}
+                {
+                    "at": "2026-11-24T12:00:00.000+00:00",
+                    "code": "unavailable",
+                    "reason": "unavailable (HTTP 503)",
+                }
             ],
         },
     },
 )
 
 
-@room.operation("GET", HOME, LISTED, page="home.html")
+def tagged(shape: type) -> dict[str, Any]:
+    """Of an operation that tells whoever asks again and again whether anything is new."""
+    return {
+        "answers": {HTTPStatus.OK: (shape,), HTTPStatus.NOT_MODIFIED: ()},
+        "headers": ("ETag",),
+        "raises": (HTTPStatus.PRECONDITION_FAILED,),
+    }
+
+
+@room.operation("GET", HOME, LISTED, page="home.html", **tagged(Home))
 def list_domains(pools: list[PooledEmailService]) -> Home:
     """Email domains.
 
@@ -281,13 +302,15 @@ def list_domains(pools: list[PooledEmailService]) -> Home:
       domain only.
     * **POST** does the same with a key in the body.
 
-    The root key sees the API keys too, unless the server is in production.
+    The root key sees the API keys too, unless the server is in production. To look again and again
+    costs little with the `ETag` of the last answer as `If-None-Match`: while nothing is new, it is
+    304.
 
     To send, go to a domain and follow its `send_url`.
     """
     return {
         "production": mailpool.config.production,
-        "email_services": [_domain(pool) for pool in pools],
+        "email_services": sorted(map(_domain, pools), key=gravity),
     }
 
 
@@ -297,7 +320,7 @@ def list_domains_with_key(pools: list[PooledEmailService]) -> Home:
     return list_domains(pools)
 
 
-@room.operation("GET", DOMAIN, LISTED, page="domain.html")
+@room.operation("GET", DOMAIN, LISTED, page="domain.html", **tagged(DomainWithChanges))
 def get_domain(pool: PooledEmailService) -> DomainWithChanges:
     """An email domain.
 
@@ -410,20 +433,29 @@ def _domain(pool: PooledEmailService) -> Domain:
     counted = mailpool.store.counted(name, now)
     last_hour = traffic_of_hour(counted, now, services)
     state, since = state_of(services)
+    queue = queue_as_dict(pool)
+    known = Known(
+        name,
+        services,
+        last_hour,
+        sum(depth["waiting"] + depth["scheduled"] for depth in queue.values()),
+        url_of(DOMAIN, email_domain=name),
+        url_of(MESSAGES, {"outcome": UNKNOWN, "period": "hour"}, email_domain=name),
+    )
     found: Domain = {
         "email_domain": name,
-        "url": url_of(DOMAIN, email_domain=name),
+        "url": known.url,
         "send_url": url_of(SEND, email_domain=name),
         "messages_url": url_of(MESSAGES, email_domain=name),
         "deadline_seconds": pool.deadline_seconds,
         "on_unknown": pool.on_unknown,
         "state": state,
         "state_since": since,
-        "troubles": troubles_of(name, services, state, since, last_hour),
+        "troubles": troubles_of(known, state, since),
         "enabled_services": services,
         "last_hour": last_hour,
         "last_day": traffic_of_day(counted, now, services),
-        "queue": queue_as_dict(pool),
+        "queue": queue,
         "queue_url": url_of(QUEUE, email_domain=name),
     }
     if with_keys:
@@ -483,7 +515,8 @@ def _health(pool: PooledEmailService, state: ServiceState) -> Health:
         "failures_in_a_row": health.failures,
         "next_probe": iso_or_none(health.rest_until),
         "last_errors": [
-            {"at": iso(error["at"]), "reason": error["reason"]} for error in state.last_errors
+            {"at": iso(e["at"]), "code": e.get("code", ""), "reason": e["reason"]}
+            for e in state.last_errors
         ],
     }
 

@@ -190,7 +190,20 @@ def test_what_is_the_same_for_everybody_is_transferred_once(path, client):
         assert changed.status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/example.com", "/sign-in", "/nothing", "/reference"])
+@pytest.mark.parametrize("path", ["/", "/example.com"])
+def test_a_listing_is_transferred_again_once_it_is_another_one(path, client):
+    first = client.get(path, headers=POOL)
+    assert first.headers["Cache-Control"] == "no-store", "what a key opens is kept by nobody"
+    again = {**POOL, "If-None-Match": first.headers["ETag"]}
+    same = client.get(path, headers=again)
+    assert (same.status_code, same.data) == (304, b"")
+    client.post("/example.com/send", json=PLAIN, headers=POOL)
+    other = client.get(path, headers=again)
+    assert (other.status_code, other.json == first.json) == (200, False)
+    assert "ETag" not in client.get(path, headers={**POOL, **BROWSER}).headers
+
+
+@pytest.mark.parametrize("path", ["/example.com/send", "/sign-in", "/nothing", "/reference"])
 def test_everything_else_is_kept_by_nobody(path, client):
     answer = client.get(path)
     assert answer.headers["Cache-Control"] == "no-store"

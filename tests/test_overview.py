@@ -6,7 +6,14 @@ import pytest
 
 from email_services.store import Count, Counted
 from email_services.store.counts import DAY, HOUR
-from endpoints.overview import state_of, traffic_of_day, traffic_of_hour, troubles_of
+from endpoints.overview import (
+    Known,
+    gravity,
+    state_of,
+    traffic_of_day,
+    traffic_of_hour,
+    troubles_of,
+)
 
 NOW = 1_800_000_030.0
 EARLIER, LATER = "2026-11-29T14:20:00.000+00:00", "2026-11-29T14:31:00.000+00:00"
@@ -20,6 +27,7 @@ def service(health: str = "working", priority: float = 1, **facts) -> dict:
         "failing_since": known["since"],
         "failures_in_a_row": known["failures"],
         "health_reason": known["reason"],
+        "last_errors": [{"code": known["code"]}] if "code" in known else [],
         "simulated_failure_enabled": "drill" in facts,
         **facts.get("drill", {}),
     }
@@ -119,23 +127,59 @@ def hour(**numbers: int) -> dict:
     return {"sent_by": {}, **dict.fromkeys(names, 0), **numbers}
 
 
+URL, UNKNOWN_URL = "/x.example", "/x.example/messages?outcome=unknown"
+
+
+def troubles(services: dict, counts: dict | None = None, waiting: int = 0) -> list[dict]:
+    known = Known("x.example", services, counts or hour(), waiting, URL, UNKNOWN_URL)
+    return troubles_of(known, *state_of(services))
+
+
 @pytest.mark.parametrize("case", STATES)
 def test_what_is_wrong_is_told_with_since_when_and_why(case):
     services, state, since, what, why = STATES[case]
     assert state_of(services) == (state, since)
-    troubles = troubles_of("x.example", services, state, since, hour())
-    assert [(t["what"], t["why"], t["since"]) for t in troubles] == (
+    told = troubles(services)
+    assert [(t["what"], t["why"], t["since"]) for t in told] == (
         [(what, why, since)] if what else []
     )
-    assert [t["is_grave"] for t in troubles] == [state == "cannot_send"] * len(troubles)
+    assert [t["is_grave"] for t in told] == [state == "cannot_send"] * len(told)
+    assert [t["url"] for t in told] == [URL] * len(told)
 
 
 def test_what_it_costs_is_told_with_it():
-    counts = hour(not_sent=1, unknown=2, failed_over=1234, possible_duplicates=3)
-    (trouble,) = troubles_of("x.example", {"a": resting()}, "cannot_send", None, counts)
+    counts = hour(not_sent=1, failed_over=1234, possible_duplicates=3)
+    (trouble,) = troubles({"a": resting()}, counts, waiting=14)
     assert trouble["cost"] == (
-        "In the last hour: 1 not sent, 2 unknown, 1,234 sent by another service, "
-        "3 perhaps sent twice."
+        "No mail goes out. In the last hour: 1 not sent, 1,234 sent by another service, "
+        "3 perhaps sent twice. 14 messages wait in the queue."
+    )
+
+
+@pytest.mark.parametrize(
+    ("case", "cost"),
+    [
+        ("one failure is no proof", "Mail may not go out."),
+        ("the first does not work", "Mail goes out."),
+        ("one of the first two does", "Mail goes out."),
+        ("a drill delays it", "Mail goes out."),
+    ],
+)
+def test_whether_mail_goes_out_is_told(case, cost):
+    (trouble,) = troubles(STATES[case][0])
+    assert trouble["cost"] == cost
+
+
+def test_what_to_do_depends_on_the_fault():
+    faults = ("key_refused", "account_refused", "rate_limited", "unavailable", "unknown_outcome")
+    services = {code[0:3]: service("resting", code=code) for code in faults}
+    services["drilled"] = DRILLED
+    (trouble,) = troubles(services)
+    assert trouble["todo"] == (
+        "key: renew its key in the configuration, and reload that; "
+        "acc: see to its account at the provider; rat: wait until its provider takes more; "
+        "una and unk: wait for the next try, or ask the provider; "
+        "drilled: end the rehearsal once you have seen enough"
     )
 
 
@@ -143,10 +187,30 @@ def test_what_it_costs_is_told_with_it():
     ("number", "what"),
     [(1, "1 message of x.example is unknown"), (3, "3 messages of x.example are unknown")],
 )
-def test_unknown_messages_are_a_trouble_where_all_services_work(number, what):
-    counts = hour(unknown=number)
-    (trouble,) = troubles_of("x.example", {"a": service()}, "working", None, counts)
-    assert trouble["what"] == what
+@pytest.mark.parametrize("services", [{"a": service()}, {"a": resting()}])
+def test_unknown_messages_are_a_trouble_of_their_own_that_leads_to_them(number, what, services):
+    *_, trouble = troubles(services, hour(unknown=number))
+    assert (trouble["what"], trouble["url"]) == (what, UNKNOWN_URL)
+
+
+def test_the_worst_comes_first():
+    cases = {case: facts[0] for case, facts in STATES.items()}
+    domains = [
+        {"name": name, "state": state_of(services)[0], "troubles": troubles(services, counts)}
+        for name, services, counts in (
+            ("works", {"a": service()}, hour()),
+            ("rehearses", cases["a drill delays it"], hour()),
+            ("unknown", {"a": service()}, hour(unknown=1)),
+            ("without one", cases["one of the first two does"], hour()),
+            ("on backup", cases["the first does not work"], hour()),
+            ("in doubt", cases["one failure is no proof"], hour()),
+            ("down", cases["neither of two works"], hour()),
+        )
+    ]
+    found = [domain["name"] for domain in sorted(domains, key=gravity)]
+    assert found == [
+        "down", "in doubt", "on backup", "without one", "unknown", "rehearses", "works",
+    ]  # fmt: skip
 
 
 def counted(*ago: tuple[float, str, int], **kind) -> Counted:

@@ -41,7 +41,7 @@ def test_a_time_has_its_day_where_that_is_another(moment, told):
 
 def test_a_time_is_told_by_how_far_it_is_and_by_the_clock():
     before, after = "2026-11-29T13:54:00+00:00", "2026-11-29T14:04:00+00:00"
-    counted = '<time datetime="{}" data-span>{}</time>'
-    assert lasting(before, NOW) == f"{counted.format(before, '6 min')}, since 13:54 UTC"
-    assert ahead(after, NOW) == f"in {counted.format(after, '4 min')}, 14:04 UTC"
+    counted = '<time datetime="{}" data-span="{}">{}</time>'
+    assert lasting(before, NOW) == f"{counted.format(before, 'ago', '6 min')}, since 13:54 UTC"
+    assert ahead(after, NOW) == f"in {counted.format(after, 'ahead', '4 min')}, 14:04 UTC"
     assert [is_past(moment, NOW) for moment in (before, after, None)] == [True, False, False]
