@@ -73,7 +73,7 @@ def page_addresses() -> dict[str, Any]:
     """
     name = (request.view_args or {}).get("email_domain")
     if name is None:
-        return {}
+        return {"all_messages_url": path_of(ALL_MESSAGES)}
     return {
         "preview_url": path_of(PREVIEW),
         "send_url": path_of(SEND, email_domain=name),

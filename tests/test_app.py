@@ -903,7 +903,7 @@ def test_a_page_names_a_few_of_a_thousand_recipients_and_weighs_little(client):
     batch = {"messages": [{**PLAIN, "to_recipients": everybody} for _ in range(20)]}
     assert client.post("/example.com/send", json=batch, headers=POOL).status_code == 200
     in_short = f"<td>{everybody[0]}, {everybody[1]} and 998 more</td>"
-    for path in ("/example.com/messages", "/example.com", "/"):
+    for path in ("/example.com/messages", "/example.com"):
         as_json = client.get(path, headers=POOL)
         page = client.get(path, headers={**POOL, "Accept": BROWSER}).text
         assert page.count(in_short) == min(page.count("<td><a href="), 20) > 0

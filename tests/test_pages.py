@@ -100,6 +100,7 @@ def test_a_person_rehearses_an_outage_from_signing_in_to_signing_out(
         stack.callback(server.kill)
         page = stack.enter_context(opened_page(browser, server, **options))
         page.goto("/")
+        follow(page, "example.com")
         follow(page, "Send a message")
         follow(page, "Sign in")
         page.locator("#key").fill(POOL_KEY)
@@ -121,8 +122,8 @@ def test_a_person_rehearses_an_outage_from_signing_in_to_signing_out(
 
         # A failure on, by the administrator
         sign_in(page, ROOT_KEY)
-        page.goto("/example.com")
-        press(page, "Simulate a failure of primary")
+        page.goto("/example.com/primary/fail")
+        press(page, "Start this failure")
         page.get_by_role("heading", name="primary is failing, on purpose").wait_for()
 
         # Sent again: it fails over
@@ -142,8 +143,8 @@ def test_a_person_rehearses_an_outage_from_signing_in_to_signing_out(
 
         # The failure off
         sign_in(page, ROOT_KEY)
-        page.goto("/example.com")
-        press(page, "End the failure of primary")
+        page.goto("/example.com/primary/fail")
+        press(page, "End it")
         page.get_by_role("heading", name="primary is not made to fail").wait_for()
         press(page, "Sign out")
         page.get_by_role("link", name="Sign in").wait_for()
@@ -154,7 +155,7 @@ def test_a_person_rehearses_an_outage_from_signing_in_to_signing_out(
 
 def test_a_person_finds_the_way_from_home_to_a_form_and_sends(page):
     page.goto("/")
-    assert page.title() == "Email domains · Mailpool"
+    assert page.title() == "All 2 domains work · Mailpool"
     follow(page, "example.com")
     assert page.locator("h1").inner_text() == "example.com"
     follow(page, "Send a message")
@@ -382,7 +383,7 @@ def test_an_error_page_is_a_page(page):
     page.goto("/nothing/here")
     assert status_of(page) == "404 NOT FOUND"
     follow(page, "Mailpool")
-    assert page.locator("h1").inner_text() == "Email domains"
+    assert page.locator("h1").inner_text() == "All 2 domains work"
 
 
 def test_the_command_shown_gives_the_answer_shown(page, server):
