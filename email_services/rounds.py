@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +40,14 @@ AT_CAP: Final = "Not tried: it is at its cap of {}."
 
 
 class Handover(Protocol):
-    """What is kept of messages that come from the outbox, and nobody else's request waits for."""
+    """What is kept of messages that come from the outbox, and nobody else's request waits for.
+
+    calls: makes AT_ONCE calls at a time for them, in threads that it has already.
+    """
+
+    @property
+    def calls(self) -> Executor:
+        """See above."""
 
     def begin(self, service: str, runs: Sequence[Run]) -> Sequence[Run]:
         """Note that the service may have these from now on; returns those that are to be sent.
@@ -112,13 +120,19 @@ class Round:
             for parcel in parcels:
                 self._take_turn(parcel)
         else:
-            with ThreadPoolExecutor(min(AT_ONCE, len(parcels))) as executor:
-                turns = [
+            with self._executor(len(parcels)) as executor:
+                jobs = [
                     executor.submit(copy_context().run, self._take_turn, parcel)
                     for parcel in parcels
                 ]
-                for turn in turns:
-                    turn.result()
+                wait(jobs)  # all: a bug that one meets costs no other what becomes of it
+            for job in jobs:
+                job.result()
+
+    def _executor(self, calls: int) -> AbstractContextManager[Executor]:
+        if self.handover:
+            return nullcontext(self.handover.calls)
+        return ThreadPoolExecutor(min(AT_ONCE, calls))
 
     def _has_turn(self, runs: Sequence[Run]) -> bool:
         """Whether the service is asked; it is not where others of these found that it is down."""

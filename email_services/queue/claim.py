@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Final
 
@@ -35,7 +36,7 @@ class Claim:
     """What one thread has taken, and what becomes of it; a Handover.
 
     claim: whose it is, for the store. is_stopping: whether nothing more is to be handed over.
-    lease_seconds: how long it is ours after each time that is noted.
+    calls: see Handover. lease_seconds: how long it is ours after each time that is noted.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Claim:
         store: Store,
         is_stopping: threading.Event,
         *,
+        calls: Executor,
         lease_seconds: float,
         now: Callable[[], float],
         random: Callable[[], float],
@@ -55,6 +57,7 @@ class Claim:
         self._pool = pool
         self._store = store
         self._is_stopping = is_stopping
+        self.calls = calls
         self._lease_seconds = lease_seconds
         self._now = now
         self._random = random

@@ -41,7 +41,8 @@ TAKEN_BYTES: Final = 32 * 1024 * 1024
 
 QUICK_SECONDS: Final = 1.0
 SLOW_SECONDS: Final = 4.0
-"""A thread that was done sooner takes twice as many the next time; one that took longer, half."""
+GROWTH: Final = 4
+"""A thread that was done sooner takes so many times as much next; one that took longer, half."""
 
 
 class _Wanted(NamedTuple):
@@ -83,6 +84,7 @@ class Lane:
         self._free = threads
         self._lock = threading.Lock()
         self._executor = ThreadPoolExecutor(threads)
+        self._calls = ThreadPoolExecutor(threads * AT_ONCE)
         self._limit = AT_ONCE
         self._all_rested = False
 
@@ -94,6 +96,7 @@ class Lane:
     def close(self) -> None:
         """Wait for the threads."""
         self._executor.shutdown(wait=True)
+        self._calls.shutdown(wait=True)
 
     def begin_if_due(self, now: float) -> None:
         """Have a thread deliver, if something is due and one is free.
@@ -166,6 +169,7 @@ class Lane:
                 self._pool,
                 self._store,
                 self._is_stopping,
+                calls=self._calls,
                 lease_seconds=self._lease_seconds,
                 now=self._now,
                 random=random.random,
@@ -216,7 +220,7 @@ class Lane:
         if seconds > SLOW_SECONDS:
             self._limit = max(AT_ONCE, self._limit // 2)
         elif seconds < QUICK_SECONDS and taken >= self._limit:
-            self._limit = min(MOST_TAKEN, self._limit * 2)
+            self._limit = min(MOST_TAKEN, self._limit * GROWTH)
 
 
 def _complain(job: Future[None]) -> None:
