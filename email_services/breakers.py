@@ -158,6 +158,15 @@ class CircuitBreakers:
 
         self._change(step, change)
 
+    def leave(self, step: Step) -> None:
+        """Note that the service was not asked after all: whether it is back, another finds out."""
+
+        def change(state: ServiceState) -> tuple[ServiceState, str]:
+            return replace(state, health=replace(state.health, probe_until=None)), ""
+
+        if step.decision == "probe":
+            self._change(step, change)
+
     # What an administrator asks for
 
     def set_drill(

@@ -86,6 +86,7 @@ class Round:
         self._service = self.step.service
         # Whether a call has met a fault of the service's: those that follow look whether it rests.
         self._is_doubted = False
+        self._is_asked = False
 
     def send(self, runs: Sequence[Run]) -> None:
         """Have the service send the messages, in as few calls as it takes and several at once."""
@@ -93,6 +94,8 @@ class Round:
             for run in self._begun(runs[:1]):
                 self._hand_over(self.step, [run])
             self._end()
+            if not self._is_asked:
+                self.breakers.leave(self.step)
             runs = runs[1:]
             self._is_doubted = True
         parcels = _parcels(self._service, runs)
@@ -185,6 +188,7 @@ class Round:
         timeout = min(wanted, self.until - started)
         is_in_time = timeout >= min(LEAST_SECONDS, self.regular_seconds / 2)
         if is_in_time:
+            self._is_asked = True
             results = self._call(step, parcel, timeout)
             self._excuse(results)
         elif refusal:  # there is no time to find out which of them was to blame

@@ -8,9 +8,15 @@ import pytest
 from conftest import make_message
 from test_batch import Scripted
 
-from email_services.abstract import ServiceSettings
+from email_services.abstract import Acceptance, ServiceSettings
 from email_services.caps import Caps, Use, give_back, take
-from email_services.exceptions import OutcomeUnknown, ServiceUnavailable, StoreUnavailable
+from email_services.exceptions import (
+    AccountRefused,
+    MessageRejected,
+    OutcomeUnknown,
+    ServiceUnavailable,
+    StoreUnavailable,
+)
 from email_services.pool import PooledEmailService
 from email_services.queue import Dispatcher
 from email_services.store import Store
@@ -186,6 +192,26 @@ def test_calls_under_way_are_counted_over_all_workers_and_given_back(make_pool):
     assert codes(inner[0]) == [("first", "skipped", "at_cap")]
     pool.send(make_message())
     assert len(inner) == 2
+
+
+def test_whether_a_service_is_back_is_the_next_messages_to_find_out_where_a_cap_held_one_up(
+    make_pool, clock
+):
+    answers = iter([AccountRefused("Wrong key.")])
+    first = service("first", lambda _: next(answers, Acceptance("id")), 1, max_at_once=1)
+    pool = make_pool(first, service("second"))
+    pool.send(make_message())
+    clock.now += 3600
+    held_up = []
+
+    def meanwhile(_):
+        held_up.append(pool.send(make_message()))
+        return MessageRejected("No.")
+
+    same = service("first", meanwhile, max_at_once=1)
+    make_pool(same).send(make_message(), only=same)
+    assert codes(held_up[0]) == [("first", "skipped", "at_cap"), ("second", "sent", "")]
+    assert pool.send(make_message()).service_used == "first"
 
 
 def test_while_the_database_is_away_a_process_keeps_to_its_part(make_pool, any_store, monkeypatch):
