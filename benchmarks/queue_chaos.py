@@ -3,6 +3,8 @@
 Callers have messages queued over HTTP (`Prefer: respond-async`), each with an Idempotency-Key that
 they repeat until they are told 202. Meanwhile processes are killed (SIGKILL) at random: workers of
 gunicorn, whole nodes with all their workers, and the server processes of PostgreSQL, one or all.
+With Kafka the nodes only accept, and two processes (`python -m email_services worker`) deliver and
+are XX
 The provider is a stand-in for Mailgun that notes each message when it has read it, before it
 answers; of some it cuts the connection then, and some it answers too late. So what counts as taken
 is the worst that a provider can have done.
@@ -38,10 +40,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
+from subprocess import Popen
 from typing import Any, Final, cast
 
 from benchmarks.send import GUNICORN_CONF, BenchmarkError, Server, wait_for
 from benchmarks.send import running as running_process
+from tests.broker import Broker
 
 DOMAIN: Final = "example.com"
 POOL_KEY: Final = secrets.token_urlsafe(24)
@@ -54,13 +58,17 @@ DEADLINE_SECONDS: Final = 3
 LATE_SECONDS: Final = 2 * TIMEOUT_SECONDS
 CALM_SECONDS: Final = 240
 """More than it takes, after the last kill, until the last lease is over and the last message sent;
-leases are a minute longer where several machines share a database."""
+leases are a minute longer where several machines share a database, and brokers take a minute to
+share out anew what a dead process read."""
+
+BROKER_AWAY_SECONDS: Final = 6.0
+"""Longer than a producer waits for it, so that the database takes what it does not."""
 
 FIRST_KILL_SECONDS: Final = 0.3
 ANSWER_SECONDS: Final = 30
 TOLD_AT_ONCE: Final = 500
 
-SETUPS: Final = ("SQLite", "PostgreSQL")
+SETUPS: Final = ("SQLite", "PostgreSQL", "Kafka")
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _NUMBER: Final = re.compile(rb"n(\d+)(?:@|%40)example")
 _HEAD: Final = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}"
@@ -199,6 +207,41 @@ class Node:
         return self._log.read_text(errors="replace")
 
 
+class Deliverer:
+    """A process that delivers beside the nodes, which can be killed and started again."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self._log = folder / f"worker-{secrets.token_hex(4)}.log"
+        self._environment = {**environment, "LOG_LEVEL": "WARNING"}
+        self._running = contextlib.ExitStack()
+        self._process: Popen[Any] | None = None
+
+    def start(self) -> None:
+        """Begin; it says nothing of when it has."""
+        command = [sys.executable, "-m", "email_services", "worker"]
+        output = self._running.enter_context(self._log.open("ab"))
+        self._process = self._running.enter_context(
+            running_process(
+                command, signal.SIGTERM, self._environment, stdout=output, stderr=output
+            )
+        )
+
+    def stop(self) -> None:
+        """End it."""
+        self._running.close()
+
+    def kill(self) -> None:
+        """End it without a word."""
+        if self._process:
+            self._process.kill()
+        self.stop()
+
+    @property
+    def log(self) -> str:
+        """What it has said."""
+        return self._log.read_text(errors="replace")
+
+
 class PostgreSQL:
     """A server of our own, whose processes can be killed."""
 
@@ -316,32 +359,72 @@ def rehearse(setup: str, messages: int, every: float, calm: float = CALM_SECONDS
         providers = [Provider(0.005, 0.005), Provider(0.0, 0.0)]
         for provider in providers:
             stack.enter_context(provider.running())
-        database = None
-        url = f"sqlite:///{folder / 'state.sqlite3'}"
-        if setup == "PostgreSQL":
-            server = stack.enter_context(postgresql_server())
-            database, url = PostgreSQL(server), server.get_uri()
-        config = folder / "config.json"
-        config.write_text(json.dumps(configuration(providers)), encoding="utf-8")
-        environment = {"EMAIL_CONFIG": str(config), "DATABASE_URL": url}
-        nodes = [Node(folder, environment) for _ in range(2 if database else 1)]
-        for node in nodes:
-            stack.callback(node.stop)
-            node.start()
-        callers = Callers([node.port for node in nodes], messages)
-        with killing(nodes, database, every) as killed:
+        machines = stack.enter_context(machines_of(setup, folder, providers))
+        ports = [node.port for node in machines.nodes]
+        callers = Callers(ports, messages, with_keys=machines.broker is None)
+        with killing(machines, every) as killed:
             taken = callers.run()
-            wait_until(lambda: waiting(nodes) <= messages // 20, calm)
-        wait_until(lambda: waiting(nodes) == 0, calm)
+            wait_until(lambda: machines.waiting() <= messages // 20, calm)
+        wait_until(lambda: machines.waiting() == 0, calm)
+        wait_until(
+            lambda: len(told(machines.nodes)) >= len(taken), calm
+        )  # all records are taken in
+        wait_until(lambda: machines.waiting() == 0, calm)
         time.sleep(LATE_SECONDS)
-        log = told(nodes)
-        if words := [line for node in nodes for line in node.log.splitlines() if "bug" in line]:
+        log = told(machines.nodes)
+        if words := [line for line in machines.log.splitlines() if "bug" in line]:
             print(*words[:10], sep="\n", file=sys.stderr)
     seconds = time.monotonic() - started
     times = sum((provider.taken for provider in providers), Counter[int]())
     found = compare(taken, log, times)
     calls = sum(provider.calls for provider in providers)
     return Result(setup, seconds, dict(killed), callers.requests, calls, len(taken), **found)
+
+
+@dataclass(frozen=True)
+class Machines:
+    """All that runs in a set-up."""
+
+    nodes: list[Node]
+    deliverers: list[Deliverer] = field(default_factory=list)
+    database: PostgreSQL | None = None
+    broker: Broker | None = None
+
+    def waiting(self) -> int:
+        """How many messages wait, of those in the database; very many where nobody says."""
+        answer = ask(self.nodes, "/messages?outcome=queued&limit=500")
+        return len(answer["messages"]) if answer else sys.maxsize
+
+    @property
+    def log(self) -> str:
+        """What all have said."""
+        return "\n".join(one.log for one in [*self.nodes, *self.deliverers])
+
+
+@contextlib.contextmanager
+def machines_of(setup: str, folder: Path, providers: list[Provider]) -> Iterator[Machines]:
+    """All that a set-up consists of, running."""
+    with contextlib.ExitStack() as stack:
+        database, broker = None, None
+        url = f"sqlite:///{folder / 'state.sqlite3'}"
+        if setup != "SQLite":
+            server = stack.enter_context(postgresql_server())
+            database, url = PostgreSQL(server), server.get_uri()
+        if setup == "Kafka":
+            broker = Broker()
+            stack.callback(broker.kill)
+            broker.start()
+        config = folder / "config.json"
+        settings = {**configuration(providers), **({"queue_url": broker.url} if broker else {})}
+        config.write_text(json.dumps(settings), encoding="utf-8")
+        environment = {"EMAIL_CONFIG": str(config), "DATABASE_URL": url}
+        accepting = {**environment, "QUEUE_CALLS": "0"} if broker else environment
+        nodes = [Node(folder, accepting) for _ in range(2 if database else 1)]
+        deliverers = [Deliverer(folder, environment) for _ in range(2 if broker else 0)]
+        for one in [*nodes, *deliverers]:
+            stack.callback(one.stop)
+            one.start()
+        yield Machines(nodes, deliverers, database, broker)
 
 
 @contextlib.contextmanager
@@ -384,10 +467,14 @@ def configuration(providers: list[Provider]) -> dict[str, Any]:
 
 
 class Callers:
-    """Those who have messages queued, each of them until it is told 202."""
+    """Those who have messages queued, each of them until it is told 202.
 
-    def __init__(self, ports: list[int], messages: int) -> None:
+    with_keys: all; else half of the messages have none, and are sent once.
+    """
+
+    def __init__(self, ports: list[int], messages: int, *, with_keys: bool) -> None:
         self.requests = 0
+        self._with_keys = with_keys
         self._ports = ports
         self._numbers = range(messages)
         self._answers: Counter[int] = Counter()
@@ -395,15 +482,17 @@ class Callers:
     def run(self) -> list[Taken]:
         """Returns what was told of each message. Raises BenchmarkError."""
         with ThreadPoolExecutor(CALLERS) as executor:
-            return list(executor.map(self._queue, self._numbers))
+            return [taken for taken in executor.map(self._queue, self._numbers) if taken]
 
-    def _queue(self, number: int) -> Taken:
+    def _queue(self, number: int) -> Taken | None:
         headers = {
             "Authorization": f"Bearer {POOL_KEY}",
             "Content-Type": "application/json",
             "Prefer": "respond-async",
-            "Idempotency-Key": f"order-{number}",
         }
+        has_key = self._with_keys or number % 4 < 2  # noqa: PLR2004 - half of those of each kind
+        if has_key:
+            headers["Idempotency-Key"] = f"order-{number}"
         body = json.dumps(message(number))
         deadline = time.monotonic() + CALM_SECONDS
         attempts = 0
@@ -414,6 +503,8 @@ class Callers:
             if status == HTTPStatus.ACCEPTED:
                 return Taken(number, answer["message_id"], attempts)
             self._answers[status] += 1
+            if not has_key:
+                return None
             time.sleep(0.2)
         raise BenchmarkError(f"Message {number} was never taken; answers: {self._answers}.")
 
@@ -454,12 +545,6 @@ def ask(nodes: list[Node], path: str) -> dict[str, Any] | None:
     return None
 
 
-def waiting(nodes: list[Node]) -> int:
-    """How many messages wait; very many where nobody says."""
-    answer = ask(nodes, "/messages?outcome=queued&limit=500")
-    return len(answer["messages"]) if answer else sys.maxsize
-
-
 def told(nodes: list[Node]) -> dict[str, dict[str, Any]]:
     """All that the log says, by the id of the message. Raises BenchmarkError."""
     log: dict[str, dict[str, Any]] = {}
@@ -475,31 +560,19 @@ def told(nodes: list[Node]) -> dict[str, dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def killing(nodes: list[Node], database: PostgreSQL | None, every: float) -> Iterator[Counter[str]]:
+def killing(machines: Machines, every: float) -> Iterator[Counter[str]]:
     """Kill something every now and then; gives how often what was."""
     killed: Counter[str] = Counter()
     is_over = threading.Event()
 
     def kill_now_and_then() -> None:
-        victims = ["a worker"] * 4 + ["a node"] + ["a backend", "the database"] * bool(database)
+        kills = kills_in(machines, lambda: is_over.wait(every / 2))
         pause = FIRST_KILL_SECONDS
         while not is_over.wait(pause):
             pause = every * (0.5 + random.random())
-            victim = random.choice(victims)
+            victim = random.choice([*kills, *["a worker"] * 3])
             killed[victim] += 1
-            node = random.choice(nodes)
-            if victim == "a worker":
-                node.kill_a_worker()
-            elif victim == "a node":
-                node.kill()
-                is_over.wait(every / 2)
-                node.start()
-            elif database and victim == "a backend":
-                database.kill_a_backend()
-            elif database:
-                database.kill()
-                is_over.wait(every / 2)
-                database.start()
+            kills[victim]()
 
     with ThreadPoolExecutor(1) as executor:
         job = executor.submit(kill_now_and_then)
@@ -508,6 +581,30 @@ def killing(nodes: list[Node], database: PostgreSQL | None, every: float) -> Ite
         finally:
             is_over.set()
             job.result()
+
+
+def kills_in(machines: Machines, wait: Callable[[], object]) -> dict[str, Callable[[], None]]:
+    """What can be killed, and how; what is killed as a whole is started again after `wait`."""
+
+    def killed_and_started(choose: Callable[[], Node | Deliverer | PostgreSQL]) -> None:
+        one = choose()
+        one.kill()
+        wait()
+        one.start()
+
+    nodes, database, broker = machines.nodes, machines.database, machines.broker
+    kills: dict[str, Callable[[], None]] = {
+        "a worker": lambda: random.choice(nodes).kill_a_worker(),
+        "a node": lambda: killed_and_started(lambda: random.choice(nodes)),
+    }
+    if database:
+        kills["a backend"] = database.kill_a_backend
+        kills["the database"] = lambda: killed_and_started(lambda: database)
+    if broker:
+        deliverers = machines.deliverers
+        kills["a deliverer"] = lambda: killed_and_started(lambda: random.choice(deliverers))
+        kills["the broker (stopped)"] = lambda: broker.pause(BROKER_AWAY_SECONDS)
+    return kills
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> None:

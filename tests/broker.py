@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import subprocess
 import time
@@ -33,6 +34,13 @@ class Broker:
         until = time.monotonic() + 30
         while not self._answers():
             assert time.monotonic() < until, "the broker did not start"
+
+    def pause(self, seconds: float) -> None:
+        """Have it answer nobody for so long, and forget nothing."""
+        if self._process:
+            self._process.send_signal(signal.SIGSTOP)
+            time.sleep(seconds)
+            self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         if self._process:
