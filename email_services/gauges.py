@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from email_services.config import Config
 from email_services.exceptions import SearchTooSlow, StoreUnavailable
 from email_services.health import State
+from email_services.kafka import KafkaAddress, lag
 from email_services.pool import PooledEmailService
 from email_services.store import Depth, ServiceState, Store
 
@@ -30,6 +31,11 @@ QUEUE_OLDEST: Final = (
     "mailpool_queue_oldest_seconds",
     "For how long the first of them waits; 0 where none does.",
 )
+QUEUE_RECORDS: Final = (
+    "mailpool_queue_records",
+    "Records of Kafka that are not taken into the database yet, of all domains.",
+)
+QUEUE_UP: Final = "mailpool_queue_up", "Whether Kafka answers, where it is the queue."
 CONFIG_INFO: Final = (
     "mailpool_config_info",
     "1 for the configuration in use; the same on all machines that share it and the database.",
@@ -64,6 +70,8 @@ class Known(Collector):
             pass
         yield GaugeMetricFamily(*STORE_UP, value=int(is_up))
         yield from found
+        if self._config.queue:
+            yield from _records(self._config.queue)
 
     def _queues(self, depths: Mapping[tuple[str, str], Depth]) -> list[GaugeMetricFamily]:
         waiting = GaugeMetricFamily(*QUEUE_WAITING, labels=("domain", "stream"))
@@ -90,6 +98,19 @@ class Known(Collector):
         told = GaugeMetricFamily(*CONFIG_INFO, labels=("hash",))
         told.add_metric((self._config.fingerprint(self._store.secret("configuration")),), 1)
         return told
+
+
+def _records(address: KafkaAddress) -> Iterator[GaugeMetricFamily]:
+    try:
+        found = lag(address)
+    except StoreUnavailable:
+        yield GaugeMetricFamily(*QUEUE_UP, value=0)
+        return
+    yield GaugeMetricFamily(*QUEUE_UP, value=1)
+    told = GaugeMetricFamily(*QUEUE_RECORDS, labels=("stream",))
+    for stream, records in found.items():
+        told.add_metric((stream,), records)
+    yield told
 
 
 def known(config: Config, store: Store, pools: Mapping[str, PooledEmailService]) -> bytes:

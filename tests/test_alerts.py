@@ -59,7 +59,7 @@ def test_every_alert_is_tested_and_in_the_docs():
 
 
 def test_every_metric_that_an_alert_or_the_dashboard_asks_for_is_there(make_app, config):
-    client = make_app(config).test_client()
+    client = make_app({**config, "queue_url": "kafka://127.0.0.1:9/mailpool"}).test_client()
     client.post("/example.com/send", json=PLAIN, headers=POOL)
     told = client.get("/metrics").text
     asked = re.findall(r"\b(mailpool_\w+)\b", RULES.read_text() + DASHBOARD.read_text())

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 
 import pytest
 from broker import Broker
-from conftest import make_message
+from conftest import make_config, make_message
 from test_queue import DOMAIN, Clock, Mailbox
 from test_server import wait_for
 
+from email_services.config import load_config
 from email_services.exceptions import StoreUnavailable
-from email_services.kafka import Intake, KafkaAddress, KafkaQueue
+from email_services.gauges import known
+from email_services.kafka import Intake, KafkaAddress, KafkaQueue, lag
 from email_services.kafka.records import message_of, record_of
 from email_services.ledger import Once
 from email_services.pool import PooledEmailService
@@ -186,6 +189,33 @@ def test_what_is_accepted_is_a_record_and_only_that(broker, topics, store, monke
     assert queue.put(messages, time.time()) == [True] * 1000
 
 
+@pytest.fixture
+def gauges(store, tmp_path):
+    """What is told of the queue, where `queue` says of config.json where it is."""
+
+    def gauges(**queue):
+        file = tmp_path / "config.json"
+        file.write_text(json.dumps({**make_config(tmp_path), **queue}))
+        lines = known(load_config(str(file)), store, {}).decode().splitlines()
+        return dict(line.rsplit(" ", 1) for line in lines if line.startswith("mailpool_queue_"))
+
+    return gauges
+
+
+def test_how_much_waits_in_the_topics_is_told_and_whether_the_brokers_answer(topics, store, gauges):
+    queue = KafkaQueue(topics, store, STREAMS)
+    pool = PooledEmailService(DOMAIN, [Mailbox("a")], store, queue=queue)
+    for _ in range(3):
+        pool.accept([make_message(stream="bulk")])
+    assert gauges(queue_url=f"kafka://{topics.servers}/{topics.prefix}") == {
+        'mailpool_queue_records{stream="bulk"}': "3.0",
+        'mailpool_queue_records{stream="default"}': "0.0",
+        "mailpool_queue_up": "1.0",
+    }
+    assert gauges(queue_url=NOBODY) == {"mailpool_queue_up": "0.0"}
+    assert gauges() == {}
+
+
 def test_what_is_too_large_or_has_a_key_or_was_tried_waits_in_the_database(topics, store):
     queue = KafkaQueue(dataclasses.replace(topics, max_bytes=50_000), store, STREAMS)
     pool = PooledEmailService(DOMAIN, [Mailbox("a")], store, queue=queue)
@@ -218,10 +248,11 @@ def test_records_are_taken_in_over_an_outage_of_the_database(topics, store, monk
     monkeypatch.setattr(store, "take_in", sometimes)
     intake.start()
     wait_for(lambda: len(calls) > 2, 60)
-    assert intake.lag() == {"default": 25, "bulk": 25}  # nothing is committed before it is in
+    assert lag(topics) == {"default": 25, "bulk": 25}  # nothing is committed before it is in
     for message in (second := [make_message() for _ in range(10)]):
         pool.accept([message])
     is_away = False
     ids = [message.message_id for message in first + second]
     wait_for(lambda: {outcome(store, id_) for id_ in ids} == {"queued"}, 60)
+    wait_for(lambda: lag(topics) == {"default": 0, "bulk": 0}, 60)
     intake.stop(30)

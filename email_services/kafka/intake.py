@@ -31,8 +31,6 @@ WAIT_SECONDS: Final = 0.5
 AGAIN_SECONDS: Final = 5.0
 """After which it is begun again, where it could not go on."""
 
-_ASKING_SECONDS: Final = 5.0
-
 
 class Intake:
     """What takes records into the database, in a thread of this process.
@@ -51,7 +49,6 @@ class Intake:
         self._streams = streams
         self._is_stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._consumer: Any = None
 
     def start(self) -> None:
         """Begin, in the process that does it: after it was forked."""
@@ -63,19 +60,6 @@ class Intake:
         self._is_stopping.set()
         if self._thread:
             self._thread.join(seconds)
-
-    def lag(self) -> dict[str, int]:
-        """How many records wait in each stream, of the partitions that this process reads.
-
-        Raises KafkaException where the brokers do not answer.
-        """
-        consumer = self._consumer
-        lag: dict[str, int] = {}
-        for place in consumer.committed(consumer.assignment(), _ASKING_SECONDS) if consumer else ():
-            low, high = consumer.get_watermark_offsets(place, _ASKING_SECONDS)
-            stream = self._address.stream(place.topic)
-            lag[stream] = lag.get(stream, 0) + max(high - max(place.offset, low), 0)
-        return lag
 
     def _run(self) -> None:
         while not self._is_stopping.is_set():
@@ -106,11 +90,9 @@ class Intake:
         try:
             # By their beginning, since what waits in a stream that is no more is not lost.
             consumer.subscribe(["^" + self._address.prefix.replace(".", r"\.") + r"\."])
-            self._consumer = consumer
             while not self._is_stopping.is_set():
                 self._take_some(consumer)
         finally:
-            self._consumer = None
             consumer.close()
 
     def _take_some(self, consumer: Any) -> None:
