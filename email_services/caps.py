@@ -190,6 +190,13 @@ class ServiceCaps:
             if grant.number and self._caps.at_once is not None:
                 self._give_back(call[0], is_shared=is_shared)
 
+    def look(self) -> Grant:
+        """Whether a message could go now; it is not counted. Raises StoreUnavailable."""
+        if not self._caps:
+            return Grant(1)
+        use = Use.from_stored(self._store.use(self._domain, self._name))
+        return take(use, self._caps, 1, self._now(), ("", 0.0))[1]
+
     def seconds_until(self, grant: Grant) -> float:
         """How long it is from now until those may go that were not let."""
         return max(0.0, grant.until - self._now())

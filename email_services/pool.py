@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 
 from email_services.abstract import AbstractEmailService
-from email_services.breakers import CircuitBreakers, Step
+from email_services.breakers import CircuitBreakers, Step, without_the_store
 from email_services.bulkhead import Bulkhead
 from email_services.caps import ServiceCaps
 from email_services.counters import begin_at_zero
@@ -25,7 +25,7 @@ from email_services.exceptions import (
 from email_services.guard import ALL_KEPT_BACK, NO_GUARD, Guard
 from email_services.ledger import Ledger, Once, Queue
 from email_services.message import EmailMessage, OnUnknown
-from email_services.rounds import Handover, Round, pass_by
+from email_services.rounds import AT_CAP, Handover, Round, pass_by
 from email_services.store import DEFAULT_STREAM, Store
 from email_services.streams import BUILT_IN, Stream
 
@@ -115,7 +115,7 @@ class PooledEmailService:
             return [_skipped(step, ALL_KEPT_BACK) for step in self.steps(only, message.stream)]
         steps, passed_by = [], []
         for step in self.steps(only, message.stream):
-            why = _lacking(step.service, message)
+            why = _lacking(step.service, message) or self._at_cap(step)
             steps.append(_skipped(step, why) if why else step)
             if step.decision == "skip" and not why:
                 passed_by.append(step)
@@ -123,6 +123,14 @@ class PooledEmailService:
             last = self.breakers.last_resort(passed_by)
             steps = [step for step in steps if step.service is not last.service] + [last]
         return steps
+
+    def _at_cap(self, step: Step) -> str:
+        """Why the service, which would be asked, may not be handed a message now, or ""."""
+        if step.decision != "skip":
+            with without_the_store(self.email_domain):
+                grant = self._caps[step.service.name].look()
+                return "" if grant.number else AT_CAP.format(grant.why)
+        return ""
 
     def send(
         self,

@@ -136,6 +136,18 @@ def test_a_service_at_its_cap_is_passed_by_and_not_blamed(make_pool, any_store):
     assert any_store.service_states(DOMAIN) == {}
 
 
+def test_a_dry_run_says_that_a_service_is_at_its_cap_and_counts_nothing(make_pool, clock):
+    pool = make_pool(service("first", priority=2, max_per_second=1), service("second"))
+    for _ in range(2):
+        assert [step.decision for step in pool.plan(make_message())] == ["try", "try"]
+    pool.send(make_message())
+    first, second = pool.plan(make_message())
+    assert (first.decision, second.decision) == ("skip", "try")
+    assert first.reason == "Not tried: it is at its cap of 1 messages a second."
+    clock.now += 1.06
+    assert [step.decision for step in pool.plan(make_message())] == ["try", "try"]
+
+
 def test_pools_of_several_workers_keep_a_cap_together_until_the_second_is_over(make_pool, clock):
     services = [service("first", max_per_second=2) for _ in range(3)]
     pools = [make_pool(one) for one in services]

@@ -80,6 +80,12 @@ class Services(Database):
                 connection.execute(insert(CHANGES).values(**key, at=now, change=words))
         return after
 
+    def use(self, email_domain: str, service: str) -> str:
+        """What is kept of how much a service was handed; "" where nothing is."""
+        with self._statement() as connection:
+            found = select(CAPS.c.used).filter_by(email_domain=email_domain, service=service)
+            return connection.execute(found).scalar_one_or_none() or ""
+
     def change_use(self, email_domain: str, service: str, change: Callable[[str], str]) -> None:
         """Apply `change` to what is kept of how much a service was handed, one at a time.
 
