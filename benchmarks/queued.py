@@ -31,7 +31,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -48,8 +48,6 @@ from benchmarks.send import (
     stand_in,
 )
 
-DOMAIN: Final = "example.com"
-POOL_KEY: Final = secrets.token_urlsafe(24)
 DELAY_MILLISECONDS: Final = 50
 CALLERS: Final = 64
 FEW_CALLERS: Final = 16
@@ -67,28 +65,53 @@ TARGETS: Final = {
 
 
 @dataclass(frozen=True)
+class Account:
+    """A domain, its pool key, and the stream that its messages go in."""
+
+    domain: str
+    key: str
+    stream: str = "bulk"
+
+
+SHOP: Final = Account("example.com", secrets.token_urlsafe(24))
+
+
+@dataclass(frozen=True)
 class Service:
     """The service and its database."""
 
     server: Server
     database: Path
 
-    def waiting(self) -> int:
-        """How many messages are in the outbox."""
-        return self._number("SELECT count(*) FROM outbox")
+    def waiting(self, account: Account | None = None) -> int:
+        """How many messages are in the outbox, of all or of one account."""
+        if account is None:
+            return self._number("SELECT count(*) FROM outbox")
+        query = "SELECT count(*) FROM outbox WHERE email_domain = ? AND stream = ?"
+        return self._number(query, account.domain, account.stream)
 
     def sent(self) -> int:
         """How many messages were sent, of all."""
         return self._number("SELECT count(*) FROM messages WHERE outcome = 'sent'")
 
-    def _number(self, query: str) -> int:
+    def _number(self, query: str, *values: str) -> int:
         with contextlib.closing(sqlite3.connect(self.database)) as connection:
-            return int(connection.execute(query).fetchone()[0])
+            return int(connection.execute(query, values).fetchone()[0])
 
-    def deliver_all(self) -> None:
-        """Wait for it. Raises BenchmarkError."""
+    def batches(self, messages: int, account: Account = SHOP, *, differ: bool = False) -> None:
+        """Have that many queued in batches, four at a time. Raises BenchmarkError."""
+        bodies = [
+            {"messages": [message(n, account, differ=differ) for n in range(start, end)]}
+            for start in range(0, messages, BATCH)
+            for end in [min(start + BATCH, messages)]
+        ]
+        with ThreadPoolExecutor(4) as executor:
+            list(executor.map(lambda body: post(self.server, body, account), bodies))
+
+    def deliver_all(self, account: Account | None = None) -> None:
+        """Wait for it, or for what one account has. Raises BenchmarkError."""
         deadline = time.monotonic() + RUN_SECONDS
-        while self.waiting():
+        while self.waiting(account):
             if time.monotonic() > deadline:
                 raise self.server.failed("Not all was delivered.")
             time.sleep(0.02)
@@ -139,8 +162,9 @@ def measure(messages: int, rounds: int) -> tuple[dict[str, list[float]], dict[st
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         provider = stack.enter_context(stand_in(DELAY_MILLISECONDS))
         bare = stack.enter_context(run_passthrough(provider, folder))
-        delivering = stack.enter_context(run_service(provider, folder / "delivering"))
-        accepting = stack.enter_context(run_service(provider, folder / "accepting", delivers=False))
+        settings = configuration(provider)
+        delivering = stack.enter_context(run_service(settings, folder / "delivering"))
+        accepting = stack.enter_context(run_service(settings, folder / "accepting", delivers=False))
         for server in (bare, delivering.server, accepting.server):
             load(server, CALLERS, CALLERS * 4)  # to warm up
         delivering.deliver_all()
@@ -151,14 +175,14 @@ def measure(messages: int, rounds: int) -> tuple[dict[str, list[float]], dict[st
                 rates[f"accepted, {callers} callers"].append(messages // 2 / seconds)
             ways: dict[str, Callable[[], object]] = {
                 "alike, one at a time": lambda: load(delivering.server, CALLERS, messages),
-                "alike, in batches of 1,000": lambda: batches(delivering.server, messages),
+                "alike, in batches of 1,000": lambda: delivering.batches(messages),
                 "all different": lambda: load(delivering.server, CALLERS, messages, differ=True),
             }
             for name, queue in ways.items():
                 rates[name].append(messages / timed(delivering, queue, messages))
             idle, busy = delays
             delays[idle] += [delay(delivering, provider) for _ in range(CODES)]
-            batches(delivering.server, messages, stream="bulk", differ=True)
+            delivering.batches(messages, differ=True)
             delays[busy] += [delay(delivering, provider) for _ in range(CODES)]
             if not delivering.waiting():
                 raise BenchmarkError("Nothing waited any more: take more messages.")
@@ -180,7 +204,8 @@ def timed(service: Service, queue: Callable[[], object], messages: int) -> float
 def delay(service: Service, provider: int) -> float:
     """Seconds from the request of a message in `default` until its provider has it."""
     before, started = counts(provider)["sendgrid"], time.perf_counter()
-    post(service.server, message(0, stream="default", differ=True))
+    code = replace(SHOP, stream="default")
+    post(service.server, message(0, code, differ=True), code)
     while counts(provider)["sendgrid"] == before:
         if time.perf_counter() > started + RUN_SECONDS:
             raise service.server.failed("A message never came.")
@@ -196,7 +221,7 @@ def load(server: Server, callers: int, messages: int, *, differ: bool = False) -
         f"Host: 127.0.0.1:{server.port}",
         "Accept: */*",
         "Prefer: respond-async",
-        f"Authorization: Bearer {POOL_KEY}",
+        f"Authorization: Bearer {SHOP.key}",
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",
     )
@@ -215,40 +240,29 @@ def load(server: Server, callers: int, messages: int, *, differ: bool = False) -
     return float(result["seconds"])
 
 
-def batches(server: Server, messages: int, *, stream: str = "bulk", differ: bool = False) -> None:
-    """Send that many in batches, four at a time. Raises BenchmarkError."""
-    bodies = [
-        {"messages": [message(n, stream=stream, differ=differ) for n in range(start, end)]}
-        for start in range(0, messages, BATCH)
-        for end in [min(start + BATCH, messages)]
-    ]
-    with ThreadPoolExecutor(4) as executor:
-        list(executor.map(lambda body: post(server, body), bodies))
-
-
-def post(server: Server, body: dict[str, Any]) -> None:
+def post(server: Server, body: dict[str, Any], account: Account = SHOP) -> None:
     """Have what is in the body queued. Raises BenchmarkError."""
     headers = {
-        "Authorization": f"Bearer {POOL_KEY}",
+        "Authorization": f"Bearer {account.key}",
         "Content-Type": "application/json",
         "Prefer": "respond-async",
     }
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     with contextlib.closing(connection):
-        connection.request("POST", server.path, json.dumps(body), headers)
+        connection.request("POST", f"/{account.domain}/send", json.dumps(body), headers)
         response = connection.getresponse()
         response.read()
     if response.status != http.HTTPStatus.ACCEPTED:
         raise server.failed(f"What was to be queued was answered {response.status}.")
 
 
-def message(number: int | None, *, stream: str = "bulk", differ: bool = False) -> dict[str, Any]:
+def message(number: int | None, account: Account = SHOP, *, differ: bool = False) -> dict[str, Any]:
     """A message with 1 kB of text and HTML. number: None where each caller writes its own."""
     mark = MARK.decode() if number is None else f"{number:0{len(MARK)}}"
     return {
-        "from_email": f"shop@{DOMAIN}",
+        "from_email": f"shop@{account.domain}",
         "to_recipients": [f"n{mark}@example.org"],
-        "stream": stream,
+        "stream": account.stream,
         "subject": f"Your order {mark} has been shipped" if differ else "News",
         "raw_text_body": "Your order is on its way. " * 10,
         "html_body": "<p>Your order is <b>on its way</b>.</p>" * 20,
@@ -256,15 +270,17 @@ def message(number: int | None, *, stream: str = "bulk", differ: bool = False) -
 
 
 @contextlib.contextmanager
-def run_service(provider: int, folder: Path, *, delivers: bool = True) -> Iterator[Service]:
+def run_service(
+    settings: dict[str, Any], folder: Path, *, delivers: bool = True
+) -> Iterator[Service]:
     """Run the service, with a configuration and a state of its own."""
     folder.mkdir()
     config, database = folder / "config.json", folder / "state.sqlite3"
-    config.write_text(json.dumps(configuration(provider)), encoding="utf-8")
+    config.write_text(json.dumps(settings), encoding="utf-8")
     environment = {"EMAIL_CONFIG": str(config), "DATABASE_URL": f"sqlite:///{database}"}
     if not delivers:
         environment["QUEUE_CALLS"] = "0"
-    path = f"/{DOMAIN}/send"
+    path = f"/{SHOP.domain}/send"
     with run_gunicorn([], environment, path, folder / "service.log") as server:
         yield Service(server, database)
 
@@ -278,7 +294,7 @@ def run_passthrough(provider: int, folder: Path) -> Iterator[Server]:
         "PROVIDER_KEY": PROVIDER_KEY,
         "WEB_THREADS": str(CALLERS),
     }
-    path = f"/{DOMAIN}/mailgun"
+    path = f"/{SHOP.domain}/mailgun"
     with run_gunicorn(application, environment, path, folder / "passthrough.log") as server:
         yield server
 
@@ -287,8 +303,8 @@ def configuration(provider: int) -> dict[str, Any]:
     """A config.json with one domain; each lane has a provider of its own."""
     account = {"api_key": PROVIDER_KEY, "base_url": f"http://127.0.0.1:{provider}"}
     domain = {
-        "email_domain": DOMAIN,
-        "pool_api_key": POOL_KEY,
+        "email_domain": SHOP.domain,
+        "pool_api_key": SHOP.key,
         "streams": {
             "bulk": {"share": 0.75, "services": ["mailgun"]},
             "default": {"share": 0.25, "services": ["sendgrid"]},
