@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from functools import partial
 
 from gunicorn.http.errors import ParseException
@@ -41,12 +42,13 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     line, where it is not usable.
     """
     config = config or load_config()
-    store = Store(config.state_url, config.message_retention_days * 24 * 3600)
+    store = config.store()
+    copies = config.copies(store)
     threads = int(os.environ.get("WEB_THREADS", MANY))  # gunicorn.conf.py says so
     if len(config.domains) > 1:
         threads = max(1, threads // 2)  # one of them has no more than that (server/lanes.py)
     queue = KafkaQueue(config.queue, store, config.streams) if config.queue else None
-    pools = {name: domain.pool(store, threads, queue) for name, domain in config.domains.items()}
+    pools = {n: d.pool(store, threads, queue, copies) for n, d in config.domains.items()}
     app = BrowsableAPI(
         __name__,
         max_body_bytes(config.max_message_bytes),
@@ -71,8 +73,9 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
         pools,
         Guesses(store),
         uses,
-        Upkeep(uses.write),
-        Dispatcher.of(config, store, calls),
+        Upkeep(partial(_keep_up, store, uses)),
+        Dispatcher.of(config, store, calls, copies),
+        copies,
     )
     app.url_map.converters["domain"] = DomainConverter
     app.url_map.converters["message"] = MessageConverter
@@ -86,3 +89,8 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     app.after_request(count_answer)
     RELOADED.set(1)
     return app
+
+
+def _keep_up(store: Store, uses: KeyUses) -> None:
+    uses.write()
+    store.remove_when_due(time.time())

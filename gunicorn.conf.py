@@ -82,6 +82,7 @@ def worker_exit(_server: Any, worker: Any) -> None:
         return
     if queue_calls:
         mailpool_of(worker.wsgi).dispatcher.stop()
+    mailpool_of(worker.wsgi).copies.stop()
     mailpool_of(worker.wsgi).upkeep.stop()
 
 

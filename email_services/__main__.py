@@ -33,7 +33,6 @@ from email_services import checkup, logs
 from email_services.api_keys import ApiKey, Role, hash_key
 from email_services.config import PLACEHOLDER, Config, load_config
 from email_services.queue import CALLS, Dispatcher
-from email_services.store import Store
 
 
 def make_config(example: Path, target: Path) -> None:
@@ -87,8 +86,10 @@ def work() -> None:
     """Deliver what waits, until SIGTERM or SIGINT."""
     logging.config.dictConfig(logs.settings(os.environ))
     config = load_config()
-    store = Store(config.state_url, config.message_retention_days * 24 * 3600)
-    dispatcher = Dispatcher.of(config, store, int(os.environ.get("QUEUE_CALLS", CALLS)) or CALLS)
+    store = config.store()
+    copies = config.copies(store)
+    calls = int(os.environ.get("QUEUE_CALLS", CALLS)) or CALLS
+    dispatcher = Dispatcher.of(config, store, calls, copies)
     is_over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: is_over.set())
@@ -96,6 +97,7 @@ def work() -> None:
     dispatcher.listen()
     is_over.wait()
     dispatcher.stop()
+    copies.stop()
     store.close()
 
 

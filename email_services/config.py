@@ -35,6 +35,7 @@ from email_services.api_keys import (
     OneKey,
 )
 from email_services.config_source import Path, Problems, parsed, printable, read_source
+from email_services.copies import Copies, Seal
 from email_services.exceptions import (
     ConfigError,
     Names,
@@ -125,6 +126,7 @@ class DomainSettings(BaseModel):
     streams: dict[StreamName, StreamSettings] = {}
     deliver_only_to: Annotated[list[PatternField], Field(min_length=1)] | None = None
     redirect_to: Mailbox | None = None
+    keep_content_days: Annotated[int | float, Field(ge=0, le=36500)] = 0
     enabled_services: dict[str, dict[str, Any]] = Field(min_length=1)
 
 
@@ -162,14 +164,19 @@ class EmailDomain:
         """Whether messages wait in the queue whose senders do not say."""
         self.streams = streams
         self.guard = Guard(settings.deliver_only_to, settings.redirect_to)
+        self.keep_content_days = settings.keep_content_days
         self._settings = settings
 
     def pool(
-        self, store: Store, threads: int = MANY, queue: Queue | None = None
+        self,
+        store: Store,
+        threads: int = MANY,
+        queue: Queue | None = None,
+        copies: Copies | None = None,
     ) -> PooledEmailService:
         """The domain's services as a pool that keeps its state in `store`.
 
-        queue: what takes messages that are to wait, if not the store.
+        queue: what takes messages that are to wait, if not the store. copies: what keeps them.
         threads: how many requests of this domain may be in progress in this process.
         """
         return PooledEmailService(
@@ -182,6 +189,7 @@ class EmailDomain:
             queues_unsent=self._settings.when_all_fail == "queue",
             guard=self.guard,
             queue=queue,
+            copies=copies,
             threads=threads,
             processes=_processes(),
         )
@@ -199,8 +207,8 @@ class Config:
     production: listings need a key, and keys are never shown. state_url: where the state is.
     queue: where what is accepted waits, if not there.
     message_retention_days: how long the message log is kept. max_message_bytes: what a message may
-    hold, its files as they are. cors_origins: of the sites whose pages may ask. given: what it was
-    made of, as data.
+    hold, its files as they are. cors_origins: of the sites whose pages may ask. seal: what encrypts
+    the messages that are kept. given: what it was made of, as data.
     """
 
     def __init__(
@@ -217,6 +225,7 @@ class Config:
         self.cors_origins = file.cors_origins
         self.queue = file.queue_url
         self.domains = {domain.email_domain: domain for domain in domains}
+        self.seal = _seal()
         self.root_keys = root_keys
         self.keyring = Keyring([*root_keys, *(key for domain in domains for key in domain.keys)])
         self._digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).digest()
@@ -227,6 +236,19 @@ class Config:
         salt: a secret, without which nobody can try whether a key is the one in it.
         """
         return hmac.new(salt.encode(), self._digest, hashlib.sha256).hexdigest()[:16]
+
+    def store(self) -> Store:
+        """The state that it names."""
+        days = self.message_retention_days
+        return Store(self.state_url, days * DAY_SECONDS, self._content_seconds)
+
+    def copies(self, store: Store) -> Copies:
+        """What keeps the messages of its domains, as long as each of them says."""
+        return Copies(store, self._content_seconds, self.seal)
+
+    @property
+    def _content_seconds(self) -> dict[str, float]:
+        return {name: d.keep_content_days * DAY_SECONDS for name, d in self.domains.items()}
 
     @property
     def streams(self) -> set[str]:
@@ -265,6 +287,10 @@ def checked_config(text: str, name: str) -> Config:
     config = Config(file, root_keys, domains, {**given, "state_url": None, "queue_url": None})
     _refuse_state_without_a_file(config.state_url)
     _refuse_or_warn(config, name)
+    if not config.seal.is_on:
+        kept = [name for name, domain in config.domains.items() if domain.keep_content_days]
+        if kept:
+            logger.warning("%s: messages of %s are kept unencrypted", name, ", ".join(kept))
     for domain in config.domains.values():
         if domain.guard.is_on:  # which nobody should find out from who got no mail
             logger.warning("%s: messages of %s %s", name, domain.email_domain, domain.guard)
@@ -295,6 +321,9 @@ def _domains(file: ConfigFile, problems: Problems) -> list[EmailDomain]:
         if settings.email_domain in seen:
             problems.add((*path, "email_domain"), f"'{settings.email_domain}' is given twice")
         seen.add(settings.email_domain)
+        if settings.keep_content_days > file.message_retention_days:
+            problem = f"more than message_retention_days, which is {file.message_retention_days:g}"
+            problems.add((*path, "keep_content_days"), problem)
         keys = _keys(
             settings.pool_api_key, (*path, "pool_api_key"), settings.email_domain, problems
         )
@@ -368,6 +397,16 @@ def _services(
         if settings is not None:
             services[name] = provider(name, domain.email_domain, settings)
     return list(services.values())
+
+
+def _seal() -> Seal:
+    try:
+        return Seal(os.environ.get("CONTENT_KEY", "").replace(",", " ").split())
+    except ValueError:
+        raise ConfigError(
+            "$CONTENT_KEY is not usable: it should be a key of 32 bytes in URL-safe base64, or "
+            "several with commas between them, the newest first."
+        ) from None
 
 
 def _refuse_state_without_a_file(state_url: str) -> None:

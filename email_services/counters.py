@@ -77,6 +77,12 @@ REPLAYS: Final = Counter(
     ("domain",),
     registry=COUNTED,
 )
+COPIES_LOST: Final = Counter(
+    "mailpool_copies_lost_total",
+    "Messages that were sent without the copy that their domain keeps.",
+    ("domain",),
+    registry=COUNTED,
+)
 STORE_ERRORS: Final = Counter(
     "mailpool_store_errors_total",
     "Times that the state database did not answer, or not in time.",
@@ -115,6 +121,7 @@ KINDS_OF_ATTEMPTS: Final = (
 def begin_at_zero(domain: str, services: Collection[str], streams: Collection[str]) -> None:
     """Have all that may be counted of a domain be there: else its first fault is no increase."""
     _replays(domain)
+    COPIES_LOST.labels(domain)
     for stream in streams:
         for outcome in (NOT_SENT, UNKNOWN):
             _messages(domain, stream, "", outcome)

@@ -13,6 +13,7 @@
     ├── KeyInProgress           idempotency_key_in_progress: its request is not answered yet
     ├── KeyReused               idempotency_key_reused: it stands for another request
     ├── NotWaiting              not_waiting: the message is not in the queue any more
+    ├── NoCopy                  no_copy: the message itself is not here
     ├── StoreUnavailable        store_unavailable: the shared state cannot be read or written
     └── SearchTooSlow           search_too_slow: what is wanted of the log takes too long to find
 
@@ -224,6 +225,12 @@ class NotWaiting(EmailServicesError):
             f"The message '{message_id}' does not wait: it is being sent, or what became of it is"
             " at its address."
         )
+
+
+class NoCopy(EmailServicesError):
+    """The message is in the log, and what was in it is not here, or cannot be read."""
+
+    code = "no_copy"
 
 
 class KeyInProgress(EmailServicesError):

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from email_services.abstract import AbstractEmailService
 from email_services.breakers import GRACE_SECONDS, without_the_store
+from email_services.copies import Copies
 from email_services.counters import count_message, count_replays
 from email_services.delivery import Delivery, Run, log_failover
 from email_services.exceptions import (
@@ -47,7 +48,7 @@ class Ledger:
 
     deadline_seconds: after which, and some grace, a request that has not been heard of was cut off.
     streams: those that its messages go in, by name. queue: what takes those that are to wait, if
-    not the store.
+    not the store. copies: what keeps them, if anything does.
     Times, `now`, are in seconds since the epoch: when the request came.
     """
 
@@ -58,9 +59,12 @@ class Ledger:
         deadline_seconds: float,
         streams: Mapping[str, Stream] = BUILT_IN,
         queue: Queue | None = None,
+        *,
+        copies: Copies | None = None,
     ) -> None:
         self._email_domain = email_domain
         self._store = store
+        self._copies = copies
         self._queue = queue or store
         self._streams = streams
         self._seconds = deadline_seconds + GRACE_SECONDS
@@ -138,6 +142,12 @@ class Ledger:
             run.is_noted = True
             count_message(self._email_domain, self._stream(run.given).name, delivery)
             log_failover(self._email_domain, delivery)
+        self.keep_copies(runs)
+
+    def keep_copies(self, runs: Sequence[Run]) -> None:
+        """Keep messages of which it is known what became of them, where the domain does so."""
+        if self._copies:
+            self._copies.keep(self._email_domain, [run.given for run in runs])
 
     def queue(
         self,

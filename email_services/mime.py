@@ -59,11 +59,13 @@ class _Header:
         return policy.linesep.join(lines) + policy.linesep
 
 
-def build_mime(message: EmailMessage, *, with_bcc: bool = False) -> MIMEMessage:
+def build_mime(
+    message: EmailMessage, *, with_bcc: bool = False, date: datetime | None = None
+) -> MIMEMessage:
     """`message` as one piece, with tags and metadata as headers.
 
     Its headers are raw UTF-8 (RFC 6532) only where an address beyond ASCII leaves no other way.
-    with_bcc: name those who get a copy that nobody else knows of.
+    with_bcc: name those who get a copy that nobody else knows of. date: if not now.
     """
     raw = not _is_ascii(message, with_bcc)
     mime = MIMEMessage(policy=_UTF8 if raw else _ASCII)
@@ -78,7 +80,7 @@ def build_mime(message: EmailMessage, *, with_bcc: bool = False) -> MIMEMessage:
             mime[header] = _Header(header, _address_words(header, addresses, raw=raw))
     for header, text in (
         ("Subject", message.subject),
-        ("Date", format_datetime(datetime.now(timezone.utc))),
+        ("Date", format_datetime(date or datetime.now(timezone.utc))),
         ("Message-ID", message.message_id_header),
         *message.headers.items(),
         *(("X-Tag", tag) for tag in message.tags),

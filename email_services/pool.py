@@ -12,6 +12,7 @@ from email_services.abstract import AbstractEmailService
 from email_services.breakers import CircuitBreakers, Step, without_the_store
 from email_services.bulkhead import Bulkhead
 from email_services.caps import ServiceCaps
+from email_services.copies import Copies
 from email_services.counters import begin_at_zero
 from email_services.delivery import Attempt, Delivery, Run
 from email_services.exceptions import (
@@ -60,6 +61,7 @@ class PooledEmailService:
     queues_unsent: whether a message that could not be sent waits in the outbox, and is not refused.
     guard: who may get messages.
     queue: what takes those that are to wait, if not the store.
+    copies: what keeps messages once they were sent, if anything does.
     threads: how many requests of this domain may be in progress in this process.
     processes: how many of them there are, for when they cannot ask each other.
     clock: a monotonic clock in seconds. now: the time in seconds since the epoch.
@@ -77,6 +79,7 @@ class PooledEmailService:
         queues_unsent: bool = False,
         guard: Guard = NO_GUARD,
         queue: Queue | None = None,
+        copies: Copies | None = None,
         threads: int = MANY,
         processes: int = 1,
         clock: Callable[[], float] = time.monotonic,
@@ -93,7 +96,7 @@ class PooledEmailService:
         self.guard = guard
         self.breakers = CircuitBreakers(email_domain, store, now)
         begin_at_zero(email_domain, self.services, streams)
-        self._ledger = Ledger(email_domain, store, deadline_seconds, streams, queue)
+        self._ledger = Ledger(email_domain, store, deadline_seconds, streams, queue, copies=copies)
         self._clock = clock
         self._now = now
         places = threads if len(services) == 1 else max(1, int(threads * SERVICE_PART))
@@ -220,6 +223,10 @@ class PooledEmailService:
         if whole:
             self._ledger.settle(whole, told, now)
         return told
+
+    def keep_copies(self, runs: Sequence[Run]) -> None:
+        """Keep messages of the outbox that are over, where the domain does so."""
+        self._ledger.keep_copies(runs)
 
     def has_to_wait(self, message: EmailMessage, only: AbstractEmailService | None = None) -> bool:
         """Whether the message is for later, and no service can hold it as long."""

@@ -1,4 +1,7 @@
-"""What is answered for a message that a service keeps on this server: in JSON, and as files.
+"""What is answered for a message that is kept on this server: in JSON, and as files.
+
+A service keeps it (`maildir`), or the domain has a copy of it kept (`keep_content_days`), or it is
+here as long as it waits to be sent.
 
 The files were written by anybody, and are shown at our own address: each has a policy under which
 nothing in it runs; as any answer of ours, the browser takes it for no other type.
@@ -7,6 +10,7 @@ nothing in it runs; as any answer of ours, the browser takes it for no other typ
 from __future__ import annotations
 
 import re
+from datetime import datetime, timezone
 from http import HTTPStatus
 from typing import Annotated, Final
 from urllib.parse import quote
@@ -18,6 +22,8 @@ from werkzeug.wrappers import Response
 from browsable_api import APIError
 from browsable_api.errors import told
 from email_services.captured import read_captured
+from email_services.exceptions import NoCopy
+from email_services.mime import build_mime
 from email_services.store import LoggedMessage
 from endpoints.addresses import CONTENT, FILE, SOURCE, url_of
 from endpoints.context import mailpool
@@ -59,12 +65,9 @@ class Captured(TypedDict):
     attachments: Annotated[list[CapturedFile], told("Its files, images too.")]
 
 
-def captured_as_dict(message: LoggedMessage) -> Captured | None:
-    """The message itself, or None where it is not here."""
-    raw = _kept(message)
-    if raw is None:
-        return None
-    captured = read_captured(raw)
+def captured_as_dict(message: LoggedMessage) -> Captured:
+    """The message itself. Raises NoCopy, which says why it is not here."""
+    captured = read_captured(_kept(message))
     names = {"email_domain": message.email_domain, "message_id": message.message_id}
     return {
         "headers": [{"name": name, "value": value} for name, value in captured.headers],
@@ -114,18 +117,28 @@ def file_answer(message: LoggedMessage, number: str) -> Response:
     return answer
 
 
-def _kept(message: LoggedMessage) -> bytes | None:
+def _kept(message: LoggedMessage) -> bytes:
+    """The message whole, as the service has written it or would. Raises NoCopy."""
     service = mailpool.pools[message.email_domain].services.get(message.service_used or "")
-    if service is None or message.service_message_id is None:
-        return None
-    return service.kept_message(message.service_message_id)
+    if service and message.service_message_id is not None:
+        raw = service.kept_message(message.service_message_id)
+        if raw is not None:
+            return raw
+    try:
+        copy = mailpool.copies.find(message.email_domain, message.message_id)
+    except NoCopy:
+        if mailpool.copies.days(message.email_domain):
+            raise
+        raise NoCopy(_why_not(message)) from None
+    at = datetime.fromtimestamp(message.at, timezone.utc)
+    return bytes(build_mime(copy.rendered(), with_bcc=True, date=at))
 
 
 def _found(message: LoggedMessage) -> bytes:
-    raw = _kept(message)
-    if raw is None:
-        raise APIError(HTTPStatus.NOT_FOUND, _why_not(message))
-    return raw
+    try:
+        return _kept(message)
+    except NoCopy as error:
+        raise APIError(HTTPStatus.NOT_FOUND, str(error)) from None
 
 
 def _why_not(message: LoggedMessage) -> str:

@@ -9,6 +9,7 @@ from flask import current_app
 from werkzeug.local import LocalProxy
 
 from email_services.config import Config
+from email_services.copies import Copies
 from email_services.pool import PooledEmailService
 from email_services.queue import Dispatcher
 from email_services.store import Store
@@ -22,7 +23,7 @@ class Mailpool:
     """What the views work with; one in each application.
 
     upkeep: what each worker does now and then; dispatcher: what delivers what waits. Both begin
-    once they are started.
+    once they are started. copies: what keeps messages once they were sent.
     """
 
     config: Config
@@ -32,6 +33,7 @@ class Mailpool:
     key_uses: KeyUses
     upkeep: Upkeep
     dispatcher: Dispatcher
+    copies: Copies
 
 
 mailpool = cast("Mailpool", LocalProxy(lambda: current_app.extensions["mailpool"]))

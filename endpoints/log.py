@@ -19,7 +19,7 @@ from werkzeug.wrappers import Response
 
 from browsable_api import Asked, Form, request
 from browsable_api.errors import told
-from email_services.exceptions import A_TIME, NotWaiting, SearchTooSlow
+from email_services.exceptions import A_TIME, NoCopy, NotWaiting, SearchTooSlow
 from email_services.message import MAX_TAG
 from email_services.pool import PooledEmailService
 from email_services.store import MOST_COUNTED, LoggedMessage, Wanted
@@ -204,7 +204,8 @@ class Messages(TypedDict):
 class MessageInFull(Message):
     """A message of the log, and the mail itself where this server keeps it."""
 
-    captured: Annotated[Captured | None, told("The mail; null where it is kept elsewhere.")]
+    captured: Annotated[Captured | None, told("The mail; null where it is not here.")]
+    why_not_captured: Annotated[str, told('Why it is not here, or "".')]
 
 
 def _exports(media_type: str) -> dict[str, Any]:
@@ -231,7 +232,8 @@ room = Endpoints("messages", __name__, "The log: what was sent, and what became 
 def list_messages(pool: PooledEmailService, query: MessageFilter) -> Messages:
     """Messages.
 
-    What was sent, newest first. The log keeps no bodies; a `maildir` service keeps the mail itself.
+    What was sent, newest first. The log keeps no bodies: the mail itself is kept where the domain
+    wants that (`keep_content_days`), and by a `maildir` service.
 
     It takes the pool key of the domain, or the root key, as `Authorization: Bearer KEY`.
 
@@ -303,21 +305,27 @@ def get_message(message: LoggedMessage, query: MessageView) -> MessageInFull:  #
 
     What became of it: every service in order, what it did and how long it took.
 
-    `captured` is the mail itself, where the service that sent it keeps it on this server, as a
-    `maildir` does: its headers, text and attachments, and where to see it as its reader does. Else
-    it is null.
+    `captured` is the mail itself, where the domain keeps copies (`keep_content_days`), the service
+    that sent it keeps it on this server, as a `maildir` does, or it waits to be sent: its headers,
+    text and attachments, and where to see it as its reader does. Else it is null, and
+    `why_not_captured` says why.
 
     It takes the pool key of the domain, or the root key, as `Authorization: Bearer KEY`.
     """
-    return {**in_full(message), "captured": captured_as_dict(message)}
+    captured, why_not = None, ""
+    try:
+        captured = captured_as_dict(message)
+    except NoCopy as error:
+        why_not = str(error)
+    return {**in_full(message), "captured": captured, "why_not_captured": why_not}
 
 
 @room.operation("GET", CONTENT, READING, answers={HTTPStatus.OK: ("text/html",)})
 def get_message_content(message: LoggedMessage) -> Response:
     """Content of a message.
 
-    The HTML of a message that this server keeps (`maildir`), as its reader sees it, or else its
-    text. Nothing in it runs, and nothing is fetched.
+    The HTML of a message that this server keeps, as its reader sees it, or else its text. Nothing
+    in it runs, and nothing is fetched.
     """
     return content_answer(message)
 
@@ -326,7 +334,8 @@ def get_message_content(message: LoggedMessage) -> Response:
 def get_message_source(message: LoggedMessage) -> Response:
     """Source of a message.
 
-    A message that this server keeps (`maildir`), byte by byte, with all its headers.
+    A message that this server keeps, with all its headers: byte by byte as a `maildir` has it, or
+    as it was handed to a provider, who adds headers of its own.
     """
     return source_answer(message)
 
@@ -341,8 +350,7 @@ def get_message_source(message: LoggedMessage) -> Response:
 def get_message_file(message: LoggedMessage, number: str) -> Response:
     """A file in a message.
 
-    One of the `attachments` of a message that this server keeps (`maildir`), counted from 1; to be
-    saved.
+    One of the `attachments` of a message that this server keeps, counted from 1; to be saved.
     """
     return file_answer(message, number)
 

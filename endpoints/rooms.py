@@ -27,6 +27,7 @@ from email_services.exceptions import (
     KeyReused,
     MessageTooLarge,
     Names,
+    NoCopy,
     NotWaiting,
     SearchTooSlow,
     StoreUnavailable,
@@ -75,6 +76,7 @@ STATUS_OF_ERROR: Final[Mapping[type[EmailServicesError], HTTPStatus]] = {
     KeyInProgress: HTTPStatus.CONFLICT,
     KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotWaiting: HTTPStatus.CONFLICT,
+    NoCopy: HTTPStatus.CONFLICT,
     StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     SearchTooSlow: HTTPStatus.SERVICE_UNAVAILABLE,
 }

@@ -145,6 +145,7 @@ def make_app(tmp_path, monkeypatch, compiled, state_url):
             app = create_app(load_config(str(path)))
             app.jinja_env.bytecode_cache = compiled
             stack.callback(app.extensions["mailpool"].store.close)
+            stack.callback(app.extensions["mailpool"].copies.stop)
             return app
 
         yield make

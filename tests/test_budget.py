@@ -134,10 +134,12 @@ def ask(request, make_app, config, stand_in):
         headers = {**POOL, "Idempotency-Key": key} if key else POOL
         with counting() as told:
             answered = client.post("/example.com/send", json=body, headers=headers)
+            client.application.extensions["mailpool"].copies.stop()
         assert answered.status_code == 200
         return told
 
     client.post("/example.com/send", json=PLAIN, headers=POOL)  # connects; removes what is old
+    client.application.extensions["mailpool"].copies.stop()
     return post
 
 
@@ -165,6 +167,24 @@ def test_a_batch_is_written_in_parts_of_100_rows_two_for_each_message(ask):
 
 def test_a_batch_with_a_key_reserves_one_for_each_message_and_one_for_all(ask):
     assert ask(BATCH_OF_100, key="batch-1") == Told(reads=2, writes=402, commits=7)
+
+
+@pytest.fixture
+def keeping(config):
+    """With a copy of each message."""
+    config["email_services"][0]["keep_content_days"] = 7
+
+
+@pytest.mark.parametrize("ask", ["sqlite"], indirect=True)  # one connection more elsewhere
+def test_a_copy_is_one_write_more_by_a_thread_that_no_send_waits_for(keeping, ask):
+    assert ask() == Told(reads=1, writes=3, commits=3)
+
+
+@pytest.mark.parametrize("ask", ["sqlite"], indirect=True)  # one connection more elsewhere
+def test_the_copies_of_a_batch_are_a_row_each_and_few_transactions(keeping, ask):
+    told = ask(BATCH_OF_100)
+    assert (told.reads, told.writes) == (1, 300)
+    assert told.commits <= 8
 
 
 def test_a_failover_is_one_look_and_one_write_more_for_the_fault(ask):

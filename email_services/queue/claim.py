@@ -151,6 +151,7 @@ class Claim:
         ended: list[Ended] = []
         again: list[Again] = []
         deliveries: list[tuple[str, Delivery]] = []
+        over: list[Run] = []
         now = self._now()
         for run in runs:
             item = self._open.pop(run)
@@ -161,6 +162,7 @@ class Claim:
             follows = what_follows(run, item, services, now, self._random)
             if isinstance(follows, Ended):
                 ended.append(follows)
+                over.append(run)
                 delivery = replace(run.delivery(), outcome=follows.outcome)
                 deliveries.append((self._pool.stream(run.given.stream).name, delivery))
             else:
@@ -172,6 +174,7 @@ class Claim:
             for stream, delivery in deliveries:
                 count_message(self._pool.email_domain, stream, delivery)
                 log_failover(self._pool.email_domain, delivery)
+            self._pool.keep_copies(over)
 
         if ended or again:
             self._persist(write)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from email_services.config import Config
+from email_services.copies import Copies
 from email_services.exceptions import StoreUnavailable
 from email_services.kafka import Intake
 from email_services.pool import PooledEmailService
@@ -73,9 +74,11 @@ class Dispatcher:
         }
 
     @classmethod
-    def of(cls, config: Config, store: Store, calls: int = CALLS) -> Dispatcher:
-        """For all domains of a configuration."""
-        pools = [domain.pool(store, calls) for domain in config.domains.values()]
+    def of(
+        cls, config: Config, store: Store, calls: int = CALLS, copies: Copies | None = None
+    ) -> Dispatcher:
+        """For all domains of a configuration. copies: what keeps messages once they were sent."""
+        pools = [domain.pool(store, calls, copies=copies) for domain in config.domains.values()]
         intake = Intake(config.queue, store, config.streams) if config.queue else None
         return cls(pools, store, calls=calls, intake=intake)
 

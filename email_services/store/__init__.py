@@ -6,9 +6,11 @@ the epoch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from email_services.store.access import Access
+from email_services.store.contents import Content, Contents
 from email_services.store.counts import Count, Counted, Counts
 from email_services.store.keys import Keys, Reservation
 from email_services.store.messages import (
@@ -34,6 +36,7 @@ __all__ = [
     "QUEUED",
     "Again",
     "Claimed",
+    "Content",
     "Count",
     "Counted",
     "Depth",
@@ -49,13 +52,20 @@ __all__ = [
 DEFAULT_URL: Final = "sqlite:///state.sqlite3"
 
 
-class Store(Services, Counts, Search, Keys, Access, Outbox):
+class Store(Services, Counts, Search, Keys, Access, Outbox, Contents):
     """The shared state. Every method raises StoreUnavailable if the database does not answer.
 
-    keep_seconds: how long the message log and the record of changes go back.
+    keep_seconds: how long the message log and the record of changes go back. content_seconds: how
+    long the contents of messages of each domain are kept.
     url: an SQLAlchemy URL; Heroku's `postgres://` is understood. Raises ConfigError if it cannot
     be one. Brings the schema up to date.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, keep_seconds: float = 30 * 24 * 3600) -> None:
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        keep_seconds: float = 30 * 24 * 3600,
+        content_seconds: Mapping[str, float] | None = None,
+    ) -> None:
+        self.content_seconds = content_seconds or {}
         super().__init__(url, MIGRATIONS, keep_seconds)

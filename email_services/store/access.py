@@ -49,7 +49,7 @@ class Access(Database):
         row = {"address": address, "at": now, "number": more}
         row |= {"since": now - seconds, "until": now + seconds}
         ((since, number),) = self._write(_COUNT_WRONG_KEYS, [row]).rows_back
-        self._remove_when_due(now)
+        self.remove_when_due(now)
         return since, number
 
     def note_key_uses(self, uses: Mapping[tuple[str, str], float]) -> None:

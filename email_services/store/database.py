@@ -141,7 +141,8 @@ class Database:
 
     # What is old
 
-    def _remove_when_due(self, now: float) -> None:
+    def remove_when_due(self, now: float) -> None:
+        """Remove some of what is old, where that was not done lately."""
         if now >= self._next_removal:
             self._next_removal = now + REMOVE_EVERY_SECONDS  # in each worker
             if self.remove_old(now):

@@ -102,7 +102,7 @@ class Messages(Database):
         for some in in_parts(messages, rows_of):
             rows = [message_columns(message) for message in some]
             self._write(LOG_MESSAGE, rows, sum(map(rows_of, some)))
-        self._remove_when_due(messages[0].at)
+        self.remove_when_due(messages[0].at)
 
     def log_outcomes(self, messages: Sequence[LoggedMessage]) -> None:
         """Write what became of them, also where their beginning could not be written."""

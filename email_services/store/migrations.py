@@ -10,6 +10,7 @@ from email_services.store.database import LongStep, Migration, Place, in_parts
 from email_services.store.messages import SIZES, Bounds, newest_first, rows_of
 from email_services.store.schema import (
     CAPS,
+    CONTENTS,
     DEFAULT_STREAM,
     KEY_USES,
     MESSAGES,
@@ -152,6 +153,10 @@ def _count_what_services_are_handed(connection: Connection) -> None:
     CAPS.create(connection, checkfirst=True)
 
 
+def _add_contents(connection: Connection) -> None:
+    CONTENTS.create(connection, checkfirst=True)
+
+
 def _add_columns(connection: Connection, table: str, **kinds: str) -> None:
     """Those that are not there: a new database has all since the first step."""
     there = {column["name"] for column in inspect(connection).get_columns(table)}
@@ -177,5 +182,6 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     LongStep(_index_words),
     _add_key_uses,
     _count_what_services_are_handed,
+    _add_contents,
 )
 """Step n brings a database from version n to version n + 1. Append; never change one."""

@@ -62,6 +62,7 @@ _LOG_IF_NEW: Final = (
 _CHANGE: Final = update(OUTBOX).where(_IS_CLAIMED)
 _TAKE_OUT: Final = delete(OUTBOX).where(_IS_CLAIMED)
 _LOG: Final = update(MESSAGES).where(_IS_OF_CLAIM)
+_PAYLOAD: Final = select(OUTBOX.c.payload).where(_IS_IT)
 _NEXT_DUE: Final = select(func.min(OUTBOX.c.due).label("due")).where(
     OUTBOX.c.email_domain == bindparam("email_domain"), OUTBOX.c.stream == bindparam("stream")
 )
@@ -470,6 +471,11 @@ class Outbox(Database):
         with self._reading() as connection:
             rows = connection.execute(query)
             return [(logged_message(row), row.due, row.tries) for row in rows]
+
+    def payload(self, message_id: str) -> bytes | None:
+        """A message that waits, as it was put there."""
+        found = self._read(_PAYLOAD, {"of_message": message_id})
+        return bytes(found[0]["payload"]) if found else None
 
     def end_the_forgotten(self, now: float) -> None:
         """Say of those that nobody looks for, since their domain is no more, that they expired."""

@@ -174,6 +174,21 @@ OUTBOX = Table(
     Index("outbox_by_age", "ready_at"),
 )
 
+CONTENTS = Table(
+    "contents",
+    METADATA,
+    # A message as it was sent, for as long as its domain keeps that; most are one part.
+    Column("message_id", String(32), primary_key=True),
+    Column("part", Integer, primary_key=True),
+    Column("parts", Integer, nullable=False),
+    Column("email_domain", String(255), nullable=False),
+    Column("until", Float, nullable=False),
+    Column("is_encrypted", Boolean, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Index("contents_by_end", "until"),
+    Index("contents_by_domain", "email_domain", "until"),
+)
+
 CAPS = Table(
     "service_caps",
     METADATA,
