@@ -120,6 +120,7 @@ def _field(name: str, info: FieldInfo, asked: Asked) -> FormField:
         asked.is_wide or asked.widget in {"textarea", "html", "files"},
         asked.is_first,
         asked.ends_with,
+        asked.value,
     )
 
 

@@ -59,7 +59,8 @@ class Asked:
     or "none". help: for people, if the description is more for programs. is_folded: whether few
     need it. options: values and labels, for a select and for buttons. is_wide: whether it has a
     line of its own. is_first: whether the cursor is in it from the beginning. ends_with: what the
-    page adds to what is typed; {parts} of the address are filled in there and in help.
+    page adds to what is typed; {parts} of the address are filled in there and in help. value: what
+    stands in it at first.
     """
 
     widget: str = "text"
@@ -70,6 +71,7 @@ class Asked:
     is_wide: bool = False
     is_first: bool = False
     ends_with: str = ""
+    value: str = ""
 
 
 @dataclass(frozen=True)

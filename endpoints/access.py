@@ -264,6 +264,17 @@ def caller() -> str:
     return ", ".join(dict.fromkeys(map(str, _callers_keys()))) or "nobody"
 
 
+def may_look_at(name: str) -> bool:
+    """Whether every page may tell the caller of the email domain `name`, going by the session.
+
+    Raises StoreUnavailable.
+    """
+    session = current_session()
+    return not mailpool.config.production or (
+        session is not None and session.key.email_domain in {None, name}
+    )
+
+
 def does_for(access: Access, session: Session) -> bool:
     """Whether the session stands for the key that a form asks for on this page."""
     if access.asks_for == POOL_KEY:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, Final, cast
 
 from pydantic import BeforeValidator, ConfigDict, Field, with_config
 from typing_extensions import NotRequired, TypeAliasType, TypedDict
 
-from browsable_api import Asked, Form
+from browsable_api import Asked, Form, request
 from browsable_api.errors import told
 from email_services.abstract import AbstractEmailService
 from email_services.config import EmailDomain
 from email_services.drill import KINDS, Drill, DrillKind
-from email_services.exceptions import UNKNOWN
-from email_services.health import State
+from email_services.exceptions import UNKNOWN, StoreUnavailable
+from email_services.health import WORKING, State
 from email_services.message import OnUnknown
 from email_services.pool import PooledEmailService
 from email_services.store import ServiceState
-from endpoints.access import LISTED, READING, ROOT, is_root, may
+from endpoints.access import LISTED, READING, ROOT, is_root, is_signed_in, may, may_look_at
 from endpoints.addresses import (
     DOMAIN,
     FAIL,
@@ -30,6 +31,7 @@ from endpoints.addresses import (
     QUEUE,
     SEND,
     SEND_THROUGH,
+    path_of,
     url_of,
 )
 from endpoints.context import mailpool
@@ -108,15 +110,31 @@ class FailureWanted(Fields):
 FAILURE_FORM: Final = Form(
     button="",
     fields={
-        "simulated_failure": Asked(
-            "buttons", options={"true": "Start this failure", "false": "End it"}
-        ),
-        # The first is empty, so that a form that was left alone switches over.
         "kind": Asked(
             "select",
+            label="What messages meet there",
             help="The fault that is simulated.",
-            options={"": "unavailable", **{kind: kind.replace("_", " ") for kind in KINDS[1:]}},
+            options={
+                "unavailable": "The service cannot be used",
+                "timeout": "No answer: each waits its whole timeout, and may be unknown",
+                "answer_lost": "The answer is lost: it is sent there, and perhaps once more",
+                "rate_limited": "Too many requests",
+                "key_refused": "The key is refused",
+                "slow": "It takes 3 s longer",
+            },
         ),
+        "share": Asked(
+            "select",
+            label="How many of them",
+            options={"1": "All", "0.5": "Half", "0.1": "One in ten", "0.01": "One in a hundred"},
+        ),
+        "minutes": Asked(
+            label="For how many minutes",
+            help="Then it ends by itself; left empty, it lasts until somebody ends it.",
+            value="15",
+        ),
+        # Which of its buttons there is depends on what is on (fail.html).
+        "simulated_failure": Asked("buttons"),
     },
 )
 
@@ -348,7 +366,7 @@ def get_domain_with_key(pool: PooledEmailService) -> DomainWithChanges:
     return get_domain(pool)
 
 
-@room.operation("GET", FAIL, LISTED, page="fail.html")
+@room.operation("GET", FAIL, LISTED, page="fail.html", **tagged(ServiceFailure))
 def get_failure(pool: PooledEmailService, service: AbstractEmailService) -> ServiceFailure:
     """Simulated failure.
 
@@ -380,7 +398,7 @@ def get_failure(pool: PooledEmailService, service: AbstractEmailService) -> Serv
 )
 def simulate_failure(
     pool: PooledEmailService, service: AbstractEmailService, body: FailureWanted
-) -> ServiceFailure:
+) -> tuple[ServiceFailure, HTTPStatus, Mapping[str, str]]:
     """Switch a simulated failure.
 
     Without a field it is switched over; with any of these fields, on. With
@@ -388,10 +406,10 @@ def simulate_failure(
     worker sees the change at once, and it stays after a restart.
     """
     pool.breakers.set_drill(service, body.drill)
-    return get_failure(pool, service)
+    return get_failure(pool, service), *_then(FAIL, service)
 
 
-@room.operation("GET", HEALTH, LISTED, page="health.html")
+@room.operation("GET", HEALTH, LISTED, page="health.html", **tagged(ServiceHealth))
 def get_health(pool: PooledEmailService, service: AbstractEmailService) -> ServiceHealth:
     """Health of a service.
 
@@ -405,14 +423,84 @@ def get_health(pool: PooledEmailService, service: AbstractEmailService) -> Servi
 
 
 @room.operation("POST", HEALTH, ROOT, form=Form("Try it with the next message"))
-def reset_health(pool: PooledEmailService, service: AbstractEmailService) -> ServiceHealth:
+def reset_health(
+    pool: PooledEmailService, service: AbstractEmailService
+) -> tuple[ServiceHealth, HTTPStatus, Mapping[str, str]]:
     """Try a service again.
 
     Its rest is over: the next message tries it, and it works again if that is accepted. Nothing is
     sent by this itself, and it changes nothing of a service that does not rest.
     """
     pool.breakers.reset(service)
-    return get_health(pool, service)
+    return get_health(pool, service), *_then(HEALTH, service)
+
+
+def _then(address: str, service: AbstractEmailService) -> tuple[HTTPStatus, Mapping[str, str]]:
+    """The status and headers of what was done: a person goes to a page that can be loaded again."""
+    if not (request.is_from_a_form and is_signed_in()):
+        return HTTPStatus.OK, {}
+    return HTTPStatus.SEE_OTHER, {"Location": path_of(address, **_names(service))}
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A simulated failure that is on. url: where it is ended."""
+
+    service: str
+    email_domain: str
+    failure: Failure
+    url: str
+
+
+@dataclass(frozen=True)
+class Others:
+    """Who takes what a service refuses: those of its domain that work. on_unknown: its domain's."""
+
+    working: list[str]
+    on_unknown: OnUnknown
+
+
+@room.app_context_processor
+def page_variables() -> dict[str, Any]:
+    """What pages say of rehearsals; found out only where they do.
+
+    rehearsals: those that are on, of domains that the caller may see. others: who takes the
+    messages that the service of this page refuses.
+    """
+    return {"rehearsals": _rehearsals, "others": _others}
+
+
+def _rehearsals() -> list[Rehearsal]:
+    try:
+        states = mailpool.store.all_service_states()
+        pools = {name: pool for name, pool in mailpool.pools.items() if may_look_at(name)}
+    except StoreUnavailable:
+        return []
+    return [
+        Rehearsal(service.name, name, _failure(drill), path_of(FAIL, **_names(service)))
+        for name, pool in pools.items()
+        for service in pool.services.values()
+        if (drill := pool.breakers.drill_in(states.get((name, service.name), ServiceState())))
+    ]
+
+
+def _others() -> Others:
+    parts = request.view_args or {}
+    pool = mailpool.pools[mailpool.config.domain(parts["email_domain"]).email_domain]
+    states, now = mailpool.store.service_states(pool.email_domain), time.time()
+    working = []
+    for service in pool.services.values():
+        state = states.get(service.name, ServiceState())
+        is_well = pool.breakers.health_in(state, now).state(now) == WORKING
+        if is_well and not pool.breakers.drill_in(state):
+            working.append(service.name)
+    name = pool.service(parts["service"]).name
+    return Others([other for other in working if other != name], pool.on_unknown)
+
+
+def _names(service: AbstractEmailService) -> dict[str, str]:
+    """The parts of its addresses."""
+    return {"email_domain": service.email_domain, "service": service.name}
 
 
 def _state(pool: PooledEmailService, service: AbstractEmailService) -> ServiceState:
@@ -482,7 +570,7 @@ def _service(
     with_keys: bool,
 ) -> Service:
     """What a listing says of a service."""
-    names = {"email_domain": service.email_domain, "service": service.name}
+    names = _names(service)
     state = states.get(service.name, ServiceState())
     found: Service = {
         "service": service.provider,

@@ -10,7 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from conftest import ROOT, ROOT_KEY
 from playwright.sync_api import Page, expect
 from staged import CANNOT_SEND, NEVER_USED, ON_BACKUP, staged_outage
-from test_pages import opened_page, sign_in
+from test_pages import opened_page, press, sign_in
 
 SCREENS = {
     "phone": {"width": 360, "height": 740},
@@ -140,6 +140,33 @@ def test_a_simulated_failure_is_never_green(on_call, rehearsal):
     assert on_call.locator(".good").count() == 0
 
 
+def test_a_service_is_made_to_fail_on_a_page_of_its_own_and_for_a_quarter_of_an_hour(
+    on_call, rehearsal
+):
+    on_call.goto("/")
+    fold_out(on_call)
+    assert on_call.locator("form[action$='/fail']").count() == 0, "no click on the way does it"
+    on_call.locator(f"a[href='/{NEVER_USED}/mailgun/fail']").click()
+    expect(on_call.locator("#minutes")).to_have_value("15")
+    assert on_call.locator("main form button").all_inner_texts() == ["Start the rehearsal"]
+    on_call.locator("#kind").select_option("key_refused")
+    on_call.locator("#share").select_option("0.5")
+    press(on_call, "Start the rehearsal")
+    on_call.goto("/sign-in")
+    told = on_call.locator(".banner").inner_text()
+    assert re.match(
+        rf"Rehearsal: mailgun of {NEVER_USED}, simulated failure: key refused, for 50 % of its "
+        r"messages, until \d\d:\d\d UTC\.",
+        told,
+    )
+    on_call.locator(".banner").get_by_role("link").click()
+    assert on_call.locator("main form button").all_inner_texts() == ["End the rehearsal"]
+    press(on_call, "End the rehearsal")
+    on_call.reload()
+    expect(on_call.locator("main form button")).to_have_text("Start the rehearsal")
+    assert on_call.locator(".banner").count() == 0
+
+
 # The page keeps itself current
 
 
@@ -210,6 +237,19 @@ def test_a_page_whose_session_is_over_says_so_and_asks_no_more(browser, outage):
         expect(page.locator("#current")).to_have_text("No longer current: you are signed out.")
 
 
+def test_what_is_typed_stays_while_the_page_changes(browser, outage):
+    with opened_page(browser, outage) as page:
+        page.clock.install()
+        page.goto(f"/{ON_BACKUP}/mailgun/health")
+        page.locator("#root_api_key").fill("half of a k")
+        url = f"{outage.url}/{ON_BACKUP}/mailgun/health"
+        requests.post(url, headers=ROOT, timeout=30).raise_for_status()
+        pass_seconds(page, 15)
+        page.get_by_text("Due: the next message tries it.").wait_for()
+        assert page.locator("#root_api_key").input_value() == "half of a k"
+        assert page.locator(":focus").get_attribute("id") == "root_api_key"
+
+
 def test_without_scripts_the_page_says_of_when_it_is(browser, outage):
     with opened_page(browser, outage, java_script_enabled=False) as page:
         page.goto("/")
@@ -218,12 +258,23 @@ def test_without_scripts_the_page_says_of_when_it_is(browser, outage):
 
 # What every page keeps to
 
-PAGES = ("/", f"/{CANNOT_SEND}", f"/{ON_BACKUP}", f"/{NEVER_USED}")
+PAGES = (
+    "/",
+    f"/{CANNOT_SEND}",
+    f"/{ON_BACKUP}",
+    f"/{NEVER_USED}",
+    f"/{CANNOT_SEND}/backup/health",
+    f"/{NEVER_USED}/backup/fail",
+    f"/{NEVER_USED}/mailgun/fail",
+)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("screen", SCREENS)
-def test_no_page_of_an_outage_has_a_barrier(screen, scheme, browser, outage, root_cookies):
+def test_no_page_of_an_outage_has_a_barrier(
+    screen, scheme, browser, outage, root_cookies, rehearsal
+):
+    rehearsal(True)
     options = {"viewport": SCREENS[screen], "color_scheme": scheme}
     with opened_page(browser, outage, **options) as page:
         page.context.add_cookies(root_cookies)
