@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from functools import partial
@@ -9,15 +10,15 @@ from functools import partial
 from gunicorn.http.errors import ParseException
 
 from browsable_api import BrowsableAPI
-from email_services.config import Config, load_config
+from email_services.config import Config, load_config, newest_config
 from email_services.counters import RELOADED
 from email_services.exceptions import EmailServicesError
 from email_services.kafka import KafkaQueue
-from email_services.logs import only_about
+from email_services.logs import event, only_about
 from email_services.pool import MANY
 from email_services.queue import CALLS, Dispatcher
 from email_services.store import Store
-from endpoints import keys, log, operating, queue, services, signing_in
+from endpoints import configuration, keys, log, operating, queue, services, signing_in
 from endpoints.access import KEY_FIELDS, knows_sender
 from endpoints.addresses import DESCRIPTION, DomainConverter, MessageConverter, page_addresses
 from endpoints.context import Mailpool
@@ -31,19 +32,24 @@ from endpoints.upkeep import Upkeep
 from server.proxies import trusted_proxies
 from server.traffic import count_answer
 
-ROOMS = (sending, log, queue, services, signing_in, keys, operating)
+logger = logging.getLogger(__name__)
+
+ROOMS = (sending, log, queue, services, signing_in, keys, configuration, operating)
 """In the order in which a person would look for them."""
 
 
-def create_app(config: Config | None = None) -> BrowsableAPI:
+def create_app(config: Config | None = None, before: Mailpool | None = None) -> BrowsableAPI:
     """Make the WSGI application.
 
     config: by default what `load_config` finds. Raises ConfigError, which ends a start with one
-    line, where it is not usable.
+    line, where it is not usable. before: of the application that it takes over from, whose database
+    and connections it goes on with.
     """
     config = config or load_config()
-    store = config.store()
-    copies = config.copies(store)
+    store = before.store if before else config.store()
+    copies = before.copies if before else config.copies(store)
+    if before:
+        config.go_on_from(before.config, store, copies)
     threads = int(os.environ.get("WEB_THREADS", MANY))  # gunicorn.conf.py says so
     if len(config.domains) > 1:
         threads = max(1, threads // 2)  # one of them has no more than that (server/lanes.py)
@@ -66,14 +72,14 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     app.config["EMAIL_DOMAINS"] = len(pools)  # which share the threads (server/worker.py)
     app.config["SECRET_FIELDS"] = (*KEY_FIELDS, TOKEN_FIELD)
     calls = int(os.environ.get("QUEUE_CALLS", CALLS)) or 1  # gunicorn.conf.py says so
-    uses = KeyUses(store)
+    uses = before.key_uses if before else KeyUses(store)
     app.extensions["mailpool"] = Mailpool(
         config,
         store,
         pools,
-        Guesses(store),
+        before.guesses if before else Guesses(store),
         uses,
-        Upkeep(partial(_keep_up, store, uses)),
+        before.upkeep if before else Upkeep(partial(_keep_up, store, uses)),
         Dispatcher.of(config, store, calls, copies),
         copies,
     )
@@ -89,6 +95,23 @@ def create_app(config: Config | None = None) -> BrowsableAPI:
     app.after_request(count_answer)
     RELOADED.set(1)
     return app
+
+
+def renewed(app: BrowsableAPI) -> BrowsableAPI | None:
+    """The application that takes over from `app`, with what was uploaded since; None without.
+
+    Raises ConfigError where that is not usable here, and StoreUnavailable.
+    """
+    before: Mailpool = app.extensions["mailpool"]
+    config = newest_config(before.config, before.store)
+    if config is None:
+        return None
+    after = create_app(config, before)
+    words = "The configuration is version %d now, by the %s."
+    said = event("config", is_taken_over=True, version=config.version)
+    author = config.uploaded.author if config.uploaded else ""
+    logger.info(words, config.version, author, extra=said)
+    return after
 
 
 def _keep_up(store: Store, uses: KeyUses) -> None:

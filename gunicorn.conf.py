@@ -17,6 +17,7 @@ from email_services import logs  # noqa: E402 - what it needs counts
 from email_services.counters import RELOADED  # noqa: E402 - it counts
 from email_services.exceptions import ConfigError  # noqa: E402
 from email_services.queue import CALLS  # noqa: E402 - likewise
+from server.following import Follower  # noqa: E402 - likewise
 from server.worker import ARRIVING, Worker  # noqa: E402 - likewise
 
 # What we write holds addresses and subjects: the state, and the mail of maildir services.
@@ -71,17 +72,20 @@ queue_calls = 0 if os.environ.get("QUEUE_CALLS") == "0" else _number("QUEUE_CALL
 
 def post_worker_init(worker: Any) -> None:
     """Begin to deliver what waits, in the process that does it: threads survive no fork."""
+    from app import renewed  # noqa: PLC0415 - gunicorn has loaded it by now
+
     mailpool_of(worker.wsgi).upkeep.start()
-    if queue_calls:
-        mailpool_of(worker.wsgi).dispatcher.start()
+    begin_to_deliver(worker.wsgi)
+    worker.follower = Follower(worker, renewed, begin_to_deliver, end_to_deliver)
+    worker.follower.start()
 
 
 def worker_exit(_server: Any, worker: Any) -> None:
     """Finish what has been handed to a provider, and give the rest back to the queue."""
-    if not hasattr(worker, "wsgi"):
+    if not hasattr(worker, "follower"):
         return
-    if queue_calls:
-        mailpool_of(worker.wsgi).dispatcher.stop()
+    worker.follower.stop()
+    end_to_deliver(worker.wsgi)
     mailpool_of(worker.wsgi).copies.stop()
     mailpool_of(worker.wsgi).upkeep.stop()
 
@@ -101,6 +105,18 @@ def on_reload(arbiter: Any) -> None:
     else:
         words = "The configuration was taken over."
         arbiter.log.info(words, extra=logs.event("config", is_taken_over=True))
+
+
+def begin_to_deliver(application: Any) -> None:
+    """What waits, with what an application knows of services."""
+    if queue_calls:
+        mailpool_of(application).dispatcher.start()
+
+
+def end_to_deliver(application: Any) -> None:
+    """Finish what has been handed to a provider, and give the rest back to the queue."""
+    if queue_calls:
+        mailpool_of(application).dispatcher.stop()
 
 
 def mailpool_of(application: Any) -> Any:

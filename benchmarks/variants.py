@@ -89,17 +89,23 @@ FOR_READERS = frozenset(
     {
         "all_service_states",
         "change_use",
+        "add_configuration",
         "check",
+        "configuration",
+        "configurations",
         "count_messages",
         "count_wrong_keys",
         "counted",
         "index",
         "key_uses",
+        "keep",
         "messages",
+        "newest_version",
         "note_key_uses",
         "remove_old",
         "secret",
         "service_changes",
+        "use",
     }
     | _public(Contents)
     | _public(Outbox)

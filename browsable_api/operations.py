@@ -142,6 +142,11 @@ class Operation:
         return PART.findall(self.rule)
 
     @property
+    def takes_a_body(self) -> bool:
+        """Whether what it does depends on one."""
+        return self.method in {"POST", "PUT"}
+
+    @property
     def gives_files(self) -> bool:
         """Whether a success is no data in the client's format, but a file as it is."""
         return any(isinstance(answer, str) for held in self.answers.values() for answer in held)

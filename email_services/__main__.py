@@ -31,8 +31,15 @@ from typing import Final
 
 from email_services import checkup, logs
 from email_services.api_keys import ApiKey, Role, hash_key
-from email_services.config import PLACEHOLDER, Config, load_config
+from email_services.config import PLACEHOLDER, Config, load_config, newest_config
+from email_services.exceptions import ConfigError, StoreUnavailable
 from email_services.queue import CALLS, Dispatcher
+from email_services.store import Store
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 5.0
+"""How often the worker asks whether a configuration was uploaded."""
 
 
 def make_config(example: Path, target: Path) -> None:
@@ -95,10 +102,33 @@ def work() -> None:
         signal.signal(number, lambda *_: is_over.set())
     dispatcher.start()
     dispatcher.listen()
-    is_over.wait()
+    while not is_over.wait(LOOK_SECONDS):
+        newest = _newest(config, store)
+        if newest:
+            newest.go_on_from(config, store, copies)
+            config, before = newest, dispatcher
+            dispatcher = Dispatcher.of(config, store, calls, copies)
+            dispatcher.start()
+            dispatcher.listen()
+            before.stop()
+            words = "The configuration is version %d now."
+            said = logs.event("config", is_taken_over=True, version=config.version)
+            logger.info(words, config.version, extra=said)
     dispatcher.stop()
     copies.stop()
     store.close()
+
+
+def _newest(config: Config, store: Store) -> Config | None:
+    """What was uploaded since, if it is usable here; else `config` stays."""
+    try:
+        return newest_config(config, store)
+    except StoreUnavailable:
+        return None
+    except ConfigError as error:
+        words = "The configuration was not taken over: %s"
+        logger.error(words, error, extra=logs.event("config", is_taken_over=False))
+        return None
 
 
 def print_hash(is_new: bool = False) -> None:

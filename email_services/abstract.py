@@ -198,6 +198,15 @@ class AbstractEmailService(ABC):
         """
         return None
 
+    def is_the_same(self, other: AbstractEmailService | None) -> bool:
+        """Whether `other` is at the same account with the same settings."""
+        return (
+            other is not None
+            and type(other) is type(self)
+            and (other.name, other.email_domain) == (self.name, self.email_domain)
+            and other.settings == self.settings
+        )
+
     def secret_texts(self) -> tuple[str, ...]:
         """What no text may hold: the secrets, in every form in which they are sent."""
         return tuple(self.secrets.values())

@@ -9,7 +9,9 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import unquote
 
@@ -34,11 +36,20 @@ from email_services.api_keys import (
     KeySettings,
     OneKey,
 )
-from email_services.config_source import Path, Problems, parsed, printable, read_source
+from email_services.config_secrets import plain_secrets
+from email_services.config_source import (
+    Path,
+    Problems,
+    parsed,
+    printable,
+    read_source,
+    resolved,
+)
 from email_services.copies import Copies, Seal
 from email_services.exceptions import (
     ConfigError,
     Names,
+    StoreUnavailable,
     UnknownDomain,
     UnusableProvider,
     describe,
@@ -55,7 +66,7 @@ from email_services.message import (
 )
 from email_services.pool import DEFAULT_DEADLINE_SECONDS, MANY, PooledEmailService
 from email_services.providers import find_provider, provider_names
-from email_services.store import DEFAULT_URL, Store
+from email_services.store import DEFAULT_URL, Store, Uploaded
 from email_services.streams import BUILT_IN, NAME, Stream
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -67,6 +78,14 @@ PLACEHOLDER: Final = "CHANGE-ME"
 _SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _RESERVED_NAMES: Final = ("send", "messages")
 """They stand where a service's name would in a URL."""
+
+OF_THE_FILE: Final = ("state_url", "queue_url", "config_upload")
+"""What an upload does not say: where the state and the queue are, which each node may reach in its
+own way, and whether uploads count at all."""
+
+KEPT_ELSEWHERE: Final = (
+    'a secret is not uploaded: name where it is kept, as "env:NAME" or "file:/run/secrets/name"'
+)
 
 USUAL_PROCESSES: Final = 2
 """Where $WEB_CONCURRENCY does not say (gunicorn.conf.py)."""
@@ -139,6 +158,7 @@ class ConfigFile(BaseModel):
     production: bool = False
     state_url: str | None = None
     queue_url: Annotated[KafkaAddress, BeforeValidator(_queue_address)] | None = None
+    config_upload: bool = False
     message_retention_days: Annotated[int | float, Field(gt=0, le=36500)] = 30
     max_message_megabytes: Annotated[int | float, Field(ge=0.1, le=100)] = (
         MAX_MESSAGE_BYTES / MEGABYTE
@@ -208,7 +228,8 @@ class Config:
     queue: where what is accepted waits, if not there.
     message_retention_days: how long the message log is kept. max_message_bytes: what a message may
     hold, its files as they are. cors_origins: of the sites whose pages may ask. seal: what encrypts
-    the messages that are kept. given: what it was made of, as data.
+    the messages that are kept. given: what it was made of, as data. written: the same as somebody
+    wrote it. uploaded: where it was uploaded. takes_uploads: whether another may be.
     """
 
     def __init__(
@@ -217,7 +238,14 @@ class Config:
         root_keys: list[ApiKey],
         domains: list[EmailDomain],
         given: Any = None,
+        *,
+        written: Any = None,
+        uploaded: Uploaded | None = None,
     ) -> None:
+        self.written = written
+        self.uploaded = uploaded
+        self.takes_uploads = file.config_upload
+        self.of_the_file = {name: given[name] for name in OF_THE_FILE if name in (given or {})}
         self.production = file.production
         self.state_url = os.environ.get("DATABASE_URL") or file.state_url or DEFAULT_URL
         self.message_retention_days = file.message_retention_days
@@ -228,7 +256,8 @@ class Config:
         self.seal = _seal()
         self.root_keys = root_keys
         self.keyring = Keyring([*root_keys, *(key for domain in domains for key in domain.keys)])
-        self._digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).digest()
+        shared = {**(given or {}), **dict.fromkeys(OF_THE_FILE)}
+        self._digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).digest()
 
     def fingerprint(self, salt: str) -> str:
         """The same for the same configuration, its keys included, on all that share `salt`.
@@ -255,6 +284,26 @@ class Config:
         """The names of those of all domains."""
         return {stream for domain in self.domains.values() for stream in domain.streams}
 
+    @property
+    def version(self) -> int | None:
+        """Its number, where it was uploaded."""
+        return self.uploaded.version if self.uploaded else None
+
+    def go_on_from(self, before: Config, store: Store, copies: Copies) -> None:
+        """Go on with what a configuration before has open: the state, copies, and connections.
+
+        Those of services of which nothing has changed.
+        """
+        store.keep(self.message_retention_days * DAY_SECONDS, self._content_seconds)
+        copies.keep_for(self._content_seconds)
+        for name, domain in self.domains.items():
+            if name in before.domains:
+                known = {service.name: service for service in before.domains[name].services}
+                domain.services = [
+                    known[service.name] if service.is_the_same(known.get(service.name)) else service
+                    for service in domain.services
+                ]
+
     def domain(self, name: str) -> EmailDomain:
         """The domain `name`, however it is spelled. Raises UnknownDomain."""
         try:
@@ -266,25 +315,63 @@ class Config:
 def load_config(source: str | None = None) -> Config:
     """Read the configuration from `source`, a path or URL, else $EMAIL_CONFIG, else config.json.
 
-    Raises ConfigError with one line that names the file and, for each problem, its JSON path.
+    Where that has uploads count, it is the newest of those, if there is one. Raises ConfigError
+    with one line that names the file and, for each problem, its JSON path.
     """
     source = source or os.environ.get("EMAIL_CONFIG") or "config.json"
-    return checked_config(read_source(source), printable(source))
+    config = checked_config(read_source(source), printable(source))
+    if not config.takes_uploads:
+        return config
+    # Not without it, even if the database is away: it may be why nobody gets mail who should not.
+    with closing(Store(config.state_url)) as store:
+        try:
+            return newest_config(config, store) or config
+        except StoreUnavailable as error:
+            raise ConfigError(f"What was uploaded cannot be read. {error}") from None
 
 
-def checked_config(text: str, name: str) -> Config:
-    """What `text` configures, which came from what is called `name`. Raises ConfigError."""
+def newest_config(config: Config, store: Store) -> Config | None:
+    """What was uploaded since `config`, if anything was; the same where it is the newest.
+
+    Raises ConfigError where it is not usable here, and StoreUnavailable.
+    """
+    version = store.newest_version() if config.takes_uploads else None
+    if version is None or version == config.version:
+        return None
+    uploaded = store.configuration(version)
+    return checked_upload(uploaded, config.of_the_file) if uploaded else None
+
+
+def checked_upload(uploaded: Uploaded, of_the_file: Mapping[str, Any]) -> Config:
+    """What was uploaded, beside what the file of this node says. Raises ConfigError."""
+    name = f"version {uploaded.version} of the configuration"
+    return checked_config(uploaded.content, name, uploaded, of_the_file)
+
+
+def checked_config(
+    text: str,
+    name: str,
+    uploaded: Uploaded | None = None,
+    of_the_file: Mapping[str, Any] = MappingProxyType({}),
+) -> Config:
+    """What `text` configures, which came from what is called `name`. Raises ConfigError.
+
+    uploaded: what it is of, if it was uploaded; of_the_file: settings beside it then.
+    """
     problems = Problems()
-    given = parsed(text, name, problems)
+    written = parsed(text, name)
+    given = resolved(written, problems)
+    if uploaded and isinstance(given, dict):
+        _refuse_in_uploads(written, problems)
+        given = {**given, **of_the_file}
     root_keys = []
     if isinstance(given, dict) and "root_api_key" in given:
         root_keys = _keys(given["root_api_key"], ("root_api_key",), None, problems)
     file = _validated(ConfigFile, given, (), problems)
     domains = _domains(file, problems) if file else []
     if file is None or problems:
-        raise ConfigError(f"{name}: {problems}")
-    # Without where the state and the queue are, which each node may reach in its own way.
-    config = Config(file, root_keys, domains, {**given, "state_url": None, "queue_url": None})
+        raise ConfigError(f"{name}: {problems}", problems.sentences)
+    config = Config(file, root_keys, domains, given, written=written, uploaded=uploaded)
     _refuse_state_without_a_file(config.state_url)
     _refuse_or_warn(config, name)
     if not config.seal.is_on:
@@ -295,6 +382,14 @@ def checked_config(text: str, name: str) -> Config:
         if domain.guard.is_on:  # which nobody should find out from who got no mail
             logger.warning("%s: messages of %s %s", name, domain.email_domain, domain.guard)
     return config
+
+
+def _refuse_in_uploads(written: Mapping[str, Any], problems: Problems) -> None:
+    for setting in OF_THE_FILE:
+        if setting in written:
+            problems.add((setting,), "it is not uploaded: the file of each machine says it")
+    for path in plain_secrets(written):
+        problems.add(path, KEPT_ELSEWHERE)
 
 
 def _validated(model: type[_Model], given: Any, path: Path, problems: Problems) -> _Model | None:

@@ -31,17 +31,19 @@ class Problems:
     """What is wrong, by JSON path, in the order found."""
 
     def __init__(self) -> None:
-        self._lines: list[str] = []
+        self.sentences: dict[str, str] = {}
 
     def add(self, path: Path, sentence: str) -> None:
         """There is this problem at `path`."""
-        self._lines.append(f"{_json_path(path)}: {sentence.rstrip('.')}")
+        place, said = _json_path(path), sentence.rstrip(".")
+        known = self.sentences.get(place)
+        self.sentences[place] = f"{known}; {place}: {said}" if known else said
 
     def __bool__(self) -> bool:
-        return bool(self._lines)
+        return bool(self.sentences)
 
     def __str__(self) -> str:
-        return "; ".join(self._lines)
+        return "; ".join(f"{place}: {said}" for place, said in self.sentences.items())
 
 
 def _json_path(path: Path) -> str:
@@ -78,10 +80,10 @@ def printable(source: str) -> str:
     return f"{url.scheme}://{host}{url.path}" if url.netloc else source
 
 
-def parsed(text: str, name: str, problems: Problems) -> Any:
-    """The JSON in `text` with the values that it refers to. Raises ConfigError if it is none."""
+def parsed(text: str, name: str) -> Any:
+    """The JSON in `text`. Raises ConfigError if it is none."""
     try:
-        return _resolved(json.loads(text, object_pairs_hook=_without_duplicates), (), problems)
+        return json.loads(text, object_pairs_hook=_without_duplicates)
     except RecursionError:
         raise ConfigError(f"{name}: it is nested too deeply") from None
     except ValueError as error:  # not JSON, or a key given twice
@@ -97,12 +99,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _resolved(value: Any, path: Path, problems: Problems) -> Any:
+def resolved(value: Any, problems: Problems, path: Path = ()) -> Any:
     """`value` with what each "env:NAME" and "file:/NAME" in it stands for."""
     if isinstance(value, dict):
-        return {k: _resolved(v, (*path, k), problems) for k, v in value.items()}
+        return {k: resolved(v, problems, (*path, k)) for k, v in value.items()}
     if isinstance(value, list):
-        return [_resolved(v, (*path, i), problems) for i, v in enumerate(value)]
+        return [resolved(v, problems, (*path, i)) for i, v in enumerate(value)]
     if not is_reference(value):
         return value
     kind, _, where = value.partition(":")

@@ -104,6 +104,10 @@ class Copies:
         self._is_stopping = False
         self._thread: threading.Thread | None = None
 
+    def keep_for(self, seconds: Mapping[str, float]) -> None:
+        """Keep those that come from now on for so long; see the class."""
+        self._seconds = seconds
+
     def days(self, email_domain: str) -> float:
         """How long the domain keeps copies, 0 where it keeps none."""
         return self._seconds.get(email_domain, 0) / DAY_SECONDS

@@ -7,11 +7,13 @@
     ├── UnknownService          unknown_service: no such service in the domain
     ├── UnknownMessage          unknown_message: no such message in the log
     ├── UnknownStream           unknown_stream: no such stream in the domain
+    ├── UnknownVersion          unknown_version: no such version of the configuration
     ├── KeyRefused              key_wrong: the key that was shown does not open this
     │   └── KeyMissing          key_missing: none was shown
     ├── TooManyWrongKeys        too_many_wrong_keys: no more from this address are looked at
     ├── KeyInProgress           idempotency_key_in_progress: its request is not answered yet
     ├── KeyReused               idempotency_key_reused: it stands for another request
+    ├── UploadsOff              uploads_off: this server takes no configuration that is uploaded
     ├── NotWaiting              not_waiting: the message is not in the queue any more
     ├── NoCopy                  no_copy: the message itself is not here
     ├── StoreUnavailable        store_unavailable: the shared state cannot be read or written
@@ -65,7 +67,12 @@ class ConfigError(SystemExit):
 
     It derives from SystemExit so that a start that nobody guards ends with this one line
     on stderr and exit status 1, not with a traceback.
+    problems: its sentences by JSON path, where they are about a place.
     """
+
+    def __init__(self, line: str, problems: Mapping[str, str] = MappingProxyType({})) -> None:
+        super().__init__(line)
+        self.problems = problems
 
 
 class UnusableProvider(ImportError):
@@ -180,6 +187,26 @@ class UnknownStream(EmailServicesError):
 
     def __init__(self, email_domain: str, stream: str) -> None:
         super().__init__(f"The email domain '{email_domain}' has no stream '{stream}'.")
+
+
+class UnknownVersion(EmailServicesError):
+    """No configuration of that number was uploaded."""
+
+    code = "unknown_version"
+
+    def __init__(self, version: str) -> None:
+        super().__init__(f"There is no version '{version}' of the configuration.")
+
+
+class UploadsOff(EmailServicesError):
+    """This server takes no configuration that is uploaded."""
+
+    code = "uploads_off"
+
+    def __init__(self) -> None:
+        super().__init__(
+            'This server takes no upload: its file would have to say "config_upload": true.'
+        )
 
 
 class KeyRefused(EmailServicesError):

@@ -14,7 +14,7 @@ from typing import Any, Final
 from flask import g
 
 from browsable_api import Access, KeyField, request
-from email_services.api_keys import ApiKey, Role
+from email_services.api_keys import ApiKey, Keyring, Role
 from email_services.exceptions import (
     KeyMissing,
     KeyRefused,
@@ -142,6 +142,11 @@ def _message(pool: PooledEmailService, message_id: str) -> Any:
     return found[0]
 
 
+def may_hold_keys() -> bool:
+    """Whether a request's body may show keys. What is PUT is a whole, and none is part of it."""
+    return bool(request.method != "PUT")
+
+
 def keys_shown() -> list[str]:
     """Every key the caller shows, in the Authorization header or in the body.
 
@@ -158,7 +163,9 @@ def _keys_shown() -> list[str]:
     key = _key_in_header()
     if key is not None and not _is_right(key):
         return [key]
-    shown = [key, *(request.data.get(name) for name in KEY_FIELDS)]
+    shown = [key]
+    if may_hold_keys():
+        shown += [request.data.get(name) for name in KEY_FIELDS]
     return [key for key in shown if isinstance(key, str)]
 
 
@@ -173,7 +180,7 @@ def knows_sender(beginning: bytearray) -> bool:
     with suppress(StoreUnavailable):
         if current_session():
             return True
-    early = request.early_values(beginning, KEY_FIELDS)
+    early = request.early_values(beginning, KEY_FIELDS) if may_hold_keys() else []
     is_known = any(map(_is_right, early))
     if not is_known:
         _count_wrong(early)
@@ -275,6 +282,16 @@ def may_look_at(name: str) -> bool:
     )
 
 
+def opens_for_caller(keyring: Keyring) -> bool:
+    """Whether the caller would be an administrator by the keys of another configuration."""
+    if _shows_a_key():
+        found = [key for shown in keys_shown() for key in keyring.find(shown, time.time())]
+    else:
+        held = {key.secret for key in _callers_keys()}
+        found = [key for key in keyring.keys if key.secret in held and key.is_valid(time.time())]
+    return any(key.role == "root" for key in found)
+
+
 def does_for(access: Access, session: Session) -> bool:
     """Whether the session stands for the key that a form asks for on this page."""
     if access.asks_for == POOL_KEY:
@@ -300,7 +317,9 @@ def _session() -> Session | None:
 
 def _shows_a_key() -> bool:
     """Whether there is something in a key's place, even if it can be none."""
-    return bool(keys_shown()) or any(name in request.data for name in KEY_FIELDS)
+    return bool(keys_shown()) or (
+        may_hold_keys() and any(name in request.data for name in KEY_FIELDS)
+    )
 
 
 def _is_open_to_all() -> bool:

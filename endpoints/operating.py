@@ -156,6 +156,9 @@ _PARAMETERS: Final[dict[str, Schema]] = {
         "dfd3beeb3f5d4ce7b882ad3ecd669788",
         "The `message_id` of an answer.",
     ),
+    "version": _part(
+        "version", "^[1-9][0-9]{0,8}$", "1", "Which configuration that was uploaded, from 1."
+    ),
     "number": _part(
         "number", "^[1-9][0-9]{0,8}$", "1", "Which of the `attachments`, counted from 1."
     ),

@@ -36,10 +36,12 @@ from email_services.exceptions import (
     UnknownMessage,
     UnknownService,
     UnknownStream,
+    UnknownVersion,
+    UploadsOff,
 )
 from email_services.logs import event
-from endpoints.access import KEY_FIELDS, OPEN, ROOT, caller, enter
-from endpoints.addresses import DOMAIN, HOME, MESSAGES, QUEUE, path_of
+from endpoints.access import KEY_FIELDS, OPEN, ROOT, caller, enter, may_hold_keys
+from endpoints.addresses import DOMAIN, HOME, MESSAGES, QUEUE, VERSIONS, path_of
 from endpoints.sessions import TOKEN_FIELD
 
 logger = logging.getLogger(__name__)
@@ -73,6 +75,8 @@ STATUS_OF_ERROR: Final[Mapping[type[EmailServicesError], HTTPStatus]] = {
     UnknownService: HTTPStatus.NOT_FOUND,
     UnknownMessage: HTTPStatus.NOT_FOUND,
     UnknownStream: HTTPStatus.NOT_FOUND,
+    UnknownVersion: HTTPStatus.NOT_FOUND,
+    UploadsOff: HTTPStatus.FORBIDDEN,
     KeyInProgress: HTTPStatus.CONFLICT,
     KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotWaiting: HTTPStatus.CONFLICT,
@@ -128,6 +132,7 @@ _ERROR_OF_PART: Final = {
     "service": UnknownService,
     "message_id": UnknownMessage,
     "number": UnknownMessage,
+    "version": UnknownVersion,
 }
 _DEMANDS: Final = {
     HTTPStatus.BAD_REQUEST,
@@ -181,7 +186,7 @@ class Endpoints(Room):
         if operation.query:
             asked = {name: value for name, value in request.query.items() if value}
             given["query"] = checked(operation.query, asked)  # what a form left empty was not given
-        if operation.method == "POST":
+        if operation.takes_a_body:
             body = _body(operation, given)
             given |= {"body": body} if operation.bodies else {}
         answer = super().run(operation, **given)
@@ -193,7 +198,7 @@ class Endpoints(Room):
 def _log_change(operation: Operation, given: Mapping[str, Any]) -> None:
     """Log what a person has changed, with what they asked for; who it was, every line says."""
     asked = given.get("body")
-    fields = asked.model_dump(mode="json", exclude_unset=True) if asked else {}
+    fields = asked.model_dump(mode="json", exclude_unset=True) if isinstance(asked, Fields) else {}
     path = quote(request.path)
     said = event("change", operation=operation.name, path=path, asked=fields)
     words = "Asked for with the %s: %s at %s."
@@ -208,7 +213,7 @@ def _body(operation: Operation, given: Mapping[str, Any]) -> Any:
 
 def _errors_of(operation: Operation) -> set[int]:
     statuses: set[int] = {*_DEMANDS}
-    if operation.method == "POST":
+    if operation.takes_a_body:
         statuses |= _DEMANDS_ON_BODIES
     if operation.access != OPEN:
         statuses |= {HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS}
@@ -226,6 +231,8 @@ def given_fields() -> dict[str, Any]:
 
     Raises InvalidInput for a key that can be none.
     """
+    if not may_hold_keys():
+        return request.data
     wrong = [name for name in KEY_FIELDS if not isinstance(request.data.get(name, ""), str)]
     if wrong:
         raise InvalidInput(dict.fromkeys(wrong, "It should be a string."))
@@ -248,6 +255,7 @@ _LISTED_AT: Final = {
     UnknownService: DOMAIN,
     UnknownMessage: MESSAGES,
     UnknownStream: QUEUE,
+    UnknownVersion: VERSIONS,
 }
 """Where to find what there is; who is told that something is unknown may look there."""
 

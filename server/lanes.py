@@ -75,7 +75,7 @@ class Lanes(Generic[Item]):
         self.free = threads
         self._reserve = threads // RESERVED_PART
         self._bytes_left = self._max_bytes = max_bytes
-        self._has_neighbours = has_neighbours
+        self.has_neighbours = has_neighbours
         self._busy: Counter[tuple[str, bool]] = Counter()
         self._moved: dict[tuple[str, bool], float] = {}
         self._waiting: OrderedDict[Hashable, deque[tuple[Ticket, Item]]] = OrderedDict()
@@ -139,7 +139,7 @@ class Lanes(Generic[Item]):
     def _may_begin(self, ticket: Ticket) -> bool:
         if self.free <= (self._reserve if ticket.is_send else 0):
             return False
-        if self._has_neighbours and self._busy[ticket.group] >= self.free:
+        if self.has_neighbours and self._busy[ticket.group] >= self.free:
             return False
         is_alone = self._bytes_left == self._max_bytes
         return not ticket.is_large or is_alone or ticket.size <= self._bytes_left

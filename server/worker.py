@@ -183,6 +183,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         domains = getattr(self.wsgi, "config", {}).get("EMAIL_DOMAINS", 1)
         self._lanes = Lanes(self.cfg.threads, self.max_bytes, has_neighbours=domains > 1)
 
+    def take_over(self, application: Any) -> None:
+        """Give requests to another one from now on; those in progress end in the one they have."""
+        self._lanes.has_neighbours = application.config["EMAIL_DOMAINS"] > 1
+        self.wsgi = application
+
     # Connections
 
     def set_accept_enabled(self, enabled: bool) -> None:

@@ -90,6 +90,7 @@ def test_no_room_needs_another():
         "services",
         "signing_in",
         "keys",
+        "configuration",
         "operating",
     }
     for name, files in found.items():

@@ -35,6 +35,15 @@ TOP = Path(__file__).parents[1]
 CASES = 2000
 BROWSER = {"Accept": "text/html"}
 JSON = "application/json"
+VARIABLES = {"ROOT_KEY": ROOT_KEY, "POOL_KEY": POOL_KEY, "MAILGUN_KEY": "a-key-at-mailgun"}
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """One that takes uploads, and the variables that the example of one names."""
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    return make_config(tmp_path, config_upload=True)
 
 
 @pytest.fixture
@@ -47,7 +56,7 @@ def operations(document: dict):
     return [
         (method.upper(), path, item[method])
         for path, item in document["paths"].items()
-        for method in ("get", "post", "delete")
+        for method in ("get", "post", "put", "delete")
         if method in item
     ]
 
@@ -131,7 +140,13 @@ def test_every_example_of_a_request_is_taken(client, document):
     for method, path, operation in operations(document):
         media = operation.get("requestBody", {}).get("content", {}).get(JSON, {})
         for name, example in media.get("examples", {}).items():
-            key = ROOT if path.endswith(("/fail", "/queue")) else {} if path == "/sign-in" else POOL
+            key = (
+                ROOT
+                if path.endswith(("/fail", "/queue", "/config"))
+                else {}
+                if path == "/sign-in"
+                else POOL
+            )
             body = {"key": ROOT_KEY} if path == "/sign-in" else example["value"]
             answer = client.open(fill(path), method=method, json=body, headers=key)
             assert answer.status_code == 200, (path, name, answer.text)
@@ -140,13 +155,13 @@ def test_every_example_of_a_request_is_taken(client, document):
 def test_what_a_stranger_may_ask_needs_no_key_and_the_rest_does(client, document):
     for method, path, operation in operations(document):
         asked = fill(path)
-        answer = client.open(asked, method=method, json={} if method == "POST" else None)
+        answer = client.open(asked, method=method, json={} if method in {"POST", "PUT"} else None)
         needs_a_key = operation["security"] != [] and {} not in operation["security"]
         assert (answer.status_code == 401) is (needs_a_key or asked == "/sign-in?wrong"), path
 
 
 def fill(path: str, message_id: str = "0" * 32) -> str:
-    parts = {"email_domain": "example.com", "service": "primary", "number": 1}
+    parts = {"email_domain": "example.com", "service": "primary", "number": 1, "version": 1}
     return path.format(**parts, message_id=message_id)
 
 
@@ -155,6 +170,16 @@ BODIES = {
     "queue": {"stream": "bulk", "paused": False},
     "fail": {"simulated_failure": False},
     "sign-in": {"key": ROOT_KEY},
+    "config": {
+        "root_api_key": "env:ROOT_KEY",
+        "email_services": [
+            {
+                "email_domain": "example.com",
+                "pool_api_key": "env:POOL_KEY",
+                "enabled_services": {"maildir": {"priority_value": 1}},
+            }
+        ],
+    },
 }
 
 
@@ -165,7 +190,10 @@ class Staged:
     """Every answer that can be had, by operation and status: who gives it, and how to ask."""
 
     def __init__(self, make_app, tmp_path, monkeypatch) -> None:
-        small = make_app(make_config(tmp_path, max_message_megabytes=0.1))
+        for name, value in VARIABLES.items():
+            monkeypatch.setenv(name, value)
+        some = {"max_message_megabytes": 0.1, "config_upload": True}
+        small = make_app(make_config(tmp_path, **some))
         self.client = small.test_client(use_cookies=False)
         broken = {"state_url": f"sqlite:///{tmp_path}/no/folder/state.sqlite3", "production": True}
         self.broken = make_app(make_config(tmp_path, **broken)).test_client()
@@ -177,14 +205,16 @@ class Staged:
         self.signed_in.post("/sign-in", json={"key": ROOT_KEY})
         sent = self.client.post("/example.com/send", json=WITH_FILE, headers=POOL)
         self.message_id = sent.json["message_id"]
+        self.client.put("/config", json=BODIES["config"], headers=ROOT)
         self.monkeypatch = monkeypatch
         self.addresses = itertools.count(1)
         self.guesses = small.extensions["mailpool"].guesses
 
     def ask(self, client, method: str, path: str, **asked):
-        if method == "POST" and "data" not in asked:
+        if method in {"POST", "PUT"} and "data" not in asked:
             asked.setdefault("json", BODIES.get(path.rpartition("/")[2], {}))
         root = path.endswith(("/fail", "/health", "/metrics", "/queue", "/keys"))
+        root = root or path.startswith("/config")
         root = root or ("/messages" in path and method == "GET")
         ours = {"Sec-Fetch-Site": "same-origin"} if path == "/preview" else {}
         headers = {**(ROOT if root else POOL), **ours, **asked.pop("headers", {})}
@@ -227,7 +257,9 @@ class Staged:
         return self.signed_in.open(fill(path), method=method, headers=headers, **asked)
 
     def _404(self, method, path):
-        target = fill(path).replace("example.com", "example.org")
+        target = (
+            fill(path).replace("example.com", "example.org").replace("versions/1", "versions/99")
+        )
         return self.ask(self.client, method, path, target=target)
 
     def _406(self, method, path):
@@ -381,6 +413,7 @@ def test_a_person_finds_sending_first_and_every_operation_under_one_tag(document
         "services",
         "signing in",
         "keys",
+        "configuration",
         "operating",
     ]
     tags = [operation["tags"] for *_, operation in operations(document)]

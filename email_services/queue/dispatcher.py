@@ -98,6 +98,8 @@ class Dispatcher:
     def stop(self) -> None:
         """Take nothing more, finish what is with a service, and give the rest back."""
         self._is_stopping.set()
+        if self._thread:
+            self._store.no_longer_when_put(self.wake)
         self._look_again()
         if self.intake:
             self.intake.stop(STOP_SECONDS)

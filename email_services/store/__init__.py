@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from email_services.store.access import Access
+from email_services.store.configurations import MOST_LISTED, Configurations, Uploaded
 from email_services.store.contents import Content, Contents
 from email_services.store.counts import Count, Counted, Counts
 from email_services.store.keys import Keys, Reservation
@@ -33,6 +34,7 @@ __all__ = [
     "EXPIRED",
     "IN_PROGRESS",
     "MOST_COUNTED",
+    "MOST_LISTED",
     "QUEUED",
     "Again",
     "Claimed",
@@ -45,6 +47,7 @@ __all__ = [
     "Reservation",
     "ServiceState",
     "Store",
+    "Uploaded",
     "Waiting",
     "Wanted",
 ]
@@ -52,7 +55,7 @@ __all__ = [
 DEFAULT_URL: Final = "sqlite:///state.sqlite3"
 
 
-class Store(Services, Counts, Search, Keys, Access, Outbox, Contents):
+class Store(Services, Counts, Search, Keys, Access, Configurations, Outbox, Contents):
     """The shared state. Every method raises StoreUnavailable if the database does not answer.
 
     keep_seconds: how long the message log and the record of changes go back. content_seconds: how
@@ -69,3 +72,8 @@ class Store(Services, Counts, Search, Keys, Access, Outbox, Contents):
     ) -> None:
         self.content_seconds = content_seconds or {}
         super().__init__(url, MIGRATIONS, keep_seconds)
+
+    def keep(self, keep_seconds: float, content_seconds: Mapping[str, float]) -> None:
+        """Keep what grows old for so long from now on; see the class."""
+        self._keep_seconds = keep_seconds
+        self.content_seconds = content_seconds

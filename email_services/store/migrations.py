@@ -10,6 +10,7 @@ from email_services.store.database import LongStep, Migration, Place, in_parts
 from email_services.store.messages import SIZES, Bounds, newest_first, rows_of
 from email_services.store.schema import (
     CAPS,
+    CONFIGURATIONS,
     CONTENTS,
     DEFAULT_STREAM,
     KEY_USES,
@@ -157,6 +158,10 @@ def _add_contents(connection: Connection) -> None:
     CONTENTS.create(connection, checkfirst=True)
 
 
+def _add_configurations(connection: Connection) -> None:
+    CONFIGURATIONS.create(connection, checkfirst=True)
+
+
 def _add_columns(connection: Connection, table: str, **kinds: str) -> None:
     """Those that are not there: a new database has all since the first step."""
     there = {column["name"] for column in inspect(connection).get_columns(table)}
@@ -183,5 +188,6 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     _add_key_uses,
     _count_what_services_are_handed,
     _add_contents,
+    _add_configurations,
 )
 """Step n brings a database from version n to version n + 1. Append; never change one."""

@@ -176,6 +176,10 @@ class Outbox(Database):
         """Have it called with the domain and the stream where this process has put messages."""
         self._listeners.append(listener)
 
+    def no_longer_when_put(self, listener: Callable[[str, str], None]) -> None:
+        """End that."""
+        self._listeners.remove(listener)
+
     # Taking messages in
 
     def put(self, messages: Sequence[Waiting], reserved_at: float) -> list[bool | None]:

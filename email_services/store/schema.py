@@ -197,6 +197,16 @@ CAPS = Table(
     Column("used", Text, nullable=False),  # what it has been handed, in JSON
 )
 
+CONFIGURATIONS = Table(
+    "configurations",
+    METADATA,
+    # Those that were uploaded; none is ever removed.
+    Column("version", Integer, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("author", Text, nullable=False),  # whose key it was, by its name
+    Column("content", Text, nullable=False),  # in JSON, with no secret in it
+)
+
 PAUSED = Table(
     "paused_streams",
     METADATA,
