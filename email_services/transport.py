@@ -66,6 +66,9 @@ MAX_ANSWER_BYTES: Final = 1024 * 1024
 """More of an answer than this is not read: the longest, Postmark's for a batch of 500, has 2 KB for
 each message."""
 
+LATE_SECONDS: Final = 0.02
+"""By which a wait may end too late."""
+
 MAX_IDLE_SECONDS: Final = 4.0
 """A connection unused for longer is not used again, and for half as long as the provider keeps it,
 where it says so (`Keep-Alive: timeout=5`). The shortest defaults of servers are 5 s (Node.js'
@@ -360,9 +363,15 @@ class _Timed:
 
     is_spoiled = False
 
+    def _bound(self: Any, seconds: float) -> None:
+        """Wait no longer than that, or hardly: to set it costs a system call each time."""
+        if seconds and seconds <= (self.gettimeout() or 0.0) < seconds + LATE_SECONDS:
+            return
+        self.settimeout(seconds)
+
     def recv_into(self: Any, *args: Any, **kwargs: Any) -> int:
         exchange = _current.get()
-        self.settimeout(exchange.remaining())
+        self._bound(exchange.remaining())
         count = int(super().recv_into(*args, **kwargs))  # type: ignore[misc]
         exchange.read_from(self, count)
         return count
@@ -373,7 +382,7 @@ class _Timed:
         with memoryview(data) as whole, whole.cast("B") as content:
             sent = 0
             while sent < len(content):
-                self.settimeout(exchange.remaining())
+                self._bound(exchange.remaining())
                 sent += self.send(content[sent : sent + PIECE_BYTES], *args, **kwargs)
                 exchange.move()
 
