@@ -152,6 +152,10 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
             _fall_back_to_json()
         return Flask.preprocess_request(self)
 
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """No view is a coroutine; to find that out takes Flask 2 µs for each function it calls."""
+        return func
+
     def make_default_options_response(self) -> Response:
         """Say what can be done here, and with which fields."""
         response: Response = super().make_default_options_response()

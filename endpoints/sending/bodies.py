@@ -157,7 +157,7 @@ def waits(pool: PooledEmailService) -> bool:
 
 def prefers_to_go_on() -> bool:
     """Whether the caller does not want to wait for what becomes of the request (RFC 7240)."""
-    wishes = ",".join(request.headers.getlist("Prefer")).lower().split(",")
+    wishes = request.headers.get("Prefer", "").lower().split(",")
     return any(wish.partition(";")[0].strip() == "respond-async" for wish in wishes)
 
 
