@@ -7,6 +7,8 @@ bad day, or is up to no good:
 - `hanging`: 64 callers of another domain, whose only provider never answers
 - `hanging, with a backup`: the same where a second provider answers
 - `batches`: 4 callers of another domain send batches of 1,000 with an Idempotency-Key
+- `queued batches`, `queued files`: 4 callers of another domain have such batches queued, or
+  messages with a file of 10 MB, without a pause, and they are delivered meanwhile
 - `searches`: 20 callers search the other domain's log, of 200,000 messages, for part of an address
 - `half requests`: 200 clients begin a request with a large body and send no more
 - `a stranger's bodies`: 4 clients without a key post 30 MB of `[],[],…`
@@ -22,6 +24,7 @@ not sent.
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import http.client
 import json
@@ -35,7 +38,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -62,6 +65,7 @@ class Call:
     body: bytes = b""
     key: str = ""
     keyed: bool = False
+    is_queued: bool = False
 
 
 class Callers:
@@ -103,6 +107,8 @@ class Callers:
             headers["Authorization"] = f"Bearer {self._call.key}"
         if self._call.keyed:
             headers["Idempotency-Key"] = secrets.token_hex(8)
+        if self._call.is_queued:
+            headers["Prefer"] = "respond-async"
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=WAIT_SECONDS)
         with contextlib.closing(connection):
             connection.request(self._call.method, self._call.path, self._call.body, headers)
@@ -121,6 +127,18 @@ def batch(domain: str) -> Call:
     """A thousand of them."""
     body = json.dumps({"messages": [fields(domain, number) for number in range(1000)]}).encode()
     return Call("POST", f"/{domain}/send", body, KEYS[domain], keyed=True)
+
+
+def queued(call: Call) -> Call:
+    """The same, to be sent later."""
+    return replace(call, is_queued=True)
+
+
+def with_file(domain: str) -> Call:
+    """A message of `domain` with a file of 10 MB."""
+    file = {"filename": "plan.bin", "content": base64.b64encode(bytes(10**7)).decode()}
+    body = json.dumps({**fields(domain, 0), "attachments": [file]}).encode()
+    return Call("POST", f"/{domain}/send", body, KEYS[domain])
 
 
 def fields(domain: str, number: int) -> dict[str, Any]:
@@ -173,6 +191,12 @@ BAD_DAYS: Final = (
         has_backup=True,
     ),
     BadDay("batches", lambda port, rude: Callers(port, batch(OTHER), 4, is_rude=rude)),
+    BadDay(
+        "queued batches", lambda port, rude: Callers(port, queued(batch(OTHER)), 4, is_rude=rude)
+    ),
+    BadDay(
+        "queued files", lambda port, rude: Callers(port, queued(with_file(OTHER)), 4, is_rude=rude)
+    ),
     BadDay(
         "searches",
         lambda port, rude: Callers(port, SEARCH, 20, is_rude=rude),
