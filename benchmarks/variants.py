@@ -43,6 +43,9 @@ class NullStore:
     def adopt(self, *_: object) -> None:
         """Nothing waits."""
 
+    def remove_abandoned(self, now: float) -> None:
+        """There is none."""
+
     def end_the_forgotten(self, now: float) -> None:
         """Nothing waits."""
 

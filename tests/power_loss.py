@@ -1,7 +1,7 @@
 """Has a message queued and sent, and says when: for test_queue_proofs.py, which traces its writes.
 
-`python power_loss.py URL` writes a line as soon as the message was accepted, and one as soon as a
-service has it.
+`python power_loss.py URL SIZE` writes a line as soon as the message was accepted, and one as soon
+as a service has it. SIZE: of its text, in bytes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
     store = Store(sys.argv[1])
     service = Telling("a", "example.com", ServiceSettings(priority_value=1, timeout_seconds=10))
     pool = PooledEmailService("example.com", [service], store)
-    message = make_message()
+    message = make_message(raw_text_body="x" * int(sys.argv[2]))
     pool.accept([message])
     tell("accepted", message.message_id)
     Dispatcher([pool], store).deliver_due()

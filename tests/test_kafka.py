@@ -23,6 +23,7 @@ from email_services.queue import Dispatcher
 from email_services.store import Store
 
 STREAMS = {"default", "bulk"}
+NOW = 1_800_000_000.0
 NOBODY = "kafka://127.0.0.1:9/mailpool"
 
 
@@ -130,8 +131,8 @@ def test_a_record_is_the_whole_message(store):
 
 def test_what_comes_twice_is_taken_in_once(any_store):
     messages = waiting(any_store, *(make_message() for _ in range(30)))
-    any_store.take_in(messages[:20] + messages[10:20])
-    any_store.take_in(messages)
+    any_store.take_in(messages[:20] + messages[10:20], NOW)
+    any_store.take_in(messages, NOW)
     assert any_store.depths(DOMAIN, time.time())["default"].waiting == 30
 
 
@@ -140,9 +141,9 @@ def test_what_was_sent_meanwhile_is_not_taken_in_again(any_store):
     clock.now = time.time() + 1
     pool = PooledEmailService(DOMAIN, [service], any_store, now=clock)
     messages = waiting(any_store, make_message())
-    any_store.take_in(messages)
+    any_store.take_in(messages, NOW)
     assert Dispatcher([pool], any_store, now=clock).deliver_due() == 1
-    any_store.take_in(messages)
+    any_store.take_in(messages, NOW)
     assert Dispatcher([pool], any_store, now=clock).deliver_due() == 0
     assert len(service.sent) == 1
     assert outcome(any_store, messages[0].logged.message_id) == "sent"
@@ -239,11 +240,11 @@ def test_records_are_taken_in_over_an_outage_of_the_database(topics, store, monk
     intake = Intake(topics, store, STREAMS)
     calls, is_away, take_in = [], True, store.take_in
 
-    def sometimes(messages):
+    def sometimes(messages, now):
         calls.append(len(messages))
         if is_away:
             raise StoreUnavailable("It is away.")
-        take_in(messages)
+        take_in(messages, now)
 
     monkeypatch.setattr(store, "take_in", sometimes)
     intake.start()

@@ -7,8 +7,8 @@ import time
 from collections import Counter
 
 import pytest
-from conftest import make_message
-from sqlalchemy import update
+from conftest import PLAIN, make_message
+from sqlalchemy import func, select, update
 
 from email_services.abstract import AbstractEmailService, Acceptance, ServiceSettings
 from email_services.exceptions import (
@@ -28,13 +28,14 @@ from email_services.queue.retries import (
     wait_before,
 )
 from email_services.store import Store
-from email_services.store.schema import OUTBOX
+from email_services.store.schema import OUTBOX, PAYLOADS
 from email_services.streams import BUILT_IN, Stream
 
 DOMAIN = "example.com"
 DOWN = ServiceUnavailable("HTTP 503.")
 LOST = OutcomeUnknown("No answer.")
 NO = MessageRejected("It is too odd.")
+LATER = "2027-01-15T09:20:00Z"
 
 
 class Clock:
@@ -50,7 +51,7 @@ class Mailbox(AbstractEmailService):
 
     def __init__(self, name, *faults, priority=0, then=None):
         super().__init__(name, DOMAIN, ServiceSettings(priority_value=priority, timeout_seconds=10))
-        self.faults, self.then, self.sent = list(faults), then, []
+        self.faults, self.then, self.sent, self.texts = list(faults), then, [], []
 
     def send(self, message, timeout):  # noqa: ARG002
         fault = self.faults.pop(0) if self.faults else self.then
@@ -59,6 +60,7 @@ class Mailbox(AbstractEmailService):
         if fault:
             fault(message)
         self.sent.append(message.message_id)
+        self.texts.append(message.raw_text_body)
         return Acceptance(f"id at {self.name}")
 
 
@@ -109,6 +111,71 @@ def test_what_was_accepted_is_sent_and_nothing_of_it_stays(make, log, any_store,
     assert found.service_message_id == "id at a"
     assert any_store.depths(DOMAIN, clock.now) == {}
     assert dispatcher.deliver_due() == 0
+
+
+LARGE = "A large letter. " * 100_000
+
+
+def parts(store):
+    """How many are kept of what waits."""
+    with store._statement() as connection:
+        return connection.scalar(select(func.count()).select_from(PAYLOADS))
+
+
+@pytest.mark.parametrize("text", ["Small.", "Not so small. " * 50_000, LARGE])
+def test_a_message_is_delivered_as_it_was_accepted_however_large(make, any_store, text):
+    service = Mailbox("a")
+    pool, dispatcher = make(service)
+    pool.accept([make_message(raw_text_body=text), make_message()])
+    assert parts(any_store) > 1
+    dispatcher.deliver_due()
+    assert sorted(map(len, service.texts)) == sorted([len(text), len(PLAIN["raw_text_body"])])
+    assert text in service.texts
+    assert parts(any_store) == 0
+
+
+@pytest.mark.parametrize("text", ["Small.", LARGE])
+def test_nothing_stays_of_what_is_cancelled_or_forgotten(make, any_store, clock, text):
+    pool, _ = make(Mailbox("a"))
+    first, second = (make_message(raw_text_body=text, send_at=LATER) for _ in range(2))
+    pool.accept([first, second])
+    assert any_store.cancel(DOMAIN, first.message_id, clock.now)
+    any_store.end_the_forgotten(clock.now + 366 * 86400)
+    assert parts(any_store) == 0
+
+
+def test_what_was_written_ahead_of_a_message_that_never_came_is_removed_later(
+    make, any_store, clock, monkeypatch
+):
+    pool, dispatcher = make(Mailbox("a"))
+    waits = make_message(raw_text_body=LARGE, send_at=LATER)
+    pool.accept([waits])
+    there = parts(any_store)
+
+    def fail(_):
+        raise StoreUnavailable("It is away.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(any_store, "_carry_out", refusing_the_log(any_store, fail))
+        with pytest.raises(StoreUnavailable):
+            pool.accept([make_message(raw_text_body=LARGE)])
+    assert parts(any_store) == 2 * there
+    dispatcher.deliver_due()
+    assert parts(any_store) == 2 * there  # who is still at it may need them
+    clock.now += 3601
+    dispatcher.deliver_due()
+    assert parts(any_store) == there
+
+
+def refusing_the_log(store, fail):
+    """What writes, and fails where the message itself is to be written."""
+    carry_out = store._carry_out
+
+    def sometimes(write):
+        is_message = any("INSERT INTO outbox" in rows.sql for rows in write.statements)
+        return fail(write) if is_message else carry_out(write)
+
+    return sometimes
 
 
 def test_what_could_not_be_sent_is_tried_again_after_a_while(make, log, clock):
@@ -341,7 +408,7 @@ def test_a_stream_has_its_own_order_of_services(make):
 def test_a_message_for_later_waits_here_where_no_service_can_hold_it(make, clock, log):
     service = Mailbox("a")
     pool, dispatcher = make(service)
-    message = make_message(send_at="2027-01-15T09:20:00Z")
+    message = make_message(send_at=LATER)
     pool.accept([message])
     assert dispatcher.deliver_due() == 0
     clock.now = 1_800_004_801.0
@@ -431,7 +498,7 @@ def test_what_somebody_is_sending_cannot_be_cancelled(make, any_store, clock, lo
 def test_a_message_can_be_sent_now(make, any_store, clock):
     service = Mailbox("a")
     pool, dispatcher = make(service)
-    message = make_message(send_at="2027-01-15T09:20:00Z")
+    message = make_message(send_at=LATER)
     pool.accept([message])
     assert any_store.send_now(DOMAIN, message.message_id, clock.now)
     dispatcher.deliver_due()
@@ -486,8 +553,8 @@ def test_a_message_that_cannot_be_read_stops_no_other(make, any_store, log, cloc
     broken, other = make_message(), make_message()
     pool.accept([broken, other])
     with any_store._transaction() as connection:
-        broken_row = update(OUTBOX).where(OUTBOX.c.message_id == broken.message_id)
-        connection.execute(broken_row.values(payload=b"{}"))
+        broken_row = update(PAYLOADS).where(PAYLOADS.c.message_id == broken.message_id)
+        connection.execute(broken_row.values(content=b"{}"))
     dispatcher.deliver_due()
     assert service.sent == [other.message_id]
     assert log(broken).outcome == "not sent"

@@ -94,7 +94,8 @@ def test_after_ten_minutes_without_a_provider_all_goes_out_and_one_message_goes_
 # Power loss
 
 
-def test_what_was_answered_is_on_the_disk_and_what_is_handed_over_too(tmp_path, migrated):
+@pytest.mark.parametrize("size", [100, 2_000_000])
+def test_what_was_answered_is_on_the_disk_and_what_is_handed_over_too(tmp_path, migrated, size):
     """Only what was synced by then is there after a loss of power."""
     if not shutil.which("strace"):
         pytest.skip("there is no strace here")
@@ -103,7 +104,7 @@ def test_what_was_answered_is_on_the_disk_and_what_is_handed_over_too(tmp_path, 
     trace = tmp_path / "trace"
     watched = "trace=pwrite64,write,fsync,fdatasync,ftruncate"
     tracer = ["strace", "-y", "-xx", "-s", "1000000", "-e", watched, "-o", str(trace)]
-    script = [sys.executable, str(HERE / "power_loss.py"), f"sqlite:///{database}"]
+    script = [sys.executable, str(HERE / "power_loss.py"), f"sqlite:///{database}", f"{size}"]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
     done = subprocess.run(
         [*tracer, *script], env=environment, capture_output=True, text=True, check=False
@@ -165,7 +166,9 @@ class Synced:
                 (folder / Path(path).name).write_bytes(content)
         with contextlib.closing(sqlite3.connect(folder / database.name)) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-            return connection.execute("SELECT message_id, handing_to FROM outbox").fetchall()
+            found = "SELECT sum(length(content)) FROM payloads WHERE message_id = o.message_id"
+            whole = f"SELECT message_id, handing_to FROM outbox AS o WHERE size = ({found})"
+            return connection.execute(whole).fetchall()
 
 
 def bytes_of(text: str) -> bytes:

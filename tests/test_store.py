@@ -17,11 +17,11 @@ from sqlalchemy import create_engine, event, insert, text
 from email_services.drill import Drill
 from email_services.exceptions import ConfigError, SearchTooSlow, StoreUnavailable
 from email_services.health import Health
-from email_services.store import LoggedMessage, Reservation, ServiceState, Store
+from email_services.store import LoggedMessage, Reservation, ServiceState, Store, Waiting
 from email_services.store.database import AWAY_SECONDS
 from email_services.store.engines import LOG_CONNECTIONS, POSTGRESQL
 from email_services.store.keys import KEEP_KEY_SECONDS
-from email_services.store.migrations import MIGRATIONS
+from email_services.store.migrations import MIGRATIONS, _keep_payloads_apart
 from email_services.store.schema import KEYS
 from email_services.store.services import KEPT_ERRORS
 
@@ -527,6 +527,25 @@ def test_a_database_from_before_there_were_secrets_gets_their_table(url, open_st
         connection.execute(text("DELETE FROM schema_version WHERE version > 1"))
     engine.dispose()
     assert open_store().secret("a")
+
+
+def test_what_waited_before_payloads_were_kept_apart_is_there(url, open_store):
+    store = open_store()
+    waiting = Waiting(logged(message_id="a" * 32, at=NOW), b"{}", NOW, NOW, NOW + 60)
+    store.put([waiting], NOW)
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    kind = "BLOB" if engine.dialect.name == "sqlite" else "BYTEA"
+    with engine.begin() as connection:
+        connection.execute(text(f"ALTER TABLE outbox ADD COLUMN payload {kind}"))
+        connection.execute(text("UPDATE outbox SET payload = (SELECT content FROM payloads)"))
+        connection.execute(text("DROP TABLE payloads"))
+        number = MIGRATIONS.index(_keep_payloads_apart)
+        connection.execute(text(f"DELETE FROM schema_version WHERE version > {number}"))
+    engine.dispose()
+    (claimed,) = open_store().claim(
+        "example.com", "default", "me", NOW, NOW + 60, limit=1, max_bytes=1
+    )
+    assert claimed.payload == b"{}"
 
 
 def test_many_that_start_at_once_make_one_schema(url, open_store):

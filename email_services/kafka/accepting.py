@@ -74,7 +74,7 @@ class KafkaQueue:
             self._away_until = self._clock() + AWAY_SECONDS
             self._see_to_topics()
             logger.error("The queue does not answer: the database takes what is to wait.")
-            is_in = self._take_in([messages[n] for n in doubted])
+            is_in = self._take_in([messages[n] for n in doubted], reserved_at)
             for n in doubted:
                 taken[n] = is_in or None  # the record may be there
         if others:
@@ -88,10 +88,10 @@ class KafkaQueue:
                 taken[n] = is_in_store
         return taken
 
-    def _take_in(self, messages: Sequence[Waiting]) -> bool:
+    def _take_in(self, messages: Sequence[Waiting], now: float) -> bool:
         """Not as `put` does: their records may come, and be taken in and sent, before that."""
         try:
-            self._store.take_in(messages)
+            self._store.take_in(messages, now)
         except StoreUnavailable as error:
             logger.error("Nor does the database: %s", error)
             return False

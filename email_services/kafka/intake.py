@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
@@ -112,7 +113,7 @@ class Intake:
 
     def _is_taken_in(self, messages: Sequence[Waiting]) -> bool:
         try:
-            self._store.take_in(messages)
+            self._store.take_in(messages, time.time())
         except StoreUnavailable as error:
             logger.error("%d records of the queue wait for the database: %s", len(messages), error)
             return False

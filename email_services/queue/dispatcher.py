@@ -160,6 +160,7 @@ class Dispatcher:
             for pool in self._pools:
                 self._store.adopt(pool.email_domain, list(pool.streams))
             self._store.end_the_forgotten(self._now())
+            self._store.remove_abandoned(self._now())
         except StoreUnavailable as error:
             logger.error("What waits where nobody looks is left alone: %s", error)
 

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, bindparam, inspect, text
 
 from email_services.store.database import LongStep, Migration, Place, in_parts
 from email_services.store.messages import SIZES, Bounds, newest_first, rows_of
+from email_services.store.outbox import FEW_PARTS
 from email_services.store.schema import (
     CAPS,
     CONFIGURATIONS,
@@ -18,6 +19,7 @@ from email_services.store.schema import (
     METADATA,
     OUTBOX,
     PAUSED,
+    PAYLOADS,
     RECIPIENTS,
     SECRETS,
     WRONG_KEYS,
@@ -45,16 +47,17 @@ _REMOVE_RECIPIENTS: Final = """
     DELETE FROM recipients
     WHERE email_domain = OLD.email_domain AND at = OLD.at AND message_id = OLD.message_id
     AND address IN (SELECT value FROM {source})"""
+_REMOVE_PAYLOAD: Final = "DELETE FROM payloads WHERE message_id = OLD.message_id AND part < {few}"
 _TRIGGER: Final = {
     "sqlite": (
         "DROP TRIGGER IF EXISTS {name}",
-        "CREATE TRIGGER {name} AFTER {event} ON messages BEGIN {words}; END",
+        "CREATE TRIGGER {name} AFTER {event} ON {table} BEGIN {words}; END",
     ),
     "postgresql": (
         """CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql
         AS $$ BEGIN {words}; RETURN NULL; END $$""",
-        "DROP TRIGGER IF EXISTS {name} ON messages",
-        "CREATE TRIGGER {name} AFTER {event} ON messages FOR EACH ROW EXECUTE FUNCTION {name}()",
+        "DROP TRIGGER IF EXISTS {name} ON {table}",
+        "CREATE TRIGGER {name} AFTER {event} ON {table} FOR EACH ROW EXECUTE FUNCTION {name}()",
     ),
 }
 
@@ -101,10 +104,14 @@ def _let_the_database_keep_recipients(connection: Connection) -> None:
         ),
         "DELETE": _REMOVE_RECIPIENTS.format(source=_EACH_RECIPIENT[dialect].format(row="OLD")),
     }
-    for event_, words in changes.items():
-        name = f"recipients_at_{event_.lower()}"
-        for statement in _TRIGGER[dialect]:
-            connection.exec_driver_sql(statement.format(name=name, event=event_, words=words))
+    for event, words in changes.items():
+        _make_trigger(connection, f"recipients_at_{event.lower()}", event, "messages", words)
+
+
+def _make_trigger(connection: Connection, name: str, event: str, table: str, words: str) -> None:
+    for statement in _TRIGGER[connection.dialect.name]:
+        line = statement.format(name=name, event=event, table=table, words=words)
+        connection.exec_driver_sql(line)
 
 
 def _keep_messages_with_keys(connection: Connection) -> None:
@@ -162,6 +169,19 @@ def _add_configurations(connection: Connection) -> None:
     CONFIGURATIONS.create(connection, checkfirst=True)
 
 
+def _keep_payloads_apart(connection: Connection) -> None:
+    """A version that was never released had them in the outbox."""
+    PAYLOADS.create(connection, checkfirst=True)
+    if "payload" in {column["name"] for column in inspect(connection).get_columns("outbox")}:
+        connection.exec_driver_sql(
+            "INSERT INTO payloads (message_id, part, content)"
+            " SELECT message_id, 0, payload FROM outbox"
+        )
+        connection.exec_driver_sql("ALTER TABLE outbox DROP COLUMN payload")
+    words = _REMOVE_PAYLOAD.format(few=FEW_PARTS)
+    _make_trigger(connection, "payload_at_delete", "DELETE", "outbox", words)
+
+
 def _add_columns(connection: Connection, table: str, **kinds: str) -> None:
     """Those that are not there: a new database has all since the first step."""
     there = {column["name"] for column in inspect(connection).get_columns(table)}
@@ -189,5 +209,6 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     _count_what_services_are_handed,
     _add_contents,
     _add_configurations,
+    _keep_payloads_apart,
 )
 """Step n brings a database from version n to version n + 1. Append; never change one."""

@@ -3,12 +3,15 @@
 A message that waits has a row here, and its bodies only as long. Who takes it writes a claim into
 the row, and no result counts that is not of the claim which is there. `due` is when it may be taken
 next; a claim moves that to its own end, so that what a dead process had is due again by itself.
+
+What a message holds is beside that, in parts. Those of a large one are written ahead and removed
+afterwards, each in a transaction of its own: nobody waits for 20 MB to be written.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,6 +27,7 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql
@@ -47,7 +51,7 @@ from email_services.store.messages import (
     rows_of,
 )
 from email_services.store.notices import CHANNEL, Quiet, listen
-from email_services.store.schema import DEFAULT_STREAM, MESSAGES, OUTBOX, PAUSED
+from email_services.store.schema import DEFAULT_STREAM, MESSAGES, OUTBOX, PAUSED, PAYLOADS
 
 _IS_IT: Final = OUTBOX.c.message_id == bindparam("of_message")
 _IS_CLAIMED: Final = and_(_IS_IT, OUTBOX.c.claim == bindparam("of_claim"))
@@ -56,13 +60,23 @@ _IS_OF_CLAIM: Final = and_(
     exists().where(_IS_CLAIMED),
 )
 _PUT: Final = postgresql.insert(OUTBOX).on_conflict_do_nothing()  # SQLite has the same words
+_NEW_PART: Final = postgresql.insert(PAYLOADS)
+_PUT_PART: Final = _NEW_PART.on_conflict_do_update(
+    index_elements=PAYLOADS.primary_key.columns, set_={"ahead": _NEW_PART.excluded.ahead}
+)
 _LOG_IF_NEW: Final = (
     postgresql.insert(MESSAGES).on_conflict_do_nothing().returning(MESSAGES.c.message_id)
 )
 _CHANGE: Final = update(OUTBOX).where(_IS_CLAIMED)
 _TAKE_OUT: Final = delete(OUTBOX).where(_IS_CLAIMED)
 _LOG: Final = update(MESSAGES).where(_IS_OF_CLAIM)
-_PAYLOAD: Final = select(OUTBOX.c.payload).where(_IS_IT)
+_PAYLOAD: Final = (
+    select(PAYLOADS.c.content)
+    .join(OUTBOX, OUTBOX.c.message_id == PAYLOADS.c.message_id)
+    .where(_IS_IT)
+    .order_by(PAYLOADS.c.part)
+)
+_IS_NOBODYS: Final = ~exists().where(OUTBOX.c.message_id == PAYLOADS.c.message_id)
 _NEXT_DUE: Final = select(func.min(OUTBOX.c.due).label("due")).where(
     OUTBOX.c.email_domain == bindparam("email_domain"), OUTBOX.c.stream == bindparam("stream")
 )
@@ -76,6 +90,13 @@ TAKEN_IN: Final = 1000
 
 ROW_BYTES: Final = 16 * 1024
 """Of a payload that count as a row: to write them takes about as long, and others wait as long."""
+
+PART_BYTES: Final = 256 * 1024
+FEW_PARTS: Final = 4
+"""What has no more is written with its row, and removed with it, by the database itself."""
+
+ABANDONED_SECONDS: Final = 3600
+"""After which parts belong to no message that is still to be put here."""
 
 FORGOTTEN_SECONDS: Final = 3600
 """After which nobody will say of a message that it has expired, whose domain is no more."""
@@ -194,12 +215,14 @@ class Outbox(Database):
                 [
                     (LOG_MESSAGE, [message_columns(message.logged) for message in some]),
                     (_PUT, [_outbox_columns(message) for message in some]),
+                    (_PUT_PART, [part for m in some if not _is_large(m) for part in _parts(m)]),
                     (STORE_ANSWER, [_answer(m, reserved_at) for m in some if m.key is not None]),
                 ],
                 sum(map(_weight, some)),
                 is_durable=True,
             )
             try:
+                self._write_ahead(some, reserved_at)
                 self._carry_out(write)
             except StoreUnavailable:
                 if not (taken or write.is_doubtful):
@@ -210,19 +233,32 @@ class Outbox(Database):
             self._say({(m.logged.email_domain, m.logged.stream) for m in some})
         return taken
 
-    def take_in(self, messages: Sequence[Waiting]) -> None:
+    def _write_ahead(self, messages: Sequence[Waiting], now: float) -> None:
+        """Have the parts of large ones on the disk."""
+        for message in filter(_is_large, messages):
+            for part in _parts(message):
+                row = {**part, "ahead": now}
+                weight = 1 + PART_BYTES // ROW_BYTES
+                self._write_all([(_PUT_PART, [row])], weight, is_durable=True)
+
+    def take_in(self, messages: Sequence[Waiting], now: float) -> None:
         """Take messages that another queue held, each once.
 
+        now: the time, in seconds since the epoch.
         One that was here before, and may be sent by now, is left as it is. What is here when this
         returns is on the disk. Raises StoreUnavailable, and may then be called again.
         """
         for some in in_parts(messages, _weight, TAKEN_IN):
+            self._write_ahead(some, now)
             once = {message.logged.message_id: message for message in some}
             rows = [message_columns(message.logged) for message in once.values()]
             with self._transaction(is_durable=True) as connection:
                 new = set(connection.execute(_LOG_IF_NEW, rows).scalars())
                 if new:
-                    connection.execute(_PUT, [_outbox_columns(once[id_]) for id_ in sorted(new)])
+                    taken = [once[id_] for id_ in sorted(new)]
+                    connection.execute(_PUT, [_outbox_columns(message) for message in taken])
+                    parts = [part for m in taken if not _is_large(m) for part in _parts(m)]
+                    connection.execute(_PUT_PART, parts) if parts else None
             self._say({(m.logged.email_domain, m.logged.stream) for m in some})
 
     def _say(self, lanes: Collection[tuple[str, str]]) -> None:
@@ -289,8 +325,13 @@ class Outbox(Database):
                 .outerjoin(MESSAGES, MESSAGES.c.message_id == OUTBOX.c.message_id)
                 .where(those, OUTBOX.c.claim == claim)
                 .order_by(OUTBOX.c.ready_at)
-            )
-            return [_claimed(row) for row in found]
+            ).all()
+            payloads: dict[str, bytearray] = {}
+            parts = select(PAYLOADS.c.message_id, PAYLOADS.c.content)
+            mine = PAYLOADS.c.message_id.in_(ids)
+            for part in connection.execute(parts.where(mine).order_by(PAYLOADS.c.part)):
+                payloads.setdefault(part.message_id, bytearray()).extend(part.content)
+            return [_claimed(row, bytes(payloads.pop(row.message_id, b""))) for row in found]
 
     def hand_over(
         self, claim: str, message_ids: Sequence[str], service: str, until: float
@@ -334,6 +375,7 @@ class Outbox(Database):
             ]
             those = [_of(claim, message.message_id) for message in some]
             self._write_all([(_LOG, outcomes), (_TAKE_OUT, those)])
+            self._remove_rests([message.message_id for message in some])
         for later in in_parts(again):
             attempts = [
                 {**_of(claim, message.message_id), "attempts": json.dumps(list(message.attempts))}
@@ -350,6 +392,28 @@ class Outbox(Database):
                 for message in later
             ]
             self._write_all([(_LOG, attempts), (_CHANGE, rows)])
+
+    def _remove_rests(self, message_ids: Sequence[str]) -> None:
+        """Remove what is left of large messages that are not here any more, a few at a time."""
+        ours = and_(PAYLOADS.c.message_id.in_(message_ids), _IS_NOBODYS)
+        while True:
+            with self._statement() as connection:
+                query = select(*PAYLOADS.primary_key.columns).where(ours).limit(FEW_PARTS)
+                some = [tuple(row) for row in connection.execute(query)]
+            if not some:
+                return
+            with self._transaction() as connection:
+                those = tuple_(*PAYLOADS.primary_key.columns).in_(some)
+                connection.execute(delete(PAYLOADS).where(those))
+
+    def remove_abandoned(self, now: float) -> None:
+        """Remove what was written ahead for messages that were never put here, or never removed."""
+        old = PAYLOADS.c.ahead < now - ABANDONED_SECONDS
+        query = select(PAYLOADS.c.message_id).where(old, _IS_NOBODYS).distinct()
+        with self._statement() as connection:
+            ids = connection.execute(query.limit(WRITTEN_AT_ONCE)).scalars().all()
+        if ids:
+            self._remove_rests(ids)
 
     def hasten(self, email_domain: str, stream: str, now: float) -> None:
         """Have those tried again at once that wait since they could not be sent."""
@@ -392,7 +456,9 @@ class Outbox(Database):
                     .where(MESSAGES.c.message_id == message_id)
                     .values(outcome=outcome)
                 )
-            return taken.rowcount > 0
+        if taken.rowcount:
+            self._remove_rests([message_id])
+        return taken.rowcount > 0
 
     def send_now(self, email_domain: str, message_id: str, now: float) -> bool:
         """Have a message tried at once; returns whether it was waiting."""
@@ -479,7 +545,7 @@ class Outbox(Database):
     def payload(self, message_id: str) -> bytes | None:
         """A message that waits, as it was put there."""
         found = self._read(_PAYLOAD, {"of_message": message_id})
-        return bytes(found[0]["payload"]) if found else None
+        return b"".join(bytes(part["content"]) for part in found) or None
 
     def end_the_forgotten(self, now: float) -> None:
         """Say of those that nobody looks for, since their domain is no more, that they expired."""
@@ -501,6 +567,8 @@ class Outbox(Database):
                 ended = MESSAGES.c.message_id.in_(some)
                 connection.execute(update(MESSAGES).where(ended).values(outcome=outcome))
             connection.execute(delete(OUTBOX).where(OUTBOX.c.message_id.in_(ids)))
+        if ids:
+            self._remove_rests(ids)
 
 
 def _is_in(email_domain: str, stream: str) -> ColumnElement[bool]:
@@ -531,7 +599,23 @@ def _first(rows: Sequence[Any], max_bytes: int) -> list[str]:
 
 
 def _weight(message: Waiting) -> int:
-    return 1 + rows_of(message.logged) + len(message.payload) // ROW_BYTES
+    ahead = _is_large(message)
+    return 1 + rows_of(message.logged) + (0 if ahead else len(message.payload) // ROW_BYTES)
+
+
+def _is_large(message: Waiting) -> bool:
+    return len(message.payload) > FEW_PARTS * PART_BYTES
+
+
+def _parts(message: Waiting) -> Iterator[dict[str, Any]]:
+    for part, start in enumerate(range(0, len(message.payload), PART_BYTES)):
+        content = message.payload[start : start + PART_BYTES]
+        yield {
+            "message_id": message.logged.message_id,
+            "part": part,
+            "ahead": None,
+            "content": content,
+        }
 
 
 def _outbox_columns(message: Waiting) -> dict[str, Any]:
@@ -541,7 +625,6 @@ def _outbox_columns(message: Waiting) -> dict[str, Any]:
         "email_domain": logged.email_domain,
         "stream": logged.stream,
         "service": message.service,
-        "payload": message.payload,
         "size": len(message.payload),
         "ready_at": message.ready_at,
         "due": message.due,
@@ -557,12 +640,12 @@ def _answer(message: Waiting, reserved_at: float) -> dict[str, Any]:
     return answer_columns(message.logged.email_domain, key, reserved_at, answer)
 
 
-def _claimed(row: Any) -> Claimed:
+def _claimed(row: Any, payload: bytes) -> Claimed:
     return Claimed(
         row.message_id,
         row.stream,
         row.service,
-        bytes(row.payload),
+        payload,
         row.ready_at,
         row.expires,
         row.tries,

@@ -161,8 +161,7 @@ OUTBOX = Table(
     Column("email_domain", String(255), nullable=False),
     Column("stream", String(64), nullable=False),
     Column("service", String(64)),  # the only one that it may go through, if there is one
-    Column("payload", LargeBinary, nullable=False),
-    Column("size", Integer, nullable=False),  # of the payload, in bytes
+    Column("size", Integer, nullable=False),  # of what it holds, in bytes; see PAYLOADS
     Column("ready_at", Float, nullable=False),  # since when it could have been sent
     # When it may be taken: not before; once it is taken, when whoever took it counts as gone.
     Column("due", Float, nullable=False),
@@ -187,6 +186,18 @@ CONTENTS = Table(
     Column("content", LargeBinary, nullable=False),
     Index("contents_by_end", "until"),
     Index("contents_by_domain", "email_domain", "until"),
+)
+
+PAYLOADS = Table(
+    "payloads",
+    METADATA,
+    # What a message in OUTBOX holds, in parts; most have one. Apart, since a row that is changed is
+    # written anew as a whole.
+    Column("message_id", String(32), primary_key=True),
+    Column("part", Integer, primary_key=True),
+    Column("ahead", Float),  # when it was written, if that was before the message was put there
+    Column("content", LargeBinary, nullable=False),
+    Index("payloads_ahead", "ahead", **_where("ahead IS NOT NULL")),
 )
 
 CAPS = Table(
