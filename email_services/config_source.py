@@ -55,6 +55,8 @@ def read_source(source: str) -> str:
     """The text at a path or URL. Raises ConfigError."""
     name = printable(source)
     try:
+        if source.startswith("s3://"):
+            return _read_from_s3(source).decode("utf-8-sig")
         if re.match(r"https?://", source):
             response = requests.get(source, timeout=10)
             response.raise_for_status()
@@ -68,6 +70,32 @@ def read_source(source: str) -> str:
         raise ConfigError(f"{name}: {error.strerror}") from None
     except ValueError as error:  # not UTF-8
         raise ConfigError(f"{name}: {error}") from None
+
+
+def _read_from_s3(source: str) -> bytes:
+    """What is at `s3://bucket/key`; as AWS's variables say who asks. Raises ConfigError.
+
+    By boto3 alone: what is made to open any URL wraps it, and says less of what went wrong.
+    """
+    try:
+        from boto3 import client  # noqa: PLC0415 - for who has a configuration there
+        from botocore.config import Config as Settings  # noqa: PLC0415 - likewise
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - likewise
+    except ModuleNotFoundError:
+        raise ConfigError(f"{source}: it needs boto3 (pip install boto3)") from None
+    bucket, _, key = source.removeprefix("s3://").partition("/")
+    if not bucket or not key:
+        raise ConfigError(f"{source}: it should be s3://bucket/key")
+    patience = Settings(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 3})
+    try:
+        found = client("s3", config=patience).get_object(Bucket=bucket, Key=key)
+        content: bytes = found["Body"].read()
+    except ClientError as error:
+        raise ConfigError(f"{source}: S3 says {error.response['Error']['Code']}") from None
+    except BotoCoreError as error:
+        kind = type(error).__name__
+        raise ConfigError(f"{source}: it could not be fetched ({kind})") from None
+    return content
 
 
 def printable(source: str) -> str:
