@@ -30,16 +30,9 @@ from pathlib import Path
 from typing import Final
 
 from email_services import checkup, logs
+from email_services.apart import WorkerApart
 from email_services.api_keys import ApiKey, Role, hash_key
-from email_services.config import PLACEHOLDER, Config, load_config, newest_config
-from email_services.exceptions import ConfigError, StoreUnavailable
-from email_services.queue import CALLS, Dispatcher
-from email_services.store import Store
-
-logger = logging.getLogger(__name__)
-
-LOOK_SECONDS: Final = 5.0
-"""How often the worker asks whether a configuration was uploaded."""
+from email_services.config import PLACEHOLDER, Config, load_config
 
 
 def make_config(example: Path, target: Path) -> None:
@@ -92,43 +85,12 @@ def export_command(config: Config) -> str:
 def work() -> None:
     """Deliver what waits, until SIGTERM or SIGINT."""
     logging.config.dictConfig(logs.settings(os.environ))
-    config = load_config()
-    store = config.store()
-    copies = config.copies(store)
-    calls = int(os.environ.get("QUEUE_CALLS", CALLS)) or CALLS
-    dispatcher = Dispatcher.of(config, store, calls, copies)
     is_over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: is_over.set())
-    dispatcher.start()
-    dispatcher.listen()
-    while not is_over.wait(LOOK_SECONDS):
-        newest = _newest(config, store)
-        if newest:
-            newest.go_on_from(config, store, copies)
-            config, before = newest, dispatcher
-            dispatcher = Dispatcher.of(config, store, calls, copies)
-            dispatcher.start()
-            dispatcher.listen()
-            before.stop()
-            words = "The configuration is version %d now."
-            said = logs.event("config", is_taken_over=True, version=config.version)
-            logger.info(words, config.version, extra=said)
-    dispatcher.stop()
-    copies.stop()
-    store.close()
-
-
-def _newest(config: Config, store: Store) -> Config | None:
-    """What was uploaded since, if it is usable here; else `config` stays."""
-    try:
-        return newest_config(config, store)
-    except StoreUnavailable:
-        return None
-    except ConfigError as error:
-        words = "The configuration was not taken over: %s"
-        logger.error(words, error, extra=logs.event("config", is_taken_over=False))
-        return None
+    worker = WorkerApart()
+    worker.tell_metrics()
+    worker.run(is_over)
 
 
 def print_hash(is_new: bool = False) -> None:

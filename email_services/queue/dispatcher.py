@@ -51,7 +51,7 @@ class Dispatcher:
         intake: Intake | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._pools = pools
+        self.pools = pools
         self._store = store
         self.intake = intake
         self._now = now
@@ -157,7 +157,7 @@ class Dispatcher:
     def _sweep(self) -> None:
         """See to what waits in streams and domains that are no more."""
         try:
-            for pool in self._pools:
+            for pool in self.pools:
                 self._store.adopt(pool.email_domain, list(pool.streams))
             self._store.end_the_forgotten(self._now())
             self._store.remove_abandoned(self._now())
