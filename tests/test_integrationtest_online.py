@@ -35,7 +35,7 @@ ENOUGH_SECONDS = 120
 CHECKS = [
     "plain message",
     "cc and bcc",
-    "HTML",
+    "HTML and a file",
     "bad bcc address",
     "wrong pool key",
     "first provider failed",
@@ -284,7 +284,7 @@ def test_all_checks_pass_and_real_mail_goes_through_the_right_service(server):
     assert script.rows == {
         "plain message": "ok: sent by primary",
         "cc and bcc": "ok: sent by primary",
-        "HTML": "ok: sent by primary",
+        "HTML and a file": "ok: sent by primary",
         "bad bcc address": "ok: refused, nothing sent; "
         "to_bcc.0: An email address must have an @-sign.",
         "wrong pool key": (
@@ -475,7 +475,7 @@ WRONG_ANSWERS = {
         (200, {}),
     ],
     "cc and bcc": [(400, REFUSED)],
-    "HTML": [(500, {}), HANG_UP],
+    "HTML and a file": [(500, {}), HANG_UP],
     "bad bcc address": [
         sent_by("primary", []),
         (400, REFUSED),
