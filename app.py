@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from gunicorn.http.errors import ParseException
+from werkzeug.wrappers import Response
 
-from browsable_api import BrowsableAPI
+from browsable_api import BrowsableAPI, request
+from email_services import traces
 from email_services.config import Config, load_config, newest_config
 from email_services.counters import RELOADED
 from email_services.exceptions import EmailServicesError
 from email_services.kafka import KafkaQueue
-from email_services.logs import event, only_about
+from email_services.logs import about, event, only_about
 from email_services.pool import MANY
 from email_services.queue import CALLS, Dispatcher
 from email_services.store import Store
@@ -65,7 +69,7 @@ def create_app(config: Config | None = None, before: Mailpool | None = None) -> 
         knows_sender=knows_sender,
         trusted_proxies=trusted_proxies(),
         unreadable=(ParseException,),
-        on_request=lambda request_id: only_about(request_id=request_id),
+        on_request=_begin_request,
     )
     if trusted := os.environ.get("TRUSTED_HOSTS"):
         app.config["TRUSTED_HOSTS"] = trusted.split(",")
@@ -93,8 +97,22 @@ def create_app(config: Config | None = None, before: Mailpool | None = None) -> 
     app.context_processor(page_addresses)
     app.after_request(vary_by_cookie)
     app.after_request(count_answer)
+    app.after_request(_note_request)
+    app.teardown_request(lambda _: traces.end_request())
     RELOADED.set(1)
     return app
+
+
+def _begin_request(request_id: str, environ: Mapping[str, Any]) -> None:
+    only_about(request_id=request_id)
+    if trace_id := traces.begin_request(environ):
+        about(trace_id=trace_id)
+
+
+def _note_request(response: Response) -> Response:
+    rule = request.url_rule
+    traces.note_request(request.method, rule.rule if rule else "", response.status_code)
+    return response
 
 
 def renewed(app: BrowsableAPI) -> BrowsableAPI | None:

@@ -13,7 +13,7 @@ from server import slots
 from server.proxies import trusted_proxies
 
 slots.share_counts()
-from email_services import logs  # noqa: E402 - what it needs counts
+from email_services import logs, traces  # noqa: E402 - what they need counts
 from email_services.counters import RELOADED  # noqa: E402 - it counts
 from email_services.exceptions import ConfigError  # noqa: E402
 from email_services.queue import CALLS  # noqa: E402 - likewise
@@ -74,6 +74,7 @@ def post_worker_init(worker: Any) -> None:
     """Begin to deliver what waits, in the process that does it: threads survive no fork."""
     from app import renewed  # noqa: PLC0415 - gunicorn has loaded it by now
 
+    traces.begin(os.environ)
     mailpool_of(worker.wsgi).upkeep.start()
     begin_to_deliver(worker.wsgi)
     worker.follower = Follower(worker, renewed, begin_to_deliver, end_to_deliver)
@@ -88,6 +89,7 @@ def worker_exit(_server: Any, worker: Any) -> None:
     end_to_deliver(worker.wsgi)
     mailpool_of(worker.wsgi).copies.stop()
     mailpool_of(worker.wsgi).upkeep.stop()
+    traces.end()
 
 
 def on_reload(arbiter: Any) -> None:

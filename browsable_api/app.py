@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
@@ -80,7 +80,7 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         knows_sender: Callable[[bytearray], bool] = lambda _: True,
         trusted_proxies: str = "",
         unreadable: tuple[type[Exception], ...] = (),
-        on_request: Callable[[str], None] = lambda _: None,
+        on_request: Callable[[str, Mapping[str, Any]], None] = lambda *_: None,
     ) -> None:
         """Set up like FlaskAPI, but for its blueprint, which serves jQuery 1.8 and Bootstrap 2.
 
@@ -91,7 +91,7 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         a request is from somebody known, going by its headers and the beginning of its body; of
         others no more than STRANGERS_BYTES are read. trusted_proxies: see `clients.Proxies`.
         unreadable: what the server raises where a body is not as its headers say. on_request: told
-        the id of each request before anything is done with it.
+        the id of each request, and WSGI's environment, before anything is done with it.
         """
         folder = Path(__file__).parent
         Flask.__init__(
@@ -131,7 +131,7 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         A request has an id: the one that its client or a proxy has given it, or a new one.
         """
         environ["HTTP_X_REQUEST_ID"] = request_id = usable_id(environ.get("HTTP_X_REQUEST_ID", ""))
-        self._on_request(request_id)
+        self._on_request(request_id, environ)
         environ["REMOTE_ADDR"] = self._proxies.client(
             environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", "")
         )

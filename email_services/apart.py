@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from email_services import traces
 from email_services.config import Config, load_config, newest_config
 from email_services.counters import COUNTED, RELOADED
 from email_services.exceptions import ConfigError, StoreUnavailable
@@ -46,12 +47,14 @@ class WorkerApart(Collector):
 
     def run(self, is_over: threading.Event) -> None:
         """Go on until `is_over`, and end what was handed over."""
+        traces.begin(os.environ)
         self._begin()
         while not is_over.wait(LOOK_SECONDS):
             self._look()
         self._dispatcher.stop()
         self._copies.stop()
         self._store.close()
+        traces.end()
 
     def tell_metrics(self) -> None:
         """Answer Prometheus at the port that the environment names, if it does. Raises ConfigError.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
+from email_services import traces
 from email_services.abstract import AbstractEmailService, Acceptance
 from email_services.breakers import CircuitBreakers, Step
 from email_services.bulkhead import Bulkhead
@@ -220,6 +221,16 @@ class Round:
                 fault.blames_service = False
 
     def _call(
+        self, step: Step, parcel: Sequence[Run], timeout: float
+    ) -> list[Acceptance | ProviderError]:
+        """The same as `_answers`, as a span of a trace."""
+        message_ids = [run.given.message_id for run in parcel]
+        with traces.attempt(self._service.email_domain, self._service.name, message_ids) as told:
+            results = self._answers(step, parcel, timeout)
+            told(results)
+        return results
+
+    def _answers(
         self, step: Step, parcel: Sequence[Run], timeout: float
     ) -> list[Acceptance | ProviderError]:
         """What the service says of each message; the fault of a whole call is everyone's."""

@@ -61,6 +61,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 from email_services.cut_json import whole_part
 from email_services.exceptions import OutcomeUnknown, ProviderError, ServiceUnavailable
+from email_services.traces import carried
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 """More of an answer than this is not read: the longest, Postmark's for a batch of 500, has 2 KB for
@@ -169,6 +170,7 @@ class Transport:
         Raises ServiceUnavailable if the request was not written whole, OutcomeUnknown if it was.
         """
         prepared = _prepared(request)
+        prepared.headers.update(carried())
         _forget_content(request)
         with within(timeout, self._patience) as exchange:
             try:

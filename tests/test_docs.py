@@ -166,7 +166,7 @@ def test_every_variable_of_the_environment_is_in_the_page_for_operators():
         name for source in sources for pair in pattern.findall(source.read_text()) for name in pair
     }
     named -= {"", "DYNO"}  # Heroku's own sign
-    named -= {"PATH_INFO", "REMOTE_ADDR"}  # WSGI's
+    named -= {"PATH_INFO", "REMOTE_ADDR", "REQUEST_METHOD"}  # WSGI's
     named -= {name for name in named if name.startswith("HTTP_") and name != "HTTP_PROXY"}
     assert named >= {"EMAIL_CONFIG", "DATABASE_URL", "PORT", "FORWARDED_ALLOW_IPS"}
     assert {name for name in named if f"`{name}`" not in OPERATING} == set()
