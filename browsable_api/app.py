@@ -31,7 +31,7 @@ from browsable_api.conventions import (
 )
 from browsable_api.errors import SENTENCES, APIError, sentence_of
 from browsable_api.operations import current_operation, operations_here
-from browsable_api.renderers import JSONRenderer, PageRenderer, as_html, here, pretty
+from browsable_api.renderers import JSONRenderer, PageRenderer, as_html, here, pretty, with_links
 from browsable_api.request import FORMAT, MEGABYTE, Request, request
 from browsable_api.request_ids import REQUEST_ID, usable_id
 from browsable_api.structure import Structure
@@ -111,6 +111,7 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         self.config["API_DESCRIPTION"] = description
         self.config["CORS_ORIGINS"] = frozenset(cors_origins)
         self.jinja_env.filters |= {"here": here, "markdown": as_html, "pretty": pretty}
+        self.jinja_env.filters["with_links"] = with_links
         self.jinja_env.filters |= {"ahead": ahead, "clock": clock, "lasting": lasting}
         self.jinja_env.tests["past"] = is_past
         self.jinja_env.globals |= {"bar": bar, "columns": columns, "this_moment": this_moment}

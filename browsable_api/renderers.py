@@ -224,6 +224,13 @@ def _breadcrumbs() -> list[tuple[str, str]]:
     return crumbs
 
 
+def with_links(sentence: str) -> Markup:
+    """A sentence of an error for people: an address that it says to GET is a link."""
+    pieces = enumerate(re.split(r"GET (/\S*)", sentence))
+    link = Markup('<a href="{}">This page</a>')
+    return Markup("").join(link.format(p) if number % 2 else escape(p) for number, p in pieces)
+
+
 def _beginning(text: str) -> str:
     """As much of it as a page shows: whole lines, unless one is very long."""
     if len(text) <= MAX_SHOWN:

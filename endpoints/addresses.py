@@ -73,13 +73,14 @@ def url_of(address: str, query: Mapping[str, str] | None = None, /, **parts: str
 def page_addresses() -> dict[str, Any]:
     """Where pages lead to, beside what the answer says; for templates.
 
-    message_url: a function of a message's id. place: what a page is about, for its title.
+    message_url: a function of a message's id. places: what a page is about, for its title.
     """
-    name = (request.view_args or {}).get("email_domain")
+    parts = request.view_args or {}
+    name = parts.get("email_domain")
     if name is None:
         return {"all_messages_url": path_of(ALL_MESSAGES)}
     return {
-        "place": name,
+        "places": [parts[part] for part in ("service", "email_domain") if part in parts],
         "preview_url": path_of(PREVIEW),
         "send_url": path_of(SEND, email_domain=name),
         "message_url": lambda id_: path_of(MESSAGE, email_domain=name, message_id=id_),

@@ -107,7 +107,7 @@ def sign_in(body: SignIn) -> Response:
     return set_cookie(_page_or(body.next, _state(session)), session)
 
 
-@room.operation("GET", SIGN_OUT, raises=(StoreUnavailable,))
+@room.operation("GET", SIGN_OUT, page="sign_out.html", raises=(StoreUnavailable,))
 def get_session_to_end() -> SessionState:
     """Sign out.
 

@@ -167,6 +167,16 @@ def test_a_service_is_made_to_fail_on_a_page_of_its_own_and_for_a_quarter_of_an_
     assert on_call.locator(".banner").count() == 0
 
 
+def test_on_paper_there_are_all_services_and_nothing_to_press(on_call):
+    on_call.goto("/")
+    on_call.emulate_media(media="print")
+    rows = on_call.locator(".services summary")
+    assert rows.count() == 30
+    assert all(row.is_visible() for row in rows.all())
+    assert on_call.locator(".troubles li").first.is_visible()
+    assert [b for b in on_call.locator("button").all() if b.is_visible()] == []
+
+
 # The page keeps itself current
 
 
