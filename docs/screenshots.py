@@ -7,9 +7,11 @@ Needs what the tests need (`make test` installs it) and Chromium.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from conftest import POOL_KEY, ROOT_KEY, make_config
 from servers import Server
+from staged import ON_BACKUP, staged_outage
 
 HERE: Final = Path(__file__).parent
 SCREENS: Final = {"wide": {"width": 1100, "height": 760}, "narrow": {"width": 360, "height": 740}}
@@ -39,14 +42,18 @@ def main() -> None:
         try:
             for scheme in ("light", "dark"):
                 for screen in SCREENS:
-                    take(browser, server.url, scheme, screen)
+                    look_at_an_outage(browser, scheme, screen)
+                    send(browser, server.url, scheme, screen)
         finally:
             browser.close()
             server.kill()
 
 
-def take(browser: Browser, url: str, scheme: str, screen: str) -> None:
-    """Walk through the pages as a person does, with a picture of each."""
+@contextlib.contextmanager
+def opened(
+    browser: Browser, url: str, scheme: str, screen: str
+) -> Iterator[tuple[Page, Callable[[str], None]]]:
+    """A page, and what makes a picture of it."""
     context = browser.new_context(
         base_url=url, viewport=SCREENS[screen], color_scheme=scheme, reduced_motion="reduce"
     )
@@ -55,10 +62,38 @@ def take(browser: Browser, url: str, scheme: str, screen: str) -> None:
     def picture(name: str) -> None:
         page.screenshot(path=HERE / "screenshots" / f"{name}-{screen}-{scheme}.png")
 
+    yield page, picture
+    context.close()
+
+
+def look_at_an_outage(browser: Browser, scheme: str, screen: str) -> None:
+    """As somebody on call does, with a picture of each page."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        staged_outage(Path(folder)) as server,
+        opened(browser, server.url, scheme, screen) as (page, picture),
+    ):
+        sign_in(page, ROOT_KEY)
+        for name, path in (
+            ("home", "/"),
+            ("domain", f"/{ON_BACKUP}"),
+            ("log", "/messages"),
+            ("rehearsal", "/example.com/mailgun/fail"),
+        ):
+            page.goto(path)
+            picture(name)
+
+
+def send(browser: Browser, url: str, scheme: str, screen: str) -> None:
+    """Send a message that fails over, with a picture of each page."""
+    with opened(browser, url, scheme, screen) as (page, picture):
+        send_one(page, picture)
+
+
+def send_one(page: Page, picture: Callable[[str], None]) -> None:
+    """The way of it."""
     sign_in(page, ROOT_KEY)
-    switch(page, "Simulate a failure of primary")
-    page.goto("/")
-    picture("home")
+    switch(page, "Start the rehearsal")
     sign_in(page, POOL_KEY)
     page.goto("/example.com/send")
     write(page)
@@ -67,12 +102,10 @@ def take(browser: Browser, url: str, scheme: str, screen: str) -> None:
     page.get_by_role("heading", name="It was sent").wait_for()
     picture("result")
     page.frame_locator("iframe").get_by_text("order 42").wait_for()
+    page.locator("iframe").scroll_into_view_if_needed()
     picture("message")
-    page.goto("/example.com")
-    picture("domain")
     sign_in(page, ROOT_KEY)
-    switch(page, "End the failure of primary")
-    context.close()
+    switch(page, "End the rehearsal")
 
 
 def sign_in(page: Page, key: str) -> None:
@@ -85,7 +118,7 @@ def sign_in(page: Page, key: str) -> None:
 
 def switch(page: Page, name: str) -> None:
     """A simulated failure on or off."""
-    page.goto("/example.com")
+    page.goto("/example.com/primary/fail")
     page.get_by_role("button", name=name).click()
     page.wait_for_url("**/fail")
 

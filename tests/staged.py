@@ -50,7 +50,7 @@ REFUSED_MINUTES: Final = {CANNOT_SEND: 14, ON_BACKUP: 12}
 """For how long the first service refuses what it is handed."""
 CUT_OFF_MINUTES: Final = {CANNOT_SEND: 6}
 """For how long all of them do."""
-SUBJECTS: Final = ("Your order is on its way", "Password reset", "ההזמנה שלך בדרך 🚚", "Invoice 42")
+SUBJECTS: Final = ("Your order is on its way", "Password reset", "ההזמנה שלך בדרך ✓", "Invoice 42")
 
 
 @contextlib.contextmanager

@@ -143,7 +143,7 @@ def test_every_picture_is_on_the_page_of_pictures_and_there():
     shown = set(re.findall(r'"(screenshots/[^"]+)', (ROOT / "docs/pages.md").read_text()))
     there = {str(path.relative_to(ROOT / "docs")) for path in ROOT.glob("docs/screenshots/*.png")}
     assert shown == there
-    assert len(shown) == 20
+    assert len(shown) == 28
     assert {f"docs/{path}" for path in shown} >= set(re.findall(r'docs/screenshots/[^"]+', README))
 
 
