@@ -208,9 +208,8 @@ def test_the_page_keeps_itself_current_and_lets_everything_be_that_stays(on_call
 def test_while_nothing_is_new_no_page_is_made(on_call, outage):
     on_call.clock.install()
     asked = []
+    on_call.goto(f"/{NEVER_USED}", wait_until="networkidle")
     on_call.on("response", lambda got: asked.append((got.request.url, got.status)))
-    on_call.goto(f"/{NEVER_USED}")
-    asked.clear()
     for number in (1, 2):
         with on_call.expect_response(lambda got: got.status == 304):
             pass_seconds(on_call, 15)
