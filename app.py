@@ -95,6 +95,7 @@ def create_app(config: Config | None = None, before: Mailpool | None = None) -> 
     app.jinja_env.globals["operations"] = partial(operating.operations_as_html, app)
     app.context_processor(signing_in.page_variables)
     app.context_processor(page_addresses)
+    app.context_processor(sending.page_services)
     app.after_request(vary_by_cookie)
     app.after_request(count_answer)
     app.after_request(_note_request)

@@ -8,7 +8,7 @@ import html
 import mimetypes
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.base64mime import body_decode
 from email.message import Message
 from email.parser import BytesParser
@@ -31,11 +31,13 @@ class CapturedFile:
     """A part of a message that is neither its text nor its HTML.
 
     filename: safe as one, and never empty. content_type: what the message claims, in lower case.
+    is_shown: whether it is an image that the HTML shows.
     """
 
     filename: str
     content_type: str
     content: bytes
+    is_shown: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,14 @@ class CapturedMessage:
 
     headers: name and value, decoded, in their order. text, html: "" where there is none; images
     that the HTML shows by their Content-ID are in it. files: attachments, images too.
+    has_remote_images: whether the HTML would show some from elsewhere.
     """
 
     headers: tuple[tuple[str, str], ...]
     text: str = ""
     html: str = ""
     files: tuple[CapturedFile, ...] = ()
+    has_remote_images: bool = False
 
 
 class _Policy(Compat32):
@@ -97,7 +101,7 @@ def read_captured(raw: bytes) -> CapturedMessage:
 def _read(top: _Part) -> CapturedMessage:
     bodies: dict[str, str] = {}
     files: list[CapturedFile] = []
-    images: dict[str, CapturedFile] = {}
+    images: dict[str, int] = {}
     for part in _leaves(top):
         kind = part.get_content_type()
         if part.get_content_maintype() == "multipart":  # one without parts is broken
@@ -109,11 +113,12 @@ def _read(top: _Part) -> CapturedMessage:
         if kind in {"text/plain", "text/html"} and kind not in bodies and not is_file:
             bodies[kind] = _decoded(_content(part), _param(part, "charset", "content-type"))
             continue
-        file = CapturedFile(_filename(name, kind, len(files) + 1), kind, _content(part))
-        files.append(file)
-        images.setdefault(part.get("content-id", "").strip(" \t<>"), file)
-    shown = _with_images(bodies.get("text/html", ""), images)
-    return CapturedMessage(_headers(top), bodies.get("text/plain", ""), shown, tuple(files))
+        images.setdefault(part.get("content-id", "").strip(" \t<>"), len(files))
+        files.append(CapturedFile(_filename(name, kind, len(files) + 1), kind, _content(part)))
+    page = bodies.get("text/html", "")
+    text, has_remote = bodies.get("text/plain", ""), bool(_REMOTE.search(page))
+    page = _with_images(page, images, files)
+    return CapturedMessage(_headers(top), text, page, tuple(files), has_remote)
 
 
 def _headers(top: _Part) -> tuple[tuple[str, str], ...]:
@@ -221,15 +226,26 @@ def _storable(text: str) -> str:
 _CID: Final = re.compile(r"""(?<=["'(=])cid:([^"'\s<>()]+)""", re.IGNORECASE)
 
 
-def _with_images(page: str, images: dict[str, CapturedFile]) -> str:
-    """The HTML with images instead of their Content-IDs."""
+_REMOTE: Final = re.compile(
+    r"""(?:\b(?:src|srcset|background|poster)\s{0,9}=|\burl\()\s{0,9}["']?\s{0,9}(?:https?:)?//""",
+    re.IGNORECASE,
+)
+"""Where HTML shows what is elsewhere; in the text of a page it is found, too, at no harm."""
+
+
+def _with_images(page: str, images: dict[str, int], files: list[CapturedFile]) -> str:
+    """The HTML with images instead of their Content-IDs; notes which of the files those are."""
     left = MAX_INLINED
 
     def inlined(reference: re.Match[str]) -> str:
         nonlocal left
-        image = images.get(unquote(html.unescape(reference[1])))
-        if image is None or not re.fullmatch(r"image/[a-z0-9.+-]+", image.content_type):
+        number = images.get(unquote(html.unescape(reference[1])))
+        if number is None:
             return reference[0]
+        image = files[number]
+        if not re.fullmatch(r"image/[a-z0-9.+-]+", image.content_type):
+            return reference[0]
+        files[number] = replace(image, is_shown=True)
         left -= len(image.content) * 4 // 3 + 100
         if left < 0:
             return reference[0]

@@ -149,6 +149,12 @@ class Copies:
             raise NoCopy(self._why_none(email_domain))
         return _unpacked(message_id, payload)
 
+    def has(self, message_id: str) -> bool:
+        """Whether there is a copy, readable or not. Raises StoreUnavailable."""
+        with self._changed:
+            is_waiting = message_id in self._waiting
+        return is_waiting or self._store.has_content(message_id, self._now())
+
     def stop(self) -> None:
         """Write what waits, and end; it may be used again."""
         with self._changed:

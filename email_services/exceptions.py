@@ -16,6 +16,7 @@
     ├── UploadsOff              uploads_off: this server takes no configuration that is uploaded
     ├── NotWaiting              not_waiting: the message is not in the queue any more
     ├── NoCopy                  no_copy: the message itself is not here
+    ├── UnderWay                under_way: the message may still be sent without being sent again
     ├── StoreUnavailable        store_unavailable: the shared state cannot be read or written
     └── SearchTooSlow           search_too_slow: what is wanted of the log takes too long to find
 
@@ -258,6 +259,18 @@ class NoCopy(EmailServicesError):
     """The message is in the log, and what was in it is not here, or cannot be read."""
 
     code = "no_copy"
+
+
+class UnderWay(EmailServicesError):
+    """It is not known yet what becomes of the message: it is no time to send it again."""
+
+    code = "under_way"
+
+    def __init__(self, message_id: str) -> None:
+        super().__init__(
+            f"The message '{message_id}' is still on its way: wait for what becomes of it, or "
+            "cancel it while it waits."
+        )
 
 
 class KeyInProgress(EmailServicesError):

@@ -245,6 +245,7 @@ class Ledger:
             stream=self._stream(message).name,
             kept_back=run.kept_back.addresses,
             redirected_to=run.kept_back.redirected_to,
+            again_of=message.again_of,
         )
 
     def _stream(self, message: EmailMessage) -> Stream:

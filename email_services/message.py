@@ -327,6 +327,7 @@ class EmailMessage(BaseModel):
     )
 
     _message_id: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)
+    _again_of: str | None = PrivateAttr(None)
 
     @classmethod
     def parse(
@@ -368,6 +369,17 @@ class EmailMessage(BaseModel):
         """The same message by the id that it was given when it was parsed before."""
         copy = self.model_copy()
         copy._message_id = message_id  # noqa: SLF001 - it is one of these
+        return copy
+
+    @property
+    def again_of(self) -> str | None:
+        """Our id of the message that this one sends again."""
+        return self._again_of
+
+    def again(self) -> EmailMessage:
+        """A new message that is the same, and knows of which."""
+        copy = self.for_now().known_as(uuid.uuid4().hex)
+        copy._again_of = self.message_id  # noqa: SLF001 - it is one of these
         return copy
 
     def for_now(self) -> EmailMessage:

@@ -29,9 +29,13 @@ from endpoints.addresses import CONTENT, FILE, SOURCE, url_of
 from endpoints.context import mailpool
 
 _SANDBOX: Final = "sandbox; default-src 'none'"
-_CONTENT_POLICY: Final = (
+_OURS: Final = "sandbox allow-same-origin; default-src 'none'"
+"""For our own page to tell how high the mail is. Without allow-scripts nothing in it can do a thing
+with being of our origin."""
+
+_SHOWN: Final = (
     # Inline styles are what mail is made of; under default-src 'none' they fetch nothing.
-    f"{_SANDBOX}; style-src 'unsafe-inline'; img-src data:; "
+    "; style-src 'unsafe-inline'; img-src data:; "
     "frame-ancestors 'self'; form-action 'none'; base-uri 'none'"
 )
 _TEXT_PAGE: Final = Markup(
@@ -60,42 +64,51 @@ class Captured(TypedDict):
 
     headers: Annotated[list[Header], told("Its headers, in order.")]
     text: Annotated[str, told('Its text, or "".')]
+    has_html: Annotated[bool, told("Whether there is HTML.")]
+    has_remote_images: Annotated[
+        bool, told("Whether the HTML would show images from elsewhere, which nobody loads here.")
+    ]
     content_url: Annotated[str, told("What its reader sees.")]
     source_url: Annotated[str, told("All of it.")]
-    attachments: Annotated[list[CapturedFile], told("Its files, images too.")]
+    attachments: Annotated[list[CapturedFile], told("Its files.")]
+    inline: Annotated[list[CapturedFile], told("Images that the HTML shows.")]
 
 
 def captured_as_dict(message: LoggedMessage) -> Captured:
     """The message itself. Raises NoCopy, which says why it is not here."""
     captured = read_captured(_kept(message))
     names = {"email_domain": message.email_domain, "message_id": message.message_id}
+    files: dict[bool, list[CapturedFile]] = {True: [], False: []}
+    for number, file in enumerate(captured.files, 1):
+        described: CapturedFile = {
+            "filename": file.filename,
+            "content_type": file.content_type,
+            "bytes": len(file.content),
+            "url": url_of(FILE, **names, number=str(number)),
+        }
+        files[file.is_shown].append(described)
     return {
         "headers": [{"name": name, "value": value} for name, value in captured.headers],
         "text": captured.text,
+        "has_html": bool(captured.html),
+        "has_remote_images": captured.has_remote_images,
         "content_url": url_of(CONTENT, **names),
         "source_url": url_of(SOURCE, **names),
-        "attachments": [
-            {
-                "filename": file.filename,
-                "content_type": file.content_type,
-                "bytes": len(file.content),
-                "url": url_of(FILE, **names, number=str(number)),
-            }
-            for number, file in enumerate(captured.files, 1)
-        ],
+        "attachments": files[False],
+        "inline": files[True],
     }
 
 
 def content_answer(message: LoggedMessage) -> Response:
     """The HTML, or the text as HTML where there is none. Raises APIError (404)."""
     captured = read_captured(_found(message))
-    return html_answer(captured.html or _TEXT_PAGE.format(captured.text))
+    return html_answer(captured.html or _TEXT_PAGE.format(captured.text), _OURS)
 
 
-def html_answer(html: str) -> Response:
+def html_answer(html: str, policy: str = _SANDBOX) -> Response:
     """HTML that anybody wrote, for a frame of our own page."""
     content = _disconnected(html).encode("utf-8", "replace")
-    return _file(content, "text/html; charset=utf-8", _CONTENT_POLICY)
+    return _file(content, "text/html; charset=utf-8", f"{policy}{_SHOWN}")
 
 
 def source_answer(message: LoggedMessage) -> Response:

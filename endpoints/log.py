@@ -22,7 +22,7 @@ from browsable_api.errors import told
 from email_services.exceptions import A_TIME, NoCopy, NotWaiting, SearchTooSlow
 from email_services.message import MAX_TAG
 from email_services.pool import PooledEmailService
-from email_services.store import MOST_COUNTED, LoggedMessage, Wanted
+from email_services.store import IN_PROGRESS, MOST_COUNTED, QUEUED, LoggedMessage, Wanted
 from email_services.texts import body_text
 from endpoints.access import READING, ROOT, SENDING
 from endpoints.addresses import (
@@ -36,6 +36,7 @@ from endpoints.addresses import (
     FILE,
     MESSAGE,
     MESSAGES,
+    SEND_AGAIN,
     SEND_NOW,
     SOURCE,
     url_of,
@@ -49,11 +50,14 @@ from endpoints.captured import (
 )
 from endpoints.context import mailpool
 from endpoints.export import as_csv, as_lines, exported
-from endpoints.messages import Message, Outcome, in_full
+from endpoints.messages import Message, MessageInShort, Outcome, in_full, in_short
 from endpoints.rooms import Endpoints, Fields
 
 HOUR_SECONDS: Final = 3600
 DAY_SECONDS: Final = 24 * HOUR_SECONDS
+MOST_AGAIN: Final = 20
+"""Messages that sent one again, of which its page tells."""
+
 CURSOR: Final = "^([0-9]{1,15}(?:[.][0-9]{1,15})?)_([0-9a-f]{32})$"
 
 
@@ -184,6 +188,12 @@ FILTER_FORM: Final = Form(
 class MessageView(Fields):
     """What the page of a message shows of it."""
 
+    show: Literal["html", "text", "headers", "source", "files"] | None = Field(
+        None, description="For its page: what of the mail it shows."
+    )
+    width: Literal["phone", "desk"] | None = Field(
+        None, description="For its page: how wide the HTML is."
+    )
     after: Literal["send", "repeat"] | None = Field(
         None, description="For its page: what led there, a form that was sent or sent again."
     )
@@ -206,6 +216,10 @@ class MessageInFull(Message):
 
     captured: Annotated[Captured | None, told("The mail; null where it is not here.")]
     why_not_captured: Annotated[str, told('Why it is not here, or "".')]
+    sent_again: Annotated[list[MessageInShort], told("Messages that send it again, newest first.")]
+    send_again_url: Annotated[
+        str | None, told("Where it is sent again; null without a copy, or while it is on its way.")
+    ]
 
 
 def _exports(media_type: str) -> dict[str, Any]:
@@ -232,8 +246,10 @@ room = Endpoints("messages", __name__, "The log: what was sent, and what became 
 def list_messages(pool: PooledEmailService, query: MessageFilter) -> Messages:
     """Messages.
 
-    What was sent, newest first. The log keeps no bodies: the mail itself is kept where the domain
-    wants that (`keep_content_days`), and by a `maildir` service.
+    What was sent, newest first.
+
+    The log keeps no bodies: the mail itself is kept where the domain wants that
+    (`keep_content_days`), and by a `maildir` service.
 
     It takes the pool key of the domain, or the root key, as `Authorization: Bearer KEY`.
 
@@ -308,7 +324,8 @@ def get_message(message: LoggedMessage, query: MessageView) -> MessageInFull:  #
     `captured` is the mail itself, where the domain keeps copies (`keep_content_days`), the service
     that sent it keeps it on this server, as a `maildir` does, or it waits to be sent: its headers,
     text and attachments, and where to see it as its reader does. Else it is null, and
-    `why_not_captured` says why.
+    `why_not_captured` says why. `again_of` is the message that it sends again, and `sent_again`
+    those that do so with it.
 
     It takes the pool key of the domain, or the root key, as `Authorization: Bearer KEY`.
     """
@@ -317,7 +334,23 @@ def get_message(message: LoggedMessage, query: MessageView) -> MessageInFull:  #
         captured = captured_as_dict(message)
     except NoCopy as error:
         why_not = str(error)
-    return {**in_full(message), "captured": captured, "why_not_captured": why_not}
+    domain, id_ = message.email_domain, message.message_id
+    sent_again = mailpool.store.messages(domain, time.time(), again_of=id_, limit=MOST_AGAIN)
+    return {
+        **in_full(message),
+        "captured": captured,
+        "why_not_captured": why_not,
+        "sent_again": [in_short(found) for found in sent_again],
+        "send_again_url": _send_again_url(message),
+    }
+
+
+def _send_again_url(message: LoggedMessage) -> str | None:
+    is_over = message.outcome not in {QUEUED, IN_PROGRESS}
+    if not (is_over and mailpool.copies.has(message.message_id)):
+        return None
+    names = {"email_domain": message.email_domain, "message_id": message.message_id}
+    return url_of(SEND_AGAIN, **names)
 
 
 @room.operation("GET", CONTENT, READING, answers={HTTPStatus.OK: ("text/html",)})

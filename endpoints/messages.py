@@ -60,6 +60,7 @@ class Message(MessageInShort):
     to_cc: Annotated[list[str] | None, told("The same of cc.")]
     to_bcc: Annotated[list[str] | None, told("The same of bcc.")]
     tags: Annotated[list[str], told("What the provider's statistics call it.")]
+    again_of: Annotated[str | None, told("Our id of the message that it sends again.")]
     kept_back: Annotated[
         list[str], told("Those of the recipients that the domain does not deliver to.")
     ]
@@ -134,6 +135,7 @@ def in_full(message: LoggedMessage) -> Message:
         "to_cc": cc,
         "to_bcc": bcc,
         "tags": list(message.tags),
+        "again_of": message.again_of,
         "kept_back": list(message.kept_back),
         "redirected_to": message.redirected_to,
         "service_message_id": message.service_message_id,

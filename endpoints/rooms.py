@@ -32,6 +32,7 @@ from email_services.exceptions import (
     SearchTooSlow,
     StoreUnavailable,
     TooManyWrongKeys,
+    UnderWay,
     UnknownDomain,
     UnknownMessage,
     UnknownService,
@@ -81,6 +82,7 @@ STATUS_OF_ERROR: Final[Mapping[type[EmailServicesError], HTTPStatus]] = {
     KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotWaiting: HTTPStatus.CONFLICT,
     NoCopy: HTTPStatus.CONFLICT,
+    UnderWay: HTTPStatus.CONFLICT,
     StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     SearchTooSlow: HTTPStatus.SERVICE_UNAVAILABLE,
 }

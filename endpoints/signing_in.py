@@ -148,7 +148,7 @@ def page_variables() -> dict[str, Any]:
     """What templates know: who is signed in, and what forms hold against other sites' forms.
 
     signed_in: the session, where it stands for the key that the form on this page asks for.
-    may_switch: whether it stands for the root key.
+    may_switch: whether it stands for the root key. may_send: whether for one that sends.
     """
     try:
         session = current_session()
@@ -163,6 +163,7 @@ def page_variables() -> dict[str, Any]:
     return {
         "signed_in": {"level": session.words} if session and stands else None,
         "session_level": session.words if session else "",
+        "may_send": session is not None and session.key.role in {"send", "root"},
         "may_switch": session is not None and session.key.role == "root",
         "csrf_token": session.token if session else "",
         "return_to": back if asks_for_any else "",

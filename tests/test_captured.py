@@ -245,15 +245,11 @@ def test_a_message_is_shown_with_the_addresses_of_what_is_in_it(client):
     here = f"http://localhost{path}"
     assert captured == {
         "text": "It works.\n",
+        "has_html": True,
+        "has_remote_images": False,
         "content_url": f"{here}/content",
         "source_url": f"{here}/source",
         "attachments": [
-            {
-                "filename": "logo.png",
-                "content_type": "image/png",
-                "bytes": 8,
-                "url": f"{here}/files/1",
-            },
             {
                 "filename": "report.pdf",
                 "content_type": "application/pdf",
@@ -261,9 +257,36 @@ def test_a_message_is_shown_with_the_addresses_of_what_is_in_it(client):
                 "url": f"{here}/files/2",
             },
         ],
+        "inline": [
+            {
+                "filename": "logo.png",
+                "content_type": "image/png",
+                "bytes": 8,
+                "url": f"{here}/files/1",
+            },
+        ],
     }
     (listed,) = client.get("/example.com/messages", headers=POOL).json["messages"]
     assert "captured" not in listed
+
+
+@pytest.mark.parametrize(
+    ("html", "is_remote"),
+    [
+        ('<img src="https://e.example/a.png">', True),
+        ("<img src = //e.example/a>", True),
+        ('<td background="http://e.example/a">', True),
+        ("<p style='background: url( \"https://e.example/a\" )'>", True),
+        ("<img srcset='https://e.example/a 2x'>", True),
+        ('<a href="https://e.example/">See</a>', False),
+        ('<img src="data:image/gif;base64,R0lGODlhAQ==">', False),
+        ('<img src="cid:dot">', False),
+        ("<p>source//of</p>", False),
+    ],
+)
+def test_it_is_said_where_the_html_would_show_images_from_elsewhere(html, is_remote):
+    raw = f"Content-Type: text/html\n\n{html}".encode()
+    assert read_captured(raw).has_remote_images is is_remote
 
 
 OWN = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -282,7 +305,7 @@ def test_each_part_has_its_own_type_and_policy_whatever_is_accepted(accept, clie
     assert content.text == "<p>It works.</p>\n"
     assert content.content_type == "text/html; charset=utf-8"
     assert set(content.headers["Content-Security-Policy"].split("; ")) == {
-        "sandbox",
+        "sandbox allow-same-origin",
         "default-src 'none'",
         "style-src 'unsafe-inline'",
         "img-src data:",

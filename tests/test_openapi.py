@@ -38,12 +38,19 @@ JSON = "application/json"
 VARIABLES = {"ROOT_KEY": ROOT_KEY, "POOL_KEY": POOL_KEY, "MAILGUN_KEY": "a-key-at-mailgun"}
 
 
+def keeping_copies(tmp_path, **changes):
+    """A configuration under which a message of example.com can be sent again."""
+    config = make_config(tmp_path, **changes)
+    config["email_services"][0]["keep_content_days"] = 1
+    return config
+
+
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     """One that takes uploads, and the variables that the example of one names."""
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
-    return make_config(tmp_path, config_upload=True)
+    return keeping_copies(tmp_path, config_upload=True)
 
 
 @pytest.fixture
@@ -137,6 +144,7 @@ def test_every_example_is_as_the_schema_beside_it_says(document):
 
 
 def test_every_example_of_a_request_is_taken(client, document):
+    message_id = client.post("/example.com/send", json=PLAIN, headers=POOL).json["message_id"]
     for method, path, operation in operations(document):
         media = operation.get("requestBody", {}).get("content", {}).get(JSON, {})
         for name, example in media.get("examples", {}).items():
@@ -148,7 +156,8 @@ def test_every_example_of_a_request_is_taken(client, document):
                 else POOL
             )
             body = {"key": ROOT_KEY} if path == "/sign-in" else example["value"]
-            answer = client.open(fill(path), method=method, json=body, headers=key)
+            target = fill(path, message_id)
+            answer = client.open(target, method=method, json=body, headers=key)
             assert answer.status_code == 200, (path, name, answer.text)
 
 
@@ -193,7 +202,7 @@ class Staged:
         for name, value in VARIABLES.items():
             monkeypatch.setenv(name, value)
         some = {"max_message_megabytes": 0.1, "config_upload": True}
-        small = make_app(make_config(tmp_path, **some))
+        small = make_app(keeping_copies(tmp_path, **some))
         self.client = small.test_client(use_cookies=False)
         broken = {"state_url": f"sqlite:///{tmp_path}/no/folder/state.sqlite3", "production": True}
         self.broken = make_app(make_config(tmp_path, **broken)).test_client()
@@ -277,11 +286,14 @@ class Staged:
 
     def _200(self, method, path):
         if method == "DELETE" or path.endswith(("/cancel", "/send-now")):
-            later = {"Prefer": "respond-async"}
-            waiting = self.ask(self.client, "POST", "/{email_domain}/send", headers=later)
-            target = fill(path, waiting.json["message_id"])
-            return self.ask(self.client, method, path, target=target)
+            return self._of_one_that_waits(method, path)
         return self.ask(self.client, method, path)
+
+    def _of_one_that_waits(self, method, path):
+        later = {"Prefer": "respond-async"}
+        waiting = self.ask(self.client, "POST", "/{email_domain}/send", headers=later)
+        target = fill(path, waiting.json["message_id"])
+        return self.ask(self.client, method, path, target=target)
 
     def _415(self, method, path):
         client = self.signed_in if path == "/sign-out" else self.client
@@ -295,6 +307,8 @@ class Staged:
         return self.ask(self.client, method, path, json={"messages": batch})
 
     def _409(self, method, path):
+        if path.endswith("/send-again"):
+            return self._of_one_that_waits(method, path)
         if not path.endswith("/send"):
             return self.ask(self.client, method, path)  # what was sent waits no more
         store = self.client.application.extensions["mailpool"].store
@@ -304,9 +318,11 @@ class Staged:
             return self.ask(self.client, method, path, headers={"Idempotency-Key": path})
 
     def _422(self, method, path):
-        for message in (PLAIN, {**PLAIN, "subject": "Another"}):
+        is_again = path.endswith("/send-again")
+        two = ({}, {"service": "backup"}) if is_again else (PLAIN, {**PLAIN, "subject": "Another"})
+        for body in two:
             headers = {"Idempotency-Key": "used" + path[-9:]}
-            answer = self.ask(self.client, method, path, json=message, headers=headers)
+            answer = self.ask(self.client, method, path, json=body, headers=headers)
         return answer
 
     def _500(self, method, path):

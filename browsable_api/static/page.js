@@ -12,6 +12,21 @@ for (const button of document.querySelectorAll("[data-copy]")) {
   });
 }
 
+// A mail is as high as it is. Nothing runs in its frame; that it is of our origin lets us look.
+for (const frame of document.querySelectorAll("iframe[data-fits]")) {
+  let width;
+  const fit = () => {
+    const inside = frame.contentDocument?.documentElement;
+    if (!inside || frame.clientWidth === width) return;
+    width = frame.clientWidth;
+    frame.style.height = "0";
+    frame.style.height = `${inside.scrollHeight + 2}px`;
+  };
+  frame.addEventListener("load", () => { width = undefined; fit(); });
+  new ResizeObserver(fit).observe(frame);
+  if (frame.contentDocument?.readyState === "complete") fit();
+}
+
 for (const field of document.querySelectorAll("textarea[data-preview]")) {
   let frame, waiting;
   // The server answers with the same HTML, in a policy of its own under which nothing in it runs or

@@ -36,6 +36,9 @@ _FIND: Final = (
 )
 
 
+_HAS: Final = _FIND.with_only_columns(CONTENTS.c.parts).limit(1)
+
+
 @dataclass(frozen=True)
 class Content:
     """What was sent, as bytes that somebody else understands.
@@ -77,6 +80,10 @@ class Contents(Database):
             b"".join(bytes(row["content"]) for row in rows),
             bool(rows[0]["is_encrypted"]),
         )
+
+    def has_content(self, message_id: str, now: float) -> bool:
+        """Whether there is any of it."""
+        return bool(self._read(_HAS, {"of_message": message_id, "of_time": now}))
 
     def remove_old(self, now: float) -> bool:
         """See Database."""

@@ -70,6 +70,7 @@ class LoggedMessage:
     names: of those who have one. cc_from, bcc_from: where among the recipients these begin; None in
     what a version before has logged, which did not know.
     kept_back: those of the recipients whom it was kept from. redirected_to: who got it instead.
+    again_of: the message that it sends again.
     """
 
     message_id: str
@@ -92,6 +93,7 @@ class LoggedMessage:
     stream: str = DEFAULT_STREAM
     kept_back: Sequence[str] = ()
     redirected_to: str | None = None
+    again_of: str | None = None
 
 
 class Messages(Database):

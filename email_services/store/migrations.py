@@ -143,8 +143,7 @@ def _keep_who_was_kept_from_what(connection: Connection) -> None:
 
 def _make_an_index_of_words(connection: Connection) -> None:
     _add_columns(connection, "messages", number="BIGINT")
-    for index in MESSAGES.indexes:
-        index.create(connection, checkfirst=True)
+    _add_indexes_of_messages(connection)
     make_index(connection)
 
 
@@ -182,6 +181,19 @@ def _keep_payloads_apart(connection: Connection) -> None:
     _make_trigger(connection, "payload_at_delete", "DELETE", "outbox", words)
 
 
+def _keep_what_was_sent_again(connection: Connection) -> None:
+    _add_columns(connection, "messages", again_of="VARCHAR(32)")
+    _add_indexes_of_messages(connection)
+
+
+def _add_indexes_of_messages(connection: Connection) -> None:
+    """Those that are not there, of columns that are: later steps add others."""
+    there = {column["name"] for column in inspect(connection).get_columns(MESSAGES.name)}
+    for index in MESSAGES.indexes:
+        if there.issuperset(column.name for column in index.columns):
+            index.create(connection, checkfirst=True)
+
+
 def _add_columns(connection: Connection, table: str, **kinds: str) -> None:
     """Those that are not there: a new database has all since the first step."""
     there = {column["name"] for column in inspect(connection).get_columns(table)}
@@ -210,5 +222,6 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     _add_contents,
     _add_configurations,
     _keep_payloads_apart,
+    _keep_what_was_sent_again,
 )
 """Step n brings a database from version n to version n + 1. Append; never change one."""

@@ -91,9 +91,11 @@ MESSAGES = Table(
     Column("kept_back", Text),  # those of the recipients whom it was kept from, likewise
     Column("redirected_to", Text),
     Column("number", BigInteger),  # its number in the index of words
+    Column("again_of", String(32)),  # the message that it sends again
     Index("messages_by_domain", "email_domain", "at", "message_id"),
     Index("messages_by_time", "at"),
     Index("messages_by_number", "number", **_where("number IS NOT NULL")),
+    Index("messages_sent_again", "again_of", "at", **_where("again_of IS NOT NULL")),
     Index("messages_to_index", "at", **_where("number IS NULL")),
     # What was sent is most of it, and what is looked for mostly is the rest.
     Index("messages_in_trouble", "email_domain", "at", "message_id", **_where(NOT_ALL_IS_WELL)),

@@ -53,11 +53,13 @@ _WHOLE_ADDRESS: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
 class Wanted(TypedDict, total=False):
     """Which messages of the log are wanted, where that is not all.
 
-    words: what each word of the subject, an address, a name or a tag begins with. recipient: an
-    address, or a part of one. service: one that was tried. since, until: bounds of the time.
+    again_of: the message that they send again. words: what each word of the subject, an address, a
+    name or a tag begins with. recipient: an address, or a part of one. service: one that was tried.
+    since, until: bounds of the time.
     """
 
     message_id: str | None
+    again_of: str | None
     words: str | None
     recipient: str | None
     outcome: str | None
@@ -170,6 +172,8 @@ class Search(Messages):
             query = query.where(table.email_domain == email_domain)
         if message_id := wanted.get("message_id"):
             query = query.where(table.message_id == message_id)
+        if again_of := wanted.get("again_of"):
+            query = query.where(table.again_of == again_of)
         if service := wanted.get("service"):
             query = query.where(table.attempts.contains(f'"service": "{service}"', autoescape=True))
         if wanted_outcome := wanted.get("outcome"):

@@ -20,7 +20,7 @@ from email_services.message import EmailMessage
 from email_services.pool import PooledEmailService
 from email_services.store import QUEUED
 from endpoints.addresses import MESSAGE, url_of
-from endpoints.messages import Attempt, attempt_as_dict
+from endpoints.messages import Attempt, Message, attempt_as_dict
 
 PassingCode = Literal["busy", "unavailable"]
 """Why a message was not sent that may be sent later as it is."""
@@ -173,6 +173,14 @@ class HowToSend(TypedDict):
     example: Annotated[dict[str, JsonValue], told("A message.")]
 
 
+class HowToSendAgain(TypedDict):
+    """A message that can be sent again."""
+
+    message: Annotated[Message, told("It, as the log has it.")]
+    services: Annotated[list[str], told("The services that it may go through, in order.")]
+
+
+AnsweredToOne = tuple[Sent | Queued | NotSent | Unknown, HTTPStatus, dict[str, str]]
 Answered = tuple[
     Sent | Queued | NotSent | Unknown | Plan | BatchAnswer | BatchNotSent,
     HTTPStatus,
@@ -194,13 +202,19 @@ STATUS_OF_BATCH: Final[Mapping[BatchWord, HTTPStatus]] = {
     "mixed": HTTPStatus.MULTI_STATUS,
     "error": HTTPStatus.SERVICE_UNAVAILABLE,
 }
+ANSWERS_TO_ONE: Final[Mapping[int, tuple[type, ...]]] = {
+    STATUS_OF_OUTCOME[SENT]: (Sent,),
+    STATUS_OF_OUTCOME[QUEUED]: (Queued,),
+    STATUS_OF_REJECTED: (NotSent,),
+    STATUS_OF_OUTCOME[NOT_SENT]: (NotSent,),
+    STATUS_OF_OUTCOME[UNKNOWN]: (Unknown,),
+}
 ANSWERS: Final[Mapping[int, tuple[type, ...]]] = {
+    **ANSWERS_TO_ONE,
     STATUS_OF_OUTCOME[SENT]: (Sent, Plan, BatchAnswer),
     STATUS_OF_OUTCOME[QUEUED]: (Queued, BatchAnswer),
     STATUS_OF_BATCH["mixed"]: (BatchAnswer,),
-    STATUS_OF_REJECTED: (NotSent,),
     STATUS_OF_OUTCOME[NOT_SENT]: (NotSent, BatchNotSent),
-    STATUS_OF_OUTCOME[UNKNOWN]: (Unknown,),
 }
 MEANS: Final = {
     HTTPStatus.OK: "**Sent**: `service_used` accepted it; `partial` where not for all "

@@ -101,6 +101,21 @@ class Batch(Fields):
     )
 
 
+class SendAgain(Fields):
+    """How a message of the log is sent again."""
+
+    service: str | None = Field(
+        None, description="The only service that it may go through; without it, the pool's."
+    )
+
+
+def read_again(fields: Mapping[str, Any], **_: object) -> SendAgain:
+    """Raises InvalidInput with every problem of the request, its Idempotency-Key's among them."""
+    if problems := _problems_of_the_key():
+        raise InvalidInput(problems)
+    return checked(SendAgain, fields)
+
+
 def read_body(
     fields: Mapping[str, Any], pool: PooledEmailService, **_: object
 ) -> EmailMessage | Batch:
@@ -172,11 +187,14 @@ def refuse_large_batch(size: int) -> None:
         raise MessageTooLarge(size, limit, "substitutions", "The batch has at least")
 
 
-def once(only: str | None) -> Once | None:
-    """The Idempotency-Key of a request that was checked, for a message through `only` or all."""
+def once(only: str | None, again_of: str | None = None) -> Once | None:
+    """The Idempotency-Key of a request that was checked, for a message through `only` or all.
+
+    again_of: the message of the log that is sent again, if it is one.
+    """
     if not _has_key():
         return None
-    mark = fingerprint([only, given_fields()])
+    mark = fingerprint([only, again_of, given_fields()] if again_of else [only, given_fields()])
     return Once(_idempotency_key(mark), mark)
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
 
-from browsable_api import request
+from browsable_api import Form, request
 from email_services.abstract import AbstractEmailService
 from email_services.delivery import Delivery
 from email_services.exceptions import (
@@ -17,23 +17,31 @@ from email_services.exceptions import (
     KeyInProgress,
     KeyReused,
     MessageTooLarge,
+    NoCopy,
     StoreUnavailable,
+    UnderWay,
+    UnknownDomain,
 )
+from email_services.ledger import Once
 from email_services.logs import about
 from email_services.message import EmailMessage
 from email_services.pool import PooledEmailService
-from email_services.store import QUEUED
+from email_services.store import IN_PROGRESS, QUEUED, LoggedMessage
 from endpoints.access import LISTED, SENDING, is_signed_in
-from endpoints.addresses import MESSAGE, SEND, SEND_THROUGH, path_of
+from endpoints.addresses import MESSAGE, SEND, SEND_AGAIN, SEND_THROUGH, path_of
 from endpoints.context import mailpool
+from endpoints.messages import in_full
 from endpoints.rooms import Endpoints
 from endpoints.sending.answers import (
     ANSWERS,
+    ANSWERS_TO_ONE,
     EXAMPLES,
     MEANS,
     STATUS_OF_BATCH,
     Answered,
+    AnsweredToOne,
     HowToSend,
+    HowToSendAgain,
     Invalid,
     Plan,
     Result,
@@ -47,11 +55,13 @@ from endpoints.sending.answers import (
 from endpoints.sending.bodies import (
     MESSAGE_FORM,
     Batch,
+    SendAgain,
     forget_files,
     once,
     once_each,
     parse,
     prefers_to_go_on,
+    read_again,
     read_body,
     refuse_large_batch,
     waits,
@@ -98,6 +108,11 @@ _SENDS: Final[dict[str, Any]] = {
     "leads_to": (MESSAGE, "/message_id"),
 }
 """What both ways of sending declare."""
+
+_NOT_AGAIN: Final = {
+    HTTPStatus.CONFLICT: "Nothing was sent: no copy of the message is here (`no_copy`), it is "
+    "still on its way (`under_way`), or a request with this `Idempotency-Key` is in progress.",
+}
 
 room = Endpoints("sending", __name__, "Messages, and batches of them.", EXAMPLES)
 
@@ -165,6 +180,73 @@ def send_message_through(
     return _send(pool, body, service)
 
 
+@room.operation(
+    "GET", SEND_AGAIN, SENDING, page="again.html", raises=(NoCopy, UnderWay), means=_NOT_AGAIN
+)
+def get_how_to_send_again(pool: PooledEmailService, message: LoggedMessage) -> HowToSendAgain:
+    """How to send a message again.
+
+    To the same recipients, as a new message that names this one.
+
+    **GET** says what would be sent, and through which services. **POST** sends it.
+    """
+    _refuse_unless_over(message)
+    if not mailpool.copies.has(message.message_id):
+        mailpool.copies.find(pool.email_domain, message.message_id)  # which says why there is none
+    return {"message": in_full(message), "services": list(pool.services)}
+
+
+@room.operation(
+    "POST",
+    SEND_AGAIN,
+    SENDING,
+    **{
+        **_SENDS,
+        "page": "again.html",
+        "form": Form("Send it again", is_once=True),
+        "reads": read_again,
+        "answers": ANSWERS_TO_ONE,
+        "means": {**MEANS, **_NOT_AGAIN},
+        "raises": (NoCopy, UnderWay, KeyInProgress, KeyReused),
+    },
+    examples={"the pool": {}, "one service": {"service": "backup"}},
+)
+def send_message_again(
+    pool: PooledEmailService, message: LoggedMessage, body: SendAgain
+) -> AnsweredToOne:
+    """Send a message again.
+
+    A new message, with an id of its own, whose `again_of` names this one, through the pool or
+    through one `service`. It has all that this one had but a time to be sent at, and the answers
+    are those of a send. Whoever has got this one gets another.
+
+    It takes a copy of the message (`keep_content_days` of the domain), and that this one is over:
+    else nothing is sent, and that is 409.
+    """
+    _refuse_unless_over(message)
+    only = pool.service(body.service) if body.service else None
+    copy = mailpool.copies.find(pool.email_domain, message.message_id)
+    key = once(only.name if only else None, message.message_id)
+    return _send_one(pool, copy.again(), only, key)
+
+
+def page_services() -> dict[str, Any]:
+    """For templates: services_here gives the names of the services of the domain of the address."""
+    return {"services_here": _services_here}
+
+
+def _services_here() -> list[str]:
+    with suppress(UnknownDomain):
+        domain = mailpool.config.domain((request.view_args or {}).get("email_domain", ""))
+        return list(mailpool.pools[domain.email_domain].services)
+    return []
+
+
+def _refuse_unless_over(message: LoggedMessage) -> None:
+    if message.outcome in {QUEUED, IN_PROGRESS}:
+        raise UnderWay(message.message_id)
+
+
 def _send(
     pool: PooledEmailService, body: EmailMessage | Batch, only: AbstractEmailService | None = None
 ) -> Answered:
@@ -172,12 +254,21 @@ def _send(
         return _send_batch(pool, body, only)
     if body.dry_run:
         return _plan(pool, body, only), HTTPStatus.OK, {}
-    about(message_id=body.message_id)
     key = once(only.name if only else None)
     forget_files()
-    is_for_later = waits(pool) or pool.has_to_wait(body, only)
+    return _send_one(pool, body, only, key)
+
+
+def _send_one(
+    pool: PooledEmailService,
+    message: EmailMessage,
+    only: AbstractEmailService | None,
+    key: Once | None,
+) -> AnsweredToOne:
+    about(message_id=message.message_id)
+    is_for_later = waits(pool) or pool.has_to_wait(message, only)
     send = pool.accept if is_for_later else pool.send_all
-    (delivery,) = send([body], only, [key] if key else None)
+    (delivery,) = send([message], only, [key] if key else None)
     about(message_id=delivery.message_id)  # of the first request with its key
     status, headers = status_of(delivery), _headers([delivery])
     if page := _page_of(pool, delivery):

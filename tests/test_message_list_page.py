@@ -1,0 +1,57 @@
+"""The list of messages in a real browser: two lines a message on a phone, one at a desk."""
+
+from __future__ import annotations
+
+import pytest
+import requests
+from conftest import POOL, POOL_KEY, make_config
+from messages import PLAIN
+from servers import Server
+
+RIGHT_TO_LEFT = "مرحبا بالعالم طلبك رقم اثنان وأربعون في الطريق إليك الآن " * 3
+SUBJECTS = [
+    "Short",
+    "A subject of many words, which tells all that happened today and will tomorrow " * 3,
+    "x" * 300,
+    RIGHT_TO_LEFT,
+    "😀🚀 Emoji 👩‍👩‍👧‍👦 " * 20,
+]
+LONG = f"{'a' * 60}@{'b' * 60}.example.org"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("list")
+    running = Server(folder, make_config(folder))
+    for subject in SUBJECTS:
+        message = {**PLAIN, "subject": subject, "to_recipients": [LONG, "b@example.org", "c@d.org"]}
+        sent = requests.post(
+            f"{running.url}/example.com/send", json=message, headers=POOL, timeout=30
+        )
+        sent.raise_for_status()
+    yield running
+    running.kill()
+
+
+@pytest.mark.parametrize(("width", "least", "most"), [(360, 45, 75), (1280, 25, 45)])
+def test_each_message_has_its_lines_whatever_its_subject(width, least, most, browser, server):
+    context = browser.new_context(base_url=server.url, viewport={"width": width, "height": 900})
+    page = context.new_page()
+    page.goto("/sign-in")
+    page.get_by_label("key").fill(POOL_KEY)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"{server.url}/")
+    page.goto("/example.com/messages")
+    rows = page.locator(".messages tbody tr")
+    heights = [row.bounding_box()["height"] for row in rows.all()]
+    assert len(heights) == len(SUBJECTS)
+    assert all(least <= height <= most for height in heights), heights
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # What is cut off is the end, and not what people read first.
+    cut = page.get_by_role("link", name=RIGHT_TO_LEFT.strip())
+    direction, where, hidden = cut.evaluate(
+        "e => [getComputedStyle(e).direction, e.scrollLeft, e.scrollWidth - e.clientWidth]"
+    )
+    assert (direction, where) == ("rtl", 0)
+    assert hidden > 0
+    context.close()
