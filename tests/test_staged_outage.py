@@ -225,6 +225,13 @@ def test_times_count_on_by_themselves(on_call):
     expect(time).to_have_text(re.compile(f"({before + 2}|{before + 3}) min"))
 
 
+def test_once_a_time_that_was_told_has_come_the_page_asks_what_is_now(on_call, outage):
+    on_call.clock.install()
+    on_call.goto(f"/{ON_BACKUP}", wait_until="networkidle")
+    with on_call.expect_response(f"{outage.url}/{ON_BACKUP}"):
+        pass_seconds(on_call, 15 * 60)  # no rest of a service is as long
+
+
 def test_a_page_that_cannot_be_kept_current_says_so(on_call):
     on_call.clock.install()
     on_call.goto(f"/{ON_BACKUP}")
@@ -251,6 +258,8 @@ def test_what_is_typed_stays_while_the_page_changes(browser, outage):
         page.clock.install()
         page.goto(f"/{ON_BACKUP}/mailgun/health")
         page.locator("#root_api_key").fill("half of a k")
+        # What comes before the form may be more or less then.
+        page.evaluate("document.getElementById('form').before(document.createElement('section'))")
         url = f"{outage.url}/{ON_BACKUP}/mailgun/health"
         requests.post(url, headers=ROOT, timeout=30).raise_for_status()
         pass_seconds(page, 15)
@@ -275,6 +284,7 @@ PAGES = (
     f"/{CANNOT_SEND}/backup/health",
     f"/{NEVER_USED}/backup/fail",
     f"/{NEVER_USED}/mailgun/fail",
+    "/example.org",
 )
 
 

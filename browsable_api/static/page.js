@@ -74,9 +74,9 @@ const countOn = () => {
 };
 
 // Make the page what the new one is, and touch nothing that is the same in both: what was typed,
-// opened, selected or focused stays.
+// opened, selected or focused stays. What has an id is found by it, wherever it is now.
 const become = (old, fresh) => {
-  if (old.isEqualNode(fresh) || (old.matches?.("input, textarea, select") && old.type !== "hidden")) return;
+  if (old.isEqualNode(fresh)) return;
   if (old.nodeName !== fresh.nodeName || (old.id ?? "") !== (fresh.id ?? "")) {
     old.replaceWith(fresh);
     return;
