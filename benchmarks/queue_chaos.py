@@ -172,7 +172,7 @@ class Node:
             "LOG_LEVEL": "WARNING",
         }
         self._running = contextlib.ExitStack()
-        self._master = 0
+        self.master = 0
 
     def start(self) -> None:
         """Return when it takes connections. Raises BenchmarkError."""
@@ -181,7 +181,7 @@ class Node:
         process = self._running.enter_context(
             running_process(command, signal.SIGINT, self._environment, stdout=output, stderr=output)
         )
-        self._master = process.pid
+        self.master = process.pid
         wait_for(Server(self.port, "/", process.pid, self._log), process)
 
     def stop(self) -> None:
@@ -191,12 +191,16 @@ class Node:
     def kill(self) -> None:
         """End the master and all workers at once; the address is free then."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._master, signal.SIGKILL)
+            os.killpg(self.master, signal.SIGKILL)
         self.stop()
+
+    def reload(self) -> None:
+        """Have it read its configuration anew."""
+        os.kill(self.master, signal.SIGHUP)
 
     def kill_a_worker(self) -> None:
         """End one of them, if there is one just then; the master starts another."""
-        children = Path(f"/proc/{self._master}/task/{self._master}/children")
+        children = Path(f"/proc/{self.master}/task/{self.master}/children")
         if workers := children.read_text(encoding="ascii").split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(random.choice(workers)), signal.SIGKILL)
