@@ -237,10 +237,13 @@ class Database:
         """Have all connections be to the one that is there now."""
         if self._file is None or self._file.is_the_same():
             return
+        if (
+            self._file.is_open()
+        ):  # another one; first, since a thread may be quick to find it opened
+            self._is_migrated = False
         with self._answering(writes=True):
             if words := self._file.open():
                 logger.error("%s", words)
-                self._is_migrated = False
 
     # Reading and writing
 
