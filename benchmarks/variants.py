@@ -107,6 +107,7 @@ FOR_READERS = frozenset(
         "note_key_uses",
         "remove_old",
         "secret",
+        "sent_again",
         "service_changes",
         "use",
     }

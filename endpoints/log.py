@@ -334,8 +334,7 @@ def get_message(message: LoggedMessage, query: MessageView) -> MessageInFull:  #
         captured = captured_as_dict(message)
     except NoCopy as error:
         why_not = str(error)
-    domain, id_ = message.email_domain, message.message_id
-    sent_again = mailpool.store.messages(domain, time.time(), again_of=id_, limit=MOST_AGAIN)
+    sent_again = mailpool.store.sent_again(message.message_id, time.time(), MOST_AGAIN)
     return {
         **in_full(message),
         "captured": captured,

@@ -6,6 +6,7 @@ import contextlib
 import secrets
 import sqlite3
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from sqlalchemy import event
 from test_store import NOW, in_threads, logged, reserve, wait_until
 
 from email_services.exceptions import StoreUnavailable
-from email_services.store import Store
+from email_services.store import LoggedMessage, Store
 from email_services.store.database import WRITTEN_AT_ONCE
 from email_services.store.driver import Rows, Write
 from email_services.store.sqlite import WRITTEN_TOGETHER, Turns
@@ -315,3 +316,57 @@ def test_workers_that_find_out_at_once_agree(workers, tmp_path):
     in_threads(24, ask)
     assert states["new"] == 1
     assert set(states) <= {"new", "in progress"}
+
+
+def plans_of(store, look) -> list[str]:
+    """How SQLite finds what a look at the log asks for, statement by statement."""
+    asked = []
+
+    def note(*given):
+        asked.append((given[2], given[3]))
+
+    event.listen(store._log, "before_cursor_execute", note)
+    look()
+    event.remove(store._log, "before_cursor_execute", note)
+    with store._log.connect() as connection:
+        return [
+            " / ".join(
+                step[3] for step in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)
+            )
+            for sql, values in asked
+        ]
+
+
+@pytest.mark.parametrize(
+    ("look", "ways"),
+    [
+        (lambda store, now: store.messages("example.com", now, message_id="0" * 32), ["autoindex"]),
+        (lambda store, now: store.sent_again("0" * 32, now, 20), ["messages_sent_again"]),
+        (
+            lambda store, now: store.messages("example.com", now, words="hello"),
+            ["messages_by_domain", "messages_by_domain", "by_number", "messages_to_index"],
+        ),
+        (
+            lambda store, now: store.messages("example.com", now, recipient="reader"),
+            ["recipients", "autoindex"],
+        ),
+        (
+            lambda store, now: store.messages("example.com", now, outcome="unknown"),
+            ["messages_in_trouble"],
+        ),
+    ],
+)
+def test_a_look_at_the_log_goes_through_no_more_than_it_has_to(look, ways, state_url, monkeypatch):
+    monkeypatch.setattr("email_services.store.search.READ_FIRST", 3)
+    now = time.time()
+    with contextlib.closing(Store(state_url)) as store:
+        for number in range(5):
+            id_, to = f"{number:032x}", f"reader{number}@example.org"
+            one = LoggedMessage(id_, now - number, "example.com", "a@example.com", [to], "Hello")
+            store.log_messages([replace(one, outcome="sent")])
+        store.index(now)
+        store._indexer.join()
+        plans = plans_of(store, lambda: look(store, now))
+    assert len(plans) == len(ways)
+    for plan, way in zip(plans, ways, strict=True):
+        assert way in plan, plans

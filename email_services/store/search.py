@@ -53,13 +53,11 @@ _WHOLE_ADDRESS: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
 class Wanted(TypedDict, total=False):
     """Which messages of the log are wanted, where that is not all.
 
-    again_of: the message that they send again. words: what each word of the subject, an address, a
-    name or a tag begins with. recipient: an address, or a part of one. service: one that was tried.
-    since, until: bounds of the time.
+    words: what each word of the subject, an address, a name or a tag begins with. recipient: an
+    address, or a part of one. service: one that was tried. since, until: bounds of the time.
     """
 
     message_id: str | None
-    again_of: str | None
     words: str | None
     recipient: str | None
     outcome: str | None
@@ -117,6 +115,14 @@ class Search(Messages):
                 rows = connection.execute(query.limit(limit))
             return [logged_message(row) for row in rows]
 
+    def sent_again(self, message_id: str, now: float, limit: int) -> list[LoggedMessage]:
+        """The messages that send this one again, newest first. Raises SearchTooSlow."""
+        # Of its domain they are anyway; to say so would have SQLite go through all of that.
+        query = _all_of_each(now).where(MESSAGES.c.again_of == message_id)
+        query = query.order_by(*newest_first(MESSAGES)).limit(limit)
+        with self._reading() as connection:
+            return [logged_message(row) for row in connection.execute(query)]
+
     def count_messages(
         self, email_domain: str | None, now: float, **wanted: Unpack[Wanted]
     ) -> int | None:
@@ -165,15 +171,12 @@ class Search(Messages):
     def _search(self, email_domain: str | None, now: float, wanted: Wanted) -> _Search:
         table = MESSAGES.c
         outcome = became(now)
-        others = [column for column in table if column is not table.outcome]
-        query = select(*others, outcome.label("outcome"))
+        query = _all_of_each(now)
         recipient = (wanted.get("recipient") or "").lower() or None
         if email_domain is not None:
             query = query.where(table.email_domain == email_domain)
         if message_id := wanted.get("message_id"):
             query = query.where(table.message_id == message_id)
-        if again_of := wanted.get("again_of"):
-            query = query.where(table.again_of == again_of)
         if service := wanted.get("service"):
             query = query.where(table.attempts.contains(f'"service": "{service}"', autoescape=True))
         if wanted_outcome := wanted.get("outcome"):
@@ -195,6 +198,12 @@ class Search(Messages):
         return _Search(email_domain, query, bounds, words, recipient)
 
 
+def _all_of_each(now: float) -> Select[Any]:
+    """All messages, where one that was cut off is unknown."""
+    others = [column for column in MESSAGES.c if column is not MESSAGES.c.outcome]
+    return select(*others, became(now).label("outcome"))
+
+
 def _found_by_words(
     connection: Connection, search: _Search, bounds: Bounds, limit: int
 ) -> list[Row[Any]]:
@@ -206,7 +215,7 @@ def _found_by_words(
     bounds = replace(bounds, before=place)
     query = with_words(search.within(bounds), connection.dialect.name, _asked(search))
     rest = connection.execute(query.order_by(*newest_first(MESSAGES)).limit(limit)).all()
-    rest = [*rest, *_read(connection, search, bounds, MESSAGES.c.number.is_(None))]
+    rest = [*rest, *_read(connection, search, bounds, _not_indexed())]
     rest.sort(key=lambda row: (row.at, row.message_id), reverse=True)
     return [*found, *rest][:limit]
 
@@ -223,6 +232,12 @@ def _read(
         if number % 100 == 0 and time.monotonic() > connection.info["until"]:
             raise SearchTooSlow
     return found
+
+
+def _not_indexed() -> ColumnElement[bool]:
+    """Found apart, for which there is an index: SQLite would go through all of a domain."""
+    waiting = MESSAGES.alias("not_indexed")
+    return MESSAGES.c.message_id.in_(select(waiting.c.message_id).where(waiting.c.number.is_(None)))
 
 
 def _place_after(
@@ -246,8 +261,7 @@ def _counted(connection: Connection, search: _Search) -> int:
     query = search.within(search.bounds)
     there = 0
     if search.words:
-        not_indexed = MESSAGES.c.number.is_(None)
-        there = len(_read(connection, search, search.bounds, not_indexed))
+        there = len(_read(connection, search, search.bounds, _not_indexed()))
         query = with_words(query, connection.dialect.name, _asked(search))
     elif search.recipient:
         to = select(RECIPIENTS.c.message_id).where(_is_to(search.domain, search.recipient))

@@ -82,7 +82,10 @@ _NUMBERED: Final = update(MESSAGES).where(MESSAGES.c.message_id == bindparam("of
 
 
 class _JoinFromLeft(Join):
-    """A join that SQLite never begins at the other end, where it would go through all messages."""
+    """A join for which SQLite goes through the words, and takes each message by its number.
+
+    It would go through all messages of the domain, for each of the words.
+    """
 
     inherit_cache = True
 
@@ -92,7 +95,8 @@ def _compiled(join: Join, compiler: SQLCompiler, **options: Any) -> str:
     left, right = (compiler.process(part, **options) for part in (join.left, join.right))
     options.pop("asfrom", None)
     condition = cast("ColumnElement[bool]", join.onclause)
-    return f"{left} CROSS JOIN {right} ON {compiler.process(condition, **options)}"
+    by_number = f"{right} INDEXED BY messages_by_number"
+    return f"{left} CROSS JOIN {by_number} ON {compiler.process(condition, **options)}"
 
 
 _OF_WORDS: Final = ("subject", "from_email", "from_name", "recipients", "names", "tags")
