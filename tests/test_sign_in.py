@@ -465,7 +465,17 @@ WRITING = {
     "/example.com/queue": {"root": 200, "example.com": 401, "example.net": 401},
     "/example.com/messages/WAITING/cancel": {"root": 200, "example.com": 200, "example.net": 401},
     "/example.com/messages/WAITING/send-now": {"root": 200, "example.com": 200, "example.net": 401},
+    "/example.com/messages/SENT/send-again": {"root": 200, "example.com": 200, "example.net": 401},
+    "/config/versions/1/restore": {"root": 200, "example.com": 401, "example.net": 401},
     "/sign-out": {"root": 200, "example.com": 200, "example.net": 200},
+}
+PARTS = {
+    "example.com": "<domain:email_domain>",
+    "primary": "<service>",
+    "backup": "<service>",
+    "WAITING": "<message:message_id>",
+    "SENT": "<message:message_id>",
+    "1": "<version>",
 }
 
 
@@ -473,13 +483,26 @@ def test_every_address_that_takes_a_post_is_in_the_table(client):
     rules = client.application.url_map.iter_rules()
     posts = {rule.rule for rule in rules if "POST" in rule.methods}
     posts -= {"/sign-in", "/preview"}  # neither acts on a session
-    named = {
-        re.sub(
-            "primary|backup", "<service>", path.replace("example.com", "<domain:email_domain>")
-        ).replace("WAITING", "<message:message_id>")
-        for path in WRITING
-    }
+    named = {"/".join(PARTS.get(part, part) for part in path.split("/")) for path in WRITING}
     assert named == posts
+
+
+@pytest.fixture
+def acted_on(make_app, tmp_path, monkeypatch):
+    """A client of a server on which each of these addresses has something to do."""
+    config = make_config(tmp_path, config_upload=True)
+    config["email_services"][0]["keep_content_days"] = 1
+    client = make_app(config).test_client()
+    upload = {**config, "root_api_key": "env:ROOT_KEY"}
+    del upload["state_url"], upload["config_upload"]
+    for domain, key in zip(upload["email_services"], (POOL_KEY, OTHER_POOL_KEY), strict=True):
+        name = domain["email_domain"].upper().replace(".", "_")
+        monkeypatch.setenv(name, key)
+        domain["pool_api_key"] = f"env:{name}"
+    monkeypatch.setenv("ROOT_KEY", ROOT_KEY)
+    assert client.put("/config", json=upload, headers=ROOT).status_code == 200
+    make_it_rest(client)
+    return client
 
 
 def fields_for(path: str) -> dict:
@@ -487,11 +510,15 @@ def fields_for(path: str) -> dict:
     return PLAIN if path.endswith("/send") else paused if path.endswith("/queue") else {}
 
 
-def waiting(client) -> str:
-    """The id of a message that waits for its time."""
+def with_message(client, path: str) -> str:
+    """The path, with the id of a message that waits for its time, or of one that was sent."""
     later = datetime.now(timezone.utc) + timedelta(days=1)
-    message = {**PLAIN, "send_at": later.isoformat()}
-    return client.post("/example.com/send", json=message, headers=POOL).json["message_id"]
+    messages = {"WAITING": {**PLAIN, "send_at": later.isoformat()}, "SENT": PLAIN}
+    for word, message in messages.items():
+        if word in path:
+            told = client.post("/example.com/send", json=message, headers=POOL).json
+            path = path.replace(word, told["message_id"])
+    return path
 
 
 def what_is(client, path: str) -> list:
@@ -500,6 +527,7 @@ def what_is(client, path: str) -> list:
         client.get("/example.com", headers=ROOT).json,
         client.get("/example.com/messages", headers=ROOT).json,
         client.get("/example.com/queue", headers=ROOT).json["messages"],
+        client.get("/config/versions", headers=ROOT).json,
         signed_in(client) if path == "/sign-out" else None,
     ]
 
@@ -516,12 +544,12 @@ def make_it_rest(client) -> None:
 @pytest.mark.parametrize("content_type", [None, "multipart/form-data", JSON])
 @pytest.mark.parametrize("level", KEYS)
 @pytest.mark.parametrize("path", WRITING)
-def test_a_session_does_what_its_key_does(path, level, content_type, client):
-    make_it_rest(client)
+def test_a_session_does_what_its_key_does(path, level, content_type, acted_on):
+    client = acted_on
     sign_in(client, KEYS[level])
     fields = {**fields_for(path), "csrf_token": token_of(client)}
     body = {"json": fields} if content_type == JSON else {"data": fields}
-    address = path.replace("WAITING", waiting(client))
+    address = with_message(client, path)
     before = what_is(client, path)
     answer = client.post(address, headers=HERE, content_type=content_type, **body)
     expected = WRITING[path][level]
@@ -597,9 +625,9 @@ ORIGINS = {
 
 @pytest.mark.parametrize("wrong", [*TOKENS, *ORIGINS])
 @pytest.mark.parametrize("path", WRITING)
-def test_a_post_that_is_not_from_our_page_changes_nothing(path, wrong, client):
-    make_it_rest(client)
-    sign_in(client, ROOT_KEY if path.endswith(("fail", "health")) else POOL_KEY)
+def test_a_post_that_is_not_from_our_page_changes_nothing(path, wrong, acted_on):
+    client = acted_on
+    sign_in(client, ROOT_KEY if WRITING[path]["example.com"] == 401 else POOL_KEY)
     token = token_of(client)
     other = client.application.test_client()
     sign_in(other, POOL_KEY)
@@ -611,9 +639,10 @@ def test_a_post_that_is_not_from_our_page_changes_nothing(path, wrong, client):
         if isinstance(given := fields.get("csrf_token"), str):
             fields["csrf_token"] = stands_for.get(given, given)
     headers = ORIGINS.get(wrong, HERE)
+    address = with_message(client, path)
     before = what_is(client, path)
     for accept in (JSON, BROWSER):
-        answer = client.post(path, data=fields, headers={**headers, "Accept": accept})
+        answer = client.post(address, data=fields, headers={**headers, "Accept": accept})
         assert answer.status_code == 403
         assert answer.mimetype == accept.partition(",")[0]
         assert "Nothing was done" in answer.text
