@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -37,7 +37,7 @@ def main() -> None:
     if chromium is None:
         sys.exit("There is no chromium.")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        server = Server(Path(folder), make_config(folder))
+        server = Server(Path(folder), keeping_copies(folder))
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         try:
             for scheme in ("light", "dark"):
@@ -47,6 +47,13 @@ def main() -> None:
         finally:
             browser.close()
             server.kill()
+
+
+def keeping_copies(folder: str) -> dict[str, Any]:
+    """A configuration under which messages can be sent again."""
+    config = make_config(folder)
+    config["email_services"][0]["keep_content_days"] = 7
+    return config
 
 
 @contextlib.contextmanager
@@ -101,8 +108,8 @@ def send_one(page: Page, picture: Callable[[str], None]) -> None:
     page.get_by_role("button", name="Send", exact=True).click()
     page.get_by_role("heading", name="It was sent").wait_for()
     picture("result")
+    page.goto(page.url.partition("?")[0])
     page.frame_locator("iframe").get_by_text("order 42").wait_for()
-    page.locator("iframe").scroll_into_view_if_needed()
     picture("message")
     sign_in(page, ROOT_KEY)
     switch(page, "End the rehearsal")
