@@ -38,6 +38,7 @@ def test_a_form_leads_to_the_page_of_its_message_which_says_what_happened(path, 
         page = client.get(answer.headers["Location"], headers=PAGE)
         assert page.status_code == 200
         assert '<h2 id="happened">It was sent</h2>' in page.text
+        assert "</strong> accepted it." in page.text
         assert "sent before" not in page.text
     assert len(client.get("/example.com/messages").json["messages"]) == 1
 
