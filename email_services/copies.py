@@ -169,7 +169,10 @@ class Copies:
         if not self._seconds.get(email_domain):
             return f"{email_domain} keeps no copies of its messages (keep_content_days)."
         days = f"{self.days(email_domain):g}"
-        return f"No copy of this message is here: {email_domain} keeps them for {days} days."
+        return (
+            f"No copy of this message is here: {email_domain} keeps them for {days} days, and one "
+            "may take a moment to be written."
+        )
 
     def _run(self) -> None:
         while some := self._next():
