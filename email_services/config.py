@@ -38,6 +38,7 @@ from email_services.api_keys import (
 )
 from email_services.config_secrets import plain_secrets
 from email_services.config_source import (
+    TOO_DEEP,
     Path,
     Problems,
     parsed,
@@ -360,7 +361,10 @@ def checked_config(
     """
     problems = Problems()
     written = parsed(text, name)
-    given = resolved(written, problems)
+    try:
+        given = resolved(written, problems)
+    except RecursionError:
+        raise ConfigError(f"{name}: {TOO_DEEP}") from None
     if uploaded and isinstance(given, dict):
         _refuse_in_uploads(written, problems)
         given = {**given, **of_the_file}

@@ -23,6 +23,8 @@ Path = tuple[int | str, ...]
 MAX_SECRET_BYTES: Final = 64 * 1024
 """More is no secret, but the wrong file."""
 
+TOO_DEEP: Final = "it is nested too deeply"
+
 _UNRESOLVED: Final = "unset"
 """In the place of a value that is missing, so that its other problems are told, too."""
 
@@ -113,7 +115,7 @@ def parsed(text: str, name: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_without_duplicates)
     except RecursionError:
-        raise ConfigError(f"{name}: it is nested too deeply") from None
+        raise ConfigError(f"{name}: {TOO_DEEP}") from None
     except ValueError as error:  # not JSON, or a key given twice
         raise ConfigError(f"{name}: {error}") from None
 

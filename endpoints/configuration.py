@@ -10,10 +10,11 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import NotRequired, TypedDict
 
-from browsable_api import Form
+from browsable_api import Form, request
 from browsable_api.errors import told
 from email_services.config import Config, checked_upload
 from email_services.config_secrets import without_secrets
+from email_services.config_source import TOO_DEEP
 from email_services.exceptions import (
     ConfigError,
     InvalidInput,
@@ -28,6 +29,8 @@ from endpoints.messages import Time, iso
 from endpoints.rooms import Endpoints, Fields
 
 LOCKED_OUT: Final = "the key that you use now would not open this any more: keep it beside the new"
+
+NO_FORM: Final = "It should be no file of a form: send what the file holds, as application/json."
 
 _NAMES: Final = ("email_domain", "name")
 """What an entry of a list is known by, in this order, if it has one."""
@@ -233,11 +236,21 @@ def _upload(given: Mapping[str, Any]) -> Version:
     upcoming = (mailpool.store.newest_version() or 0) + 1
     if not mailpool.config.takes_uploads:
         raise UploadsOff
-    content = json.dumps(given, indent=2)
+    content = _written(given)
     config = _checked(Uploaded(upcoming, time.time(), caller(), content))
     if not opens_for_caller(config.keyring):
         raise InvalidInput({"root_api_key": f"{LOCKED_OUT}."})
     return _version(mailpool.store.add_configuration(content, caller(), time.time()))
+
+
+def _written(given: Mapping[str, Any]) -> str:
+    """It as it is kept. Raises InvalidInput for what is no JSON, or more than a configuration."""
+    if request.file_names:
+        raise InvalidInput(dict.fromkeys(request.file_names, NO_FORM))
+    try:
+        return json.dumps(given, indent=2)
+    except RecursionError:
+        raise InvalidInput({"configuration": f"{TOO_DEEP}."}) from None
 
 
 def _checked(uploaded: Uploaded) -> Config:

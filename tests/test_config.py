@@ -133,6 +133,7 @@ PROBLEMS = [
     ("[]", "the file: It should be an object"),
     ("[" * 100_000 + "]" * 100_000, "it is nested too deeply"),
     (f'{{"a": {"[" * 2000 + "]" * 2000}}}', "it is nested too deeply"),
+    (f'{{"a": {"[" * 700 + "]" * 700}}}', "it is nested too deeply"),
     (b'{"root_api_key": "\xff"}', "'utf-8' codec can't decode byte 0xff"),
     ('{"a": 1, "a": 2}', "the key 'a' is given twice in one object"),
     (changed("root_api_key", ...), "root_api_key: Required"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from io import BytesIO
 
 import pytest
 from conftest import POOL, POOL_KEY, ROOT, ROOT_KEY, make_config
@@ -14,9 +15,10 @@ from email_services.api_keys import hash_key
 from email_services.config import load_config
 from email_services.config_secrets import HIDDEN
 from email_services.exceptions import ConfigError, StoreUnavailable
-from endpoints.configuration import LOCKED_OUT
+from endpoints.configuration import LOCKED_OUT, NO_FORM
 from server.following import Follower
 
+JSON = {**ROOT, "Content-Type": "application/json"}
 PLAIN_PROVIDER_KEY = "a-key-at-the-provider"
 
 
@@ -351,6 +353,21 @@ def test_what_is_no_configuration_at_all_is_refused(body, kind, status, client):
     answered = client.put("/config", data=body, headers={**ROOT, "Content-Type": kind})
     assert answered.status_code == status
     assert answered.json["error"].endswith(".")
+
+
+@pytest.mark.parametrize("depth", [*range(300, 1000, 50), *range(900, 1000, 5)])
+def test_one_that_is_nested_too_deeply_is_refused(depth, client, upload):
+    upload["root_api_key"] = None
+    body = json.dumps(upload).replace("null", "[" * depth + "]" * depth)
+    answered = client.put("/config", data=body, headers=JSON)
+    assert (answered.status_code, answered.json["code"]) == (400, "invalid")
+
+
+def test_a_file_of_a_form_is_told_to_be_sent_as_json(client, upload):
+    file = (BytesIO(json.dumps(upload).encode()), "config.json")
+    answered = client.put("/config", data={"config": file}, headers=ROOT)
+    assert answered.status_code == 400
+    assert answered.json["problems"] == {"config": NO_FORM}
 
 
 def test_all_problems_are_told_at_once(client, upload):
