@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, get_args
 
 from pydantic import SecretStr
@@ -14,6 +15,9 @@ from email_services.providers import find_provider
 
 HIDDEN: Final = "[hidden]"
 """What is shown in the place of a secret."""
+
+_URLS: Final = ("state_url", "queue_url")
+"""Settings that may hold a password: before an @, or among options after a ?."""
 
 
 def plain_secrets(given: Any) -> Iterator[Path]:
@@ -35,12 +39,19 @@ def plain_secrets(given: Any) -> Iterator[Path]:
 def without_secrets(given: Any) -> Any:
     """The same configuration with HIDDEN in the place of each; `given` stays."""
     shown = copy.deepcopy(given)
-    for path in list(plain_secrets(given)):
+    for path in (*plain_secrets(given), *_plain_urls(given)):
         holder = shown
         for part in path[:-1]:
             holder = holder[part]
         holder[path[-1]] = HIDDEN
     return shown
+
+
+def _plain_urls(given: Mapping[str, Any]) -> Iterator[Path]:
+    for name in _URLS:
+        url = given.get(name)
+        if isinstance(url, str) and not is_reference(url) and re.search("[@?]", url):
+            yield (name,)
 
 
 def _plain_keys(given: Any, path: Path) -> Iterator[Path]:

@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, text
 from app import renewed
 from email_services.api_keys import hash_key
 from email_services.config import load_config
-from email_services.config_secrets import HIDDEN
+from email_services.config_secrets import HIDDEN, without_secrets
 from email_services.exceptions import ConfigError, StoreUnavailable
 from endpoints.configuration import LOCKED_OUT, NO_FORM
 from server.following import Follower
@@ -122,6 +122,21 @@ def test_no_secret_of_the_file_is_shown(make_app, tmp_path, upload):
     assert shown["root_api_key"] == HIDDEN
     assert shown["email_services"][0]["enabled_services"]["mailgun"]["api_key"] == HIDDEN
     assert shown["email_services"][1]["pool_api_key"] == [{"name": "shop", "key": HIDDEN}]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://ada:pass/word@db.example.com/mail", HIDDEN),
+        ("postgresql:///mail?password=word", HIDDEN),
+        ("kafka://kafka.example.com:9092/mail?sasl.password=word", HIDDEN),
+        ("sqlite:////var/mail/state.sqlite3", "sqlite:////var/mail/state.sqlite3"),
+        ("env:STATE_URL", "env:STATE_URL"),
+    ],
+)
+def test_no_password_in_a_url_is_shown(url, shown):
+    names = ("state_url", "queue_url")
+    assert without_secrets(dict.fromkeys(names, url)) == dict.fromkeys(names, shown)
 
 
 def test_the_database_holds_no_secret(client, upload, state_url):
