@@ -129,6 +129,7 @@ class Keyring:
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
         self.keys = tuple(keys)
+        self._order = {key: number for number, key in enumerate(self.keys)}
         self._secret = secrets.token_bytes(32)
         self._known: dict[bytes, tuple[ApiKey, ...]] = {}
         """By digest: a key that is shown cannot choose where it is looked for, nor learn from how
@@ -169,7 +170,7 @@ class Keyring:
 
     def _learn(self, digest: bytes, key: ApiKey) -> None:
         known = {*self._known.get(digest, ()), key}
-        self._known[digest] = tuple(one for one in self.keys if one in known)
+        self._known[digest] = tuple(sorted(known, key=self._order.__getitem__))
 
     def _digest(self, shown: str) -> bytes:
         return hmac.new(self._secret, _bytes(shown), hashlib.sha256).digest()

@@ -204,6 +204,16 @@ def test_a_wrong_key_with_the_right_mark_is_hashed_slowly_once(slow_hashes, monk
     assert slow_hashes == ["wrong"]
 
 
+def test_many_keys_are_taken_in_without_comparing_each_to_all_others(monkeypatch):
+    looks = []
+    plain_hash = ApiKey.__hash__
+    monkeypatch.setattr(ApiKey, "__hash__", lambda key: looks.append(key) or plain_hash(key))
+    keys = [ApiKey(f"key {n}", "send", f"d{n}.example", value=f"{n:020}") for n in range(200)]
+    keyring = Keyring(keys)
+    assert len(looks) < 10 * len(keys)
+    assert keyring.find(f"{7:020}", now=0) == (keys[7],)
+
+
 def test_a_hash_is_another_one_each_time():
     assert hash_key(LONG) != hash_key(LONG)
 
