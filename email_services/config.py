@@ -463,10 +463,10 @@ def _streams(
     for name, given in domain.streams.items():
         said = {field: value for field, value in given if value is not None}
         said["services"] = tuple(service.lower() for service in said.get("services", ()))
-        for service in said["services"]:
+        for index, service in enumerate(said["services"]):
             if service not in services:
-                problem = f"the domain has no usable service '{service}'"
-                problems.add((*path, "streams", name, "services"), problem)
+                problem = "the domain has no usable service of this name"
+                problems.add((*path, "streams", name, "services", index), problem)
         streams[name] = replace(streams.get(name, Stream(name)), **said)
     return streams
 

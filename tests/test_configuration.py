@@ -322,8 +322,13 @@ BROKEN = {
     ),
     "a stream through nothing": (
         lambda c: domain(c).update(streams={"codes": {"services": ["pigeon"]}}),
-        "email_services[0].streams.codes.services",
-        "no usable service 'pigeon'",
+        "email_services[0].streams.codes.services[0]",
+        "no usable service of this name",
+    ),
+    "a key where a service's name should be": (
+        lambda c: domain(c).update(streams={"codes": {"services": ["env:PROVIDER_KEY"]}}),
+        "email_services[0].streams.codes.services[0]",
+        "no usable service of this name",
     ),
     "a list for an object": (
         lambda c: c.update(email_services=[[]]),
