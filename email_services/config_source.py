@@ -156,6 +156,11 @@ def _variable(name: str) -> str:
     return os.environ[name]
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    """Open it so that no read waits: some files that look like any other do, as /proc/kmsg."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _content(path: str) -> str:
     """What is in a file, without the line's end that editors and `echo` leave behind it."""
     if not path.startswith("/"):
@@ -164,8 +169,10 @@ def _content(path: str) -> str:
         file = FilePath(path)
         if file.exists() and not file.is_file():
             raise LookupError(f"{path} is no file")
-        with file.open("rb") as opened:
+        with open(file, "rb", opener=_without_waiting) as opened:
             content = opened.read(MAX_SECRET_BYTES + 1)
+        if content is None:
+            raise LookupError(f"{path} cannot be read: it holds nothing yet")
         if len(content) > MAX_SECRET_BYTES:
             raise LookupError(f"{path} is larger than a secret")
         return content.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")

@@ -256,6 +256,8 @@ PROBLEMS = [
         changed("root_api_key", "file:/no/such/secret"),
         "root_api_key: /no/such/secret cannot be read: No such file or directory",
     ),
+    # Where it may be read, nothing is there to be read but what has not been yet.
+    (changed("root_api_key", "file:/proc/kmsg"), "root_api_key: "),
     (changed("root_api_key", "file:/dev/zero"), "root_api_key: /dev/zero is no file"),
     (changed("root_api_key", "file:/etc"), "root_api_key: /etc is no file"),
     (
