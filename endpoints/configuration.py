@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import NotRequired, TypedDict
 
-from browsable_api import Form, request
+from browsable_api import APIError, Form, request
 from browsable_api.errors import told
+from browsable_api.request import MEGABYTE
 from email_services.config import Config, checked_upload
 from email_services.config_secrets import without_secrets
 from email_services.config_source import TOO_DEEP
@@ -29,6 +31,9 @@ from endpoints.messages import Time, iso
 from endpoints.rooms import Endpoints, Fields
 
 LOCKED_OUT: Final = "the key that you use now would not open this any more: keep it beside the new"
+
+MAX_BYTES: Final = MEGABYTE
+"""All workers of all machines check it: that took 24 s for 3 MB in which all was wrong."""
 
 NO_FORM: Final = "It should be no file of a form: send what the file holds, as application/json."
 
@@ -244,13 +249,17 @@ def _upload(given: Mapping[str, Any]) -> Version:
 
 
 def _written(given: Mapping[str, Any]) -> str:
-    """It as it is kept. Raises InvalidInput for what is no JSON, or more than a configuration."""
+    """It as it is kept. Raises InvalidInput, and APIError (413) for one that is too large."""
     if request.file_names:
         raise InvalidInput(dict.fromkeys(request.file_names, NO_FORM))
     try:
-        return json.dumps(given, indent=2)
+        content = json.dumps(given)
     except RecursionError:
         raise InvalidInput({"configuration": f"{TOO_DEEP}."}) from None
+    if len(content) > MAX_BYTES:
+        said = f"A configuration is at most {MAX_BYTES // MEGABYTE} MB."
+        raise APIError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, said)
+    return content
 
 
 def _checked(uploaded: Uploaded) -> Config:

@@ -11,6 +11,7 @@ from conftest import POOL, POOL_KEY, ROOT, ROOT_KEY, make_config
 from sqlalchemy import create_engine, text
 
 from app import renewed
+from browsable_api.request import MEGABYTE
 from email_services.api_keys import hash_key
 from email_services.config import load_config
 from email_services.config_secrets import HIDDEN, without_secrets
@@ -381,6 +382,13 @@ def test_one_that_is_nested_too_deeply_is_refused(depth, client, upload):
     body = json.dumps(upload).replace("null", "[" * depth + "]" * depth)
     answered = client.put("/config", data=body, headers=JSON)
     assert (answered.status_code, answered.json["code"]) == (400, "invalid")
+
+
+def test_one_that_is_too_large_is_refused_before_it_is_checked(client, upload):
+    upload.update({f"setting {n}": "x" * 1000 for n in range(MEGABYTE // 1000)})
+    answered = put(client, upload)
+    assert (answered.status_code, answered.json["code"]) == (413, "too_large")
+    assert answered.json["error"] == "A configuration is at most 1 MB."
 
 
 def test_a_file_of_a_form_is_told_to_be_sent_as_json(client, upload):
