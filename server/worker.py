@@ -221,7 +221,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         conn.sock.setblocking(False)
         self._deadlines[conn] = time.monotonic() + self.request_seconds
         self._arriving[conn] = Arrival()
-        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_readable, conn))
+        self._on_readable(conn, conn.sock)  # most have sent by now what they connected for
+        if conn in self._arriving:
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_readable, conn))
         if len(self._arriving) > ARRIVING:
             self._forget_first()
 
@@ -251,7 +253,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         arrival = self._arriving.pop(conn, None)
         if arrival is not None:
             self._arriving_bytes -= len(arrival.received)
-            self.poller.unregister(conn.sock)
+            with contextlib.suppress(KeyError):  # it is not waited for where all came at once
+                self.poller.unregister(conn.sock)
 
     def _forget_first(self) -> None:
         self._close(next(iter(self._arriving)))
