@@ -518,7 +518,7 @@ def is_shown(page: Page, selector: str) -> bool:
     return page.locator(selector).evaluate(script)
 
 
-@pytest.mark.parametrize(("screen", "most"), [(WIDE, 7_500), (NARROW, 12_000)])
+@pytest.mark.parametrize(("screen", "most"), [(WIDE, 7_500), (NARROW, 12_500)])
 def test_the_reference_is_folded_and_each_part_opens_where_a_link_leads_to_it(
     screen, most, browser, used_server
 ):
