@@ -66,7 +66,7 @@ _TABLE: Final = {
         WHEN (OLD.number IS NOT NULL) EXECUTE FUNCTION words_at_delete()""",
     ),
 }
-_ADD: Final = {
+ADD_WORDS: Final = {
     "sqlite": text("INSERT INTO message_words (rowid, words) VALUES (:number, :words)"),
     "postgresql": text(
         "INSERT INTO message_words (number, words)"
@@ -183,7 +183,7 @@ def index_some(connection: Connection, now: float) -> int:
             {"number": number, "words": " ".join(sorted(words_of(message)))}
             for number, message in enumerate(found, first)
         ]
-        connection.execute(_ADD[dialect], rows)
+        connection.execute(ADD_WORDS[dialect], rows)
         ids = [message.message_id for message in found]
         numbered = [{"of_message": i, "number": n} for n, i in enumerate(ids, first)]
         connection.execute(_NUMBERED, numbered)
