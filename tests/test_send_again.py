@@ -191,3 +191,17 @@ def test_an_unknown_outcome_is_warned_of(make_app, config, stand_in):
     path = sent(client)
     sign_in(client, POOL_KEY)
     assert "It may have been sent" in client.get(f"{path}/send-again", headers=PAGE).text
+
+
+def test_a_name_that_turns_what_follows_around_leaves_its_address_as_it_is(client):
+    turned = "\u202egro.elpmaxe"
+    file = {"filename": "\u05e9\u05dc\u05d5\u05dd.bin", "content": "eA=="}
+    fields = {"from_name": turned, "to_recipients": [f"{turned} <eve@example.org>"]}
+    old = sent(client, **fields, attachments=[file])
+    for address in (old, f"{old}/send-again"):
+        page = client.get(address, headers={**POOL, **PAGE}).get_data(as_text=True)
+        shown = re.search(r"<dl>.*?</dl>", page, re.DOTALL)[0]
+        assert f"<bdi>{turned}</bdi> <bdi>&lt;me@example.com&gt;</bdi>" in shown
+        assert f"<bdi>&#34;{turned}&#34;</bdi> <bdi>&lt;eve@example.org&gt;</bdi>" in shown
+    files = client.get(f"{old}?show=files", headers={**POOL, **PAGE}).get_data(as_text=True)
+    assert "<bdi>\u05e9\u05dc\u05d5\u05dd.bin</bdi></a>" in files
