@@ -147,4 +147,5 @@ def main(arguments: Sequence[str] = ()) -> None:
 
 
 if __name__ == "__main__":
+    os.umask(0o077)  # as gunicorn.conf.py: what is written holds addresses and mail
     main(sys.argv[1:])

@@ -381,7 +381,11 @@ def checked_config(
     if not config.seal.is_on:
         kept = [name for name, domain in config.domains.items() if domain.keep_content_days]
         if kept:
-            logger.warning("%s: messages of %s are kept unencrypted", name, ", ".join(kept))
+            logger.warning(
+                "%s: copies of messages of %s are kept unencrypted ($CONTENT_KEY encrypts them)",
+                name,
+                ", ".join(kept),
+            )
     for domain in config.domains.values():
         if domain.guard.is_on:  # which nobody should find out from who got no mail
             logger.warning("%s: messages of %s %s", name, domain.email_domain, domain.guard)

@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import POOL_KEY, ROOT_KEY
+from conftest import POOL_KEY, ROOT_KEY, make_config
 from contract import PROVIDER_KEY, contract_of, in_json
 from dns_server import DNSServer
 from smtp_server import SMTPServer
 from standins import answer
+from test_store import wait_until
 
 from email_services.checkup import BROKEN, FINE, WARNING, check
 from email_services.config import load_config
@@ -199,3 +200,19 @@ def test_the_command_ends_with_the_status(tmp_path):
     )
     assert ended.returncode == BROKEN
     assert b"configuration" in ended.stdout
+
+
+@pytest.mark.parametrize("command", ["check", "worker"])
+def test_a_database_that_a_command_makes_is_for_the_owner_alone(command, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(make_config(tmp_path, config_upload=True)))
+    made = tmp_path / "state.sqlite3"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "email_services", command],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "PYTHONWARNINGS": "ignore"},
+        umask=0o022,
+    )
+    wait_until(made.exists)
+    process.terminate()
+    process.wait(timeout=30)
+    assert made.stat().st_mode & 0o077 == 0
