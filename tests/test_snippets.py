@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import POOL_KEY, ROOT_KEY, make_config
 from servers import ROOT, Server
+from test_store import wait_until
 
 ADDRESS = "http://localhost:8000"
 RUN_BY = {
@@ -29,6 +30,13 @@ def snippets(language: str, page: str = "README.md") -> list[str]:
     return re.findall(
         rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE
     )
+
+
+def program(language: str) -> str:
+    """The program that sends a message, in this language."""
+    page = "README.md" if language == "python" else "docs/sending.md"
+    (code,) = snippets(language, page)
+    return code
 
 
 def ended(fail: str) -> str:
@@ -101,15 +109,15 @@ def test_the_first_message_arrives_and_after_a_failure_the_same_fails_over(servi
 @pytest.mark.parametrize(
     ("language", "subject"), [("python", "Order 42"), ("js", "Order 43"), ("php", "Order 44")]
 )
-def test_the_program_of_the_readme_sends_and_says_through_whom(service, language, subject):
-    (code,) = snippets(language)
+def test_the_program_sends_and_says_through_whom(service, language, subject):
+    code = program(language)
     assert service.run(language, code).strip() == "primary"
     assert service.take_mail() == [("primary", subject)]
 
 
 @pytest.mark.parametrize("language", ["python", "js", "php"])
-def test_the_program_of_the_readme_says_why_a_message_was_not_sent(service, language):
-    (code,) = snippets(language)
+def test_the_program_says_why_a_message_was_not_sent(service, language):
+    code = program(language)
     (_, fail) = snippets("bash")
     for name in ("primary", "backup"):
         service.run("bash", fail.replace("primary", name))
@@ -121,8 +129,8 @@ def test_the_program_of_the_readme_says_why_a_message_was_not_sent(service, lang
 
 
 @pytest.mark.parametrize("language", ["python", "js", "php"])
-def test_the_program_of_the_readme_says_what_is_wrong_with_a_message(service, language):
-    (code,) = snippets(language)
+def test_the_program_says_what_is_wrong_with_a_message(service, language):
+    code = program(language)
     told = service.run(language, code.replace("me@example.com", "me@example.net"))
     assert "invalid: 1 problem with what was sent." in told
     assert re.search("from_email.*It should be an address at example.com", told)
@@ -130,6 +138,21 @@ def test_the_program_of_the_readme_says_what_is_wrong_with_a_message(service, la
 
 
 def test_the_file_of_the_page_about_sending_arrives(service):
-    (code,) = snippets("bash", "docs/sending.md")
-    assert json.loads(service.run("bash", code))["result"] == "success"
+    file, _, _ = snippets("bash", "docs/sending.md")
+    assert json.loads(service.run("bash", file))["result"] == "success"
     assert service.take_mail() == [("primary", "Report")]
+
+
+def test_the_batch_of_the_page_about_sending_arrives(service):
+    _, batch, _ = snippets("bash", "docs/sending.md")
+    told = json.loads(service.run("bash", batch))
+    assert [result["result"] for result in told["results"]] == ["success", "success"]
+    assert service.take_mail() == [("primary", "News 7")] * 2
+
+
+def test_what_the_page_about_sending_queues_is_answered_with_its_address(service):
+    _, _, queued = snippets("bash", "docs/sending.md")
+    told = json.loads(service.run("bash", queued))
+    assert told["result"] == "queued"
+    assert told["url"].endswith(f"/example.com/messages/{told['message_id']}")
+    wait_until(lambda: service.take_mail() == [("primary", "Later")])
