@@ -133,7 +133,8 @@ room = Endpoints(
 def get_configuration() -> InUse:
     """Configuration.
 
-    What this server serves with. Secrets that its file holds as they are, are not shown.
+    What this server serves with. Secrets that its file holds as they are, are not shown. What was
+    uploaded is at [/config/versions](/config/versions).
 
     **PUT** another one, as JSON, with the root key in the `Authorization` header. The file of each
     machine has to say `"config_upload": true`. It is checked as a whole first; one that is wrong
@@ -168,7 +169,7 @@ def put_configuration(body: ConfigurationFile) -> Version:
     return _upload(body.model_dump(exclude_unset=True))
 
 
-@room.operation("GET", VERSIONS, ROOT)
+@room.operation("GET", VERSIONS, ROOT, page="versions.html")
 def list_versions() -> Versions:
     """Uploaded configurations.
 
@@ -177,7 +178,7 @@ def list_versions() -> Versions:
     return {"versions": [_version(found) for found in mailpool.store.configurations()]}
 
 
-@room.operation("GET", VERSION, ROOT)
+@room.operation("GET", VERSION, ROOT, page="version.html")
 def get_version(version: str, query: Compared) -> VersionInFull:
     """An uploaded configuration.
 
@@ -198,7 +199,14 @@ def get_version(version: str, query: Compared) -> VersionInFull:
     return answer
 
 
-@room.operation("POST", RESTORE, ROOT, form=Form("Restore it"), raises=(UploadsOff,))
+@room.operation(
+    "POST",
+    RESTORE,
+    ROOT,
+    page="restored.html",
+    form=Form("Restore it"),
+    raises=(UploadsOff,),
+)
 def restore_version(version: str) -> Version:
     """Restore a configuration.
 

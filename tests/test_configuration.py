@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from io import BytesIO
 
 import pytest
 from conftest import POOL, POOL_KEY, ROOT, ROOT_KEY, make_config
 from sqlalchemy import create_engine, text
+from test_sign_in import HERE, PAGE, sign_in, token_of
 
 from app import renewed
 from browsable_api.request import MEGABYTE
@@ -177,6 +179,22 @@ def test_a_version_is_restored_as_a_new_one(client, upload):
     put(client, {**upload, "message_retention_days": 3})
     answered = client.post("/config/versions/1/restore", headers=ROOT)
     assert (answered.status_code, answered.json["version"]) == (200, 3)
+    assert client.get("/config/versions/3", headers=ROOT).json["configuration"] == upload
+
+
+def test_a_version_is_found_and_restored_with_a_browser(client, upload):
+    put(client, upload)
+    put(client, {**upload, "message_retention_days": 3})
+    sign_in(client, ROOT_KEY)
+    listed = client.get("/config/versions", headers=PAGE).text
+    links = re.findall(r'href="(/config/versions/[^"]+)"', listed)
+    assert links == ["/config/versions/2?against=1", "/config/versions/1"]
+    page = client.get(links[0], headers=PAGE).text
+    assert "<code>message_retention_days</code>: not there, here <code>3</code>" in page
+    (action,) = re.findall(r'action="(/config[^"]+)"', client.get(links[1], headers=PAGE).text)
+    form = {"csrf_token": token_of(client)}
+    restored = client.post(action, data=form, headers={**PAGE, **HERE}).text
+    assert '<a href="/config/versions/3">version 3</a> now.' in restored
     assert client.get("/config/versions/3", headers=ROOT).json["configuration"] == upload
 
 
