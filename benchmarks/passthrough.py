@@ -26,7 +26,13 @@ class Nothing:
 
 
 app = Flask(__name__)
-app.extensions["mailpool"] = SimpleNamespace(upkeep=Nothing(), dispatcher=Nothing())
+app.extensions["mailpool"] = SimpleNamespace(
+    upkeep=Nothing(),
+    dispatcher=Nothing(),
+    copies=Nothing(),
+    config=SimpleNamespace(takes_uploads=False),
+    store=None,
+)
 session = requests.Session()
 session.mount(PROVIDER, HTTPAdapter(pool_maxsize=int(os.environ["WEB_THREADS"])))
 

@@ -52,7 +52,8 @@ class Follower:
     def stop(self) -> None:
         """The end."""
         self._is_over.set()
-        self._thread.join()
+        if self._thread.is_alive():  # not where the first look failed
+            self._thread.join()
 
     def look(self) -> None:
         """Take over what was uploaded since, if it can be used here."""
