@@ -149,8 +149,13 @@ def with_words(query: Select[Any], dialect: str, beginnings: Sequence[str]) -> S
     else:
         match = " & ".join(f"'{b}'" if b.startswith(":") else f"'{b}':*" for b in beginnings)
     number, condition = _FOUND[dialect]
-    joined = _JoinFromLeft(_WORDS, MESSAGES, number == MESSAGES.c.number)
-    return query.select_from(joined).where(text(condition).bindparams(asked=match))
+    matches = text(condition).bindparams(asked=match)
+    if dialect == "sqlite":
+        joined = _JoinFromLeft(_WORDS, MESSAGES, number == MESSAGES.c.number)
+        return query.select_from(joined).where(matches)
+    # First of all: PostgreSQL would go through all messages in their order for some that match.
+    found = select(number).where(matches).cte("found").prefix_with("MATERIALIZED")
+    return query.join(found, found.c.number == MESSAGES.c.number)
 
 
 def index_some(connection: Connection, now: float) -> int:
