@@ -4,9 +4,10 @@ BIN := .venv/bin
 
 .PHONY: run test lint audit docs lock clean
 
+# On a laptop nobody else should reach it, whatever its port.
 run: .venv/run
 	@$(BIN)/python -m email_services
-	@exec $(BIN)/gunicorn --config gunicorn.conf.py
+	@HOST=$${HOST:-127.0.0.1} exec $(BIN)/gunicorn --config gunicorn.conf.py
 
 test: .venv/dev
 	$(BIN)/pytest -n 3 --dist worksteal

@@ -475,3 +475,10 @@ def test_a_worker_goes_on_while_the_database_is_away(app):
     worker = Worker(app)
     Follower(worker, away, lambda _: None, lambda _: None).look()
     assert worker.wsgi is app
+
+
+def test_a_worker_whose_first_look_met_a_bug_can_end(app):
+    follower = Follower(Worker(app), lambda _: 1 / 0, lambda _: None, lambda _: None)
+    with pytest.raises(ZeroDivisionError):
+        follower.start()
+    follower.stop()
