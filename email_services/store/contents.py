@@ -13,15 +13,13 @@ from sqlalchemy.dialects import postgresql
 
 from email_services.store.database import (
     CHANGED_AT_ONCE,
+    PART_BYTES,
     WRITTEN_AT_ONCE,
     Database,
     in_parts,
+    parts_of,
 )
 from email_services.store.schema import CONTENTS
-
-PART_BYTES: Final = 256 * 1024
-"""Of one transaction: while a message of 30 MB was written, others waited 2 ms in the middle for
-their turn, and 230 ms where it was one piece (SQLite)."""
 
 REMOVED_TOGETHER: Final = 40
 """Parts in one transaction, of which each may be as large."""
@@ -113,8 +111,8 @@ class Contents(Database):
 
 
 def _rows(content: Content) -> Iterator[dict[str, Any]]:
-    parts = range(0, len(content.content), PART_BYTES)
-    for number, start in enumerate(parts):
+    parts = parts_of(content.content)
+    for number, part in enumerate(parts):
         yield {
             "message_id": content.message_id,
             "part": number,
@@ -122,7 +120,7 @@ def _rows(content: Content) -> Iterator[dict[str, Any]]:
             "email_domain": content.email_domain,
             "until": content.until,
             "is_encrypted": content.is_encrypted,
-            "content": content.content[start : start + PART_BYTES],
+            "content": part,
         }
 
 

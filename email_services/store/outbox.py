@@ -36,9 +36,11 @@ from email_services.exceptions import UNKNOWN, StoreUnavailable
 from email_services.health import SKEW_SECONDS
 from email_services.store.database import (
     CHANGED_AT_ONCE,
+    PART_BYTES,
     WRITTEN_AT_ONCE,
     Database,
     in_parts,
+    parts_of,
 )
 from email_services.store.keys import STORE_ANSWER, answer_columns
 from email_services.store.messages import (
@@ -91,7 +93,6 @@ TAKEN_IN: Final = 1000
 ROW_BYTES: Final = 16 * 1024
 """Of a payload that count as a row: to write them takes about as long, and others wait as long."""
 
-PART_BYTES: Final = 256 * 1024
 FEW_PARTS: Final = 4
 """What has no more is written with its row, and removed with it, by the database itself."""
 
@@ -608,8 +609,7 @@ def _is_large(message: Waiting) -> bool:
 
 
 def _parts(message: Waiting) -> Iterator[dict[str, Any]]:
-    for part, start in enumerate(range(0, len(message.payload), PART_BYTES)):
-        content = message.payload[start : start + PART_BYTES]
+    for part, content in enumerate(parts_of(message.payload)):
         yield {
             "message_id": message.logged.message_id,
             "part": part,
