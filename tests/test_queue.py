@@ -144,6 +144,24 @@ def test_nothing_stays_of_what_is_cancelled_or_forgotten(make, any_store, clock,
     assert parts(any_store) == 0
 
 
+def test_what_is_cancelled_is_so_though_its_parts_cannot_be_removed(
+    make, any_store, clock, monkeypatch
+):
+    def fail(*_):
+        raise StoreUnavailable("It is away.")
+
+    pool, dispatcher = make(Mailbox("a"))
+    message = make_message(raw_text_body=LARGE, send_at=LATER)
+    pool.accept([message])
+    with monkeypatch.context() as patch:
+        patch.setattr(any_store, "_remove_parts", fail)
+        assert any_store.cancel(DOMAIN, message.message_id, clock.now)
+    assert parts(any_store) > 0
+    clock.now += 3601
+    dispatcher.deliver_due()
+    assert parts(any_store) == 0
+
+
 def test_what_was_written_ahead_of_a_message_that_never_came_is_removed_later(
     make, any_store, clock, monkeypatch
 ):

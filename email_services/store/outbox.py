@@ -395,7 +395,14 @@ class Outbox(Database):
             self._write_all([(_LOG, attempts), (_CHANGE, rows)])
 
     def _remove_rests(self, message_ids: Sequence[str]) -> None:
-        """Remove what is left of large messages that are not here any more, a few at a time."""
+        """Remove what is left of large messages that are not here any more, a few at a time.
+
+        What became of them is written: where the database is away now, this is for the next sweep.
+        """
+        with suppress(StoreUnavailable):
+            self._remove_parts(message_ids)
+
+    def _remove_parts(self, message_ids: Sequence[str]) -> None:
         ours = and_(PAYLOADS.c.message_id.in_(message_ids), _IS_NOBODYS)
         while True:
             with self._statement() as connection:
