@@ -32,10 +32,11 @@ SENDERS = 6
 
 
 class Front:
-    """nginx with our file. `nodes` are where it goes, `counts()` who answered what."""
+    """nginx with our file. `nodes` are where it goes, `answered()` who answered what."""
 
     def __init__(self, folder, nodes, changes) -> None:
         self._log = folder / "access.log"
+        self._asked = 0
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         authority = trustme.CA()
@@ -77,12 +78,18 @@ class Front:
             assert time.monotonic() < until
 
     def get(self, path: str) -> requests.Response:
+        self._asked += 1
         return self.session.get(self.url + path, timeout=60)
 
     def answered(self) -> list[tuple[str, str]]:
-        """The path of each request, and the node that had the last word."""
-        fields = (line.split() for line in self._log.read_text().splitlines())
-        return [(line[3], line[-1]) for line in fields]
+        """The path of each request by `get`, and the node that had the last word.
+
+        nginx writes a request down after its answer is out: the last may be read before that.
+        """
+        until = time.monotonic() + 30
+        while (log := self._log.read_text()).count("\n") < self._asked:
+            assert time.monotonic() < until, log
+        return [(line[3], line[-1]) for line in map(str.split, log.splitlines())]
 
     def close(self) -> None:
         self.session.close()
