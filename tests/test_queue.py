@@ -657,6 +657,28 @@ def test_what_waits_long_is_tried_as_soon_as_a_service_is_back(make, any_store, 
     assert log(message).outcome == "sent"
 
 
+@pytest.mark.parametrize("alone", ["since one finds out whether a service is back", "being large"])
+def test_what_is_taken_alone_is_followed_by_the_others_at_once(make, clock, monkeypatch, alone):
+    service = Mailbox("a")
+    pool, dispatcher = make(service)
+    pool.accept([make_message() for _ in range(20)])
+    if alone == "being large":
+        monkeypatch.setattr("email_services.queue.lane.TAKEN_BYTES", 1)
+    else:
+        service.then = AccountRefused("No.")
+        dispatcher.deliver_due()
+        service.then = None
+        clock.now += 3600
+    monkeypatch.setattr("email_services.queue.lane.POLL_SECONDS", 3600)
+    dispatcher.wake(DOMAIN, "default")
+    dispatcher.start()
+    until = time.monotonic() + 10
+    while len(service.sent) < 20 and time.monotonic() < until:
+        time.sleep(0.01)
+    dispatcher.stop()
+    assert len(service.sent) == 20
+
+
 def test_a_bug_that_one_message_meets_costs_no_other_what_is_known_of_it(make, log):
     def bug(message):
         raise ZeroDivisionError

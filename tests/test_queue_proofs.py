@@ -15,23 +15,24 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from conftest import PLAIN, make_message
 from test_queue import DOMAIN, DOWN, Clock, Mailbox
 
+from email_services.abstract import ServiceSettings
 from email_services.ledger import Once
 from email_services.message import EmailMessage
 from email_services.pool import PooledEmailService
-from email_services.queue import Dispatcher
+from email_services.queue import CALLS, Dispatcher
+from email_services.rounds import AT_ONCE as TOGETHER
 from email_services.store import Store
 from email_services.streams import BUILT_IN, Stream
 
 HERE = Path(__file__).parent
 OLD_NOW = 1_795_000_000.0
 WAIT_SECONDS = 60
-
-DEFAULT, BULK = 400, 100
 
 
 @pytest.fixture
@@ -42,55 +43,180 @@ def clock():
 # All providers down for ten minutes
 
 
-class Outage(Mailbox):
-    """A provider that notes how many calls were under way when each began."""
+class Moved(Clock):
+    """The time of the test, which goes on by itself from when it is told to."""
 
-    def __init__(self, name):
+    def __init__(self):
+        super().__init__()
+        self.began = None
+
+    def __call__(self):
+        return self.now + (time.monotonic() - self.began if self.began else 0.0)
+
+    def run(self):
+        self.began = time.monotonic()
+
+
+class Call(NamedTuple):
+    """One to a provider. beside: of each lane, how many were under way when it began."""
+
+    at: float
+    service: str
+    message_id: str
+    stream: str
+    beside: Counter
+
+
+class Outage(Mailbox):
+    """A provider that is down, and notes its calls."""
+
+    def __init__(self, name, clock, priority, **caps):
         super().__init__(name, then=DOWN)
-        self.calls, self.under_way, self.beside = 0, 0, []
+        self.settings = ServiceSettings(priority_value=priority, timeout_seconds=10, **caps)
+        self.calls: list[Call] = []
+        self._clock = clock
+        self._under_way = Counter()
         self._lock = threading.Lock()
 
     def send(self, message, timeout):
         with self._lock:
-            self.calls += 1
-            self.beside.append(self.under_way)
-            self.under_way += 1
+            what = message.message_id, message.stream
+            call = Call(self._clock(), self.name, *what, self._under_way.copy())
+            self.calls.append(call)
+            self._under_way[message.stream] += 1
         try:
+            threading.Event().wait(0.01)  # a provider takes its time, and others come meanwhile
             return super().send(message, timeout)
         finally:
             with self._lock:
-                self.under_way -= 1
+                self._under_way[message.stream] -= 1
+
+    @property
+    def is_idle(self):
+        return not self._under_way.total()
+
+    def calls_since(self):
+        """Those since it was asked last."""
+        calls, self.calls = self.calls, []
+        return calls
 
 
-def test_after_ten_minutes_without_a_provider_all_goes_out_and_one_message_goes_first(store, clock):
-    service = Outage("a")
-    pool = PooledEmailService(DOMAIN, [service], store, now=clock)
-    streams = ["default"] * DEFAULT + ["bulk"] * BULK
-    messages = [make_message(stream=stream) for stream in streams]
-    pool.accept(messages)
-    processes = [Dispatcher([pool], store, now=clock) for _ in range(2)]
+WAITING = 5000
+PROCESSES = 2
 
-    def deliver_everywhere():
-        with ThreadPoolExecutor(2) as executor:
-            return sum(executor.map(Dispatcher.deliver_due, processes))
 
+def test_after_ten_minutes_without_a_provider_all_goes_out_by_shares_and_without_a_stampede(store):
+    clock = Moved()
+    services = Outage("a", clock, 20), Outage("b", clock, 10)
+    pools = [PooledEmailService(DOMAIN, services, store, now=clock) for _ in range(PROCESSES)]
+    messages = accepted(pools[0], WAITING)
+
+    def is_over():
+        return all(service.is_idle for service in services) and not any(
+            step.decision == "try" for step in pools[0].steps(None)
+        )
+
+    with running(pools, store, clock):
+        wait_for(is_over)
+    # All threads begin at once, and then everybody knows.
+    assert max(len(service.calls_since()) for service in services) <= PROCESSES * CALLS
+    processes = [Dispatcher([pool], store, now=clock) for pool in pools]
     for _ in range(60):
-        deliver_everywhere()
         clock.now += 10
-    assert service.sent == []
-    in_vain = service.calls
-    assert in_vain <= 200  # two processes begin at once, and then one message tries at a time
-    service.then, service.beside = None, []
-    clock.now += 15 * 60  # the longest rest
-    for _ in range(10):  # who found that another tries the service comes again after a second
-        while deliver_everywhere():
-            pass
-        clock.now += 2
-    assert sorted(service.sent) == sorted(message.message_id for message in messages)
-    assert service.beside[:2] == [0, 0]  # the probe was over before anything followed it
-    assert store.depths(DOMAIN, clock.now) == {}
-    log = store.messages(DOMAIN, clock.now, limit=len(messages) + 1)
-    assert Counter(message.outcome for message in log) == {"sent": len(messages)}
+        with ThreadPoolExecutor(PROCESSES) as executor:
+            list(executor.map(Dispatcher.deliver_due, processes))
+    for service in services:  # one message for each rest: 15, 30, 60, 120, 240 s, and longer
+        found_out = service.calls_since()
+        assert 4 <= len(found_out) <= 6
+        assert not any(call.beside.total() for call in found_out)
+    assert store.depths(DOMAIN, clock.now)["default"].waiting == WAITING * 3 / 4
+
+    calls = calls_of_recovery(services, pools, store, clock)
+    assert sorted(call.message_id for call in calls) == sorted(m.message_id for m in messages)
+    for name in "a", "b":  # one had found out before others followed
+        firsts = [call for call in calls if call.service == name][:2]
+        assert not any(call.beside.total() for call in firsts)
+    half = Counter(call.stream for call in calls[: WAITING // 2])
+    for name, stream in BUILT_IN.items():
+        assert max(call.beside[name] for call in calls) <= PROCESSES * CALLS * stream.share
+        assert half[name] >= WAITING / 2 * stream.share / 2
+
+
+PER_SECOND, AT_ONCE = 60, 6
+
+
+def test_what_has_waited_for_its_providers_goes_out_within_their_caps(store):
+    clock = Moved()
+    services = (
+        Outage("a", clock, 20, max_per_second=PER_SECOND),
+        Outage("b", clock, 10, max_at_once=AT_ONCE),
+    )
+    pools = [PooledEmailService(DOMAIN, services, store, now=clock) for _ in range(PROCESSES)]
+    messages = accepted(pools[0], 500)
+    Dispatcher([pools[0]], store, now=clock).deliver_due()
+    for service in services:
+        assert service.calls_since()
+    calls = calls_of_recovery(services, pools, store, clock)
+    assert sorted(call.message_id for call in calls) == sorted(m.message_id for m in messages)
+    for number, call in enumerate((call for call in calls if call.service == "a"), 1):
+        assert number <= PER_SECOND * (int(call.at - clock.now) + 1)
+    assert max(call.beside.total() for call in calls if call.service == "b") < AT_ONCE
+
+
+def accepted(pool, number):
+    messages = [make_message(stream="default" if n % 4 else "bulk") for n in range(number)]
+    for start in range(0, number, 500):
+        pool.accept(messages[start : start + 500])
+    return messages
+
+
+def calls_of_recovery(services, pools, store, clock):
+    """All that went out once the services were back, in order."""
+    for service in services:
+        service.then = None
+    clock.now += 15 * 60  # the longest rest, and the longest wait
+    clock.run()
+    with running(pools, store, clock):
+        wait_for(lambda: not store.depths(DOMAIN, clock()))
+    calls = [call for service in services for call in service.calls_since()]
+    return sorted(calls, key=lambda call: call.at)
+
+
+@contextlib.contextmanager
+def running(pools, store, clock):
+    """Processes that deliver, one for each pool."""
+    dispatchers = [Dispatcher([pool], store, now=clock) for pool in pools]
+    for dispatcher in dispatchers:
+        dispatcher.start()
+    try:
+        yield
+    finally:
+        for dispatcher in dispatchers:
+            dispatcher.stop()
+
+
+def test_what_waited_goes_out_in_the_order_it_came_in_but_for_what_is_under_way_at_once(
+    store, clock
+):
+    service = Outage("a", clock, 10)
+    pool = PooledEmailService(DOMAIN, [service], store, now=clock)
+    dispatcher = Dispatcher([pool], store, now=clock)
+    messages = [make_message() for _ in range(10 * TOGETHER)]
+    for message in messages:
+        pool.accept([message])
+        clock.now += 0.001
+    for _ in range(60):
+        dispatcher.deliver_due()
+        clock.now += 10
+    log = store.messages(DOMAIN, clock.now, limit=len(messages))
+    tried = {message.message_id for message in log if message.attempts}
+    service.then = None
+    clock.now += 15 * 60
+    dispatcher.deliver_due()
+    waited = [m.message_id for m in messages if m.message_id not in tried]
+    came = [waited.index(id_) for id_ in service.sent if id_ not in tried]
+    assert len(came) >= 8 * TOGETHER
+    assert max(abs(n - place) for n, place in enumerate(came)) < TOGETHER
 
 
 # Power loss

@@ -130,10 +130,12 @@ class Lane:
         try:
             while not self._is_stopping.is_set():
                 limit = self._limit
-                if self._deliver_some() < limit:
+                taken = self._deliver_some()
+                if taken:  # there may be more, where a probe or large ones were taken alone
+                    self.look_at = 0.0
+                if taken < limit:
                     break
-                self.look_at = 0.0  # where all that were wanted were there, more may be:
-                self._look_again()  # others come to help
+                self._look_again()  # where all that were wanted were there, others come to help
         finally:
             with self._lock:
                 self._free += 1
