@@ -9,7 +9,7 @@ import requests
 from conftest import ROOT, ROOT_KEY
 from playwright.sync_api import Page, expect
 from staged import CANNOT_SEND, NEVER_USED, ON_BACKUP, staged_outage
-from test_pages import look_for_barriers, opened_page, press, sign_in
+from test_pages import look_at_colours, look_for_barriers, opened_page, press, sign_in, unfold
 
 SCREENS = {
     "phone": {"width": 360, "height": 740},
@@ -54,10 +54,6 @@ def first_screen(page: Page) -> str:
     )
 
 
-def fold_out(page: Page) -> None:
-    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-
-
 @pytest.mark.parametrize("screen", SCREENS)
 def test_the_first_screen_answers_the_questions_of_who_is_on_call(
     screen, browser, outage, root_cookies
@@ -98,7 +94,7 @@ def test_a_chart_is_told_in_words_too(on_call):
     assert re.fullmatch(
         r"Last hour: \d+ sent, \d+ failed over, 3 unknown", charts.first.inner_text().strip()
     )
-    fold_out(on_call)
+    unfold(on_call)
     assert on_call.locator("#by-hour tbody tr").count() == 24
 
 
@@ -143,7 +139,7 @@ def test_a_service_is_made_to_fail_on_a_page_of_its_own_and_for_a_quarter_of_an_
     on_call, rehearsal
 ):
     on_call.goto("/")
-    fold_out(on_call)
+    unfold(on_call)
     assert on_call.locator("form[action$='/fail']").count() == 0, "no click on the way does it"
     on_call.locator(f"a[href='/{NEVER_USED}/mailgun/fail']").click()
     expect(on_call.locator("#minutes")).to_have_value("15")
@@ -294,7 +290,8 @@ def test_no_page_of_an_outage_has_a_barrier(screen, browser, outage, root_cookie
         page.context.add_cookies(root_cookies)
         for path in PAGES:
             page.goto(path)
-            fold_out(page)
+            unfold(page)
             look_for_barriers(page, path)
+            look_at_colours(page, path)
             width = page.evaluate("document.documentElement.scrollWidth")
             assert width <= SCREENS[screen]["width"], f"{path} is wider than the screen"
