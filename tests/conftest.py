@@ -16,6 +16,7 @@ from messages import PLAIN  # noqa: F401 - likewise
 from playwright.sync_api import sync_playwright
 from sqlalchemy import create_engine, text
 from standins import StandIn, answer
+from watch import WATCH
 from werkzeug.routing import Rule
 
 from app import create_app
@@ -33,6 +34,19 @@ POOL = {"Authorization": f"Bearer {POOL_KEY}"}
 OTHER_POOL = {"Authorization": f"Bearer {OTHER_POOL_KEY}"}
 
 OK = answer(200)
+
+
+def pytest_configure():
+    WATCH.begin()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around the ends of all fixtures
+def pytest_runtest_teardown(item, nextitem):
+    yield
+    if problems := WATCH.problems():
+        pytest.fail("In the log:\n" + "\n".join(problems), pytrace=False)
+    if nextitem is None or nextitem.module is not item.module:
+        WATCH.forget()
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from app import create_app as create_service
+from watch import create_app as create_service
+
 from server import worker
 
 

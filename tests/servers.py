@@ -12,30 +12,38 @@ import sys
 from pathlib import Path
 
 import requests
+from watch import SECRETS_FILE, WATCH, ServersLog
 
 ROOT = Path(__file__).parents[1]
 _NOT_INHERITED = ("DATABASE_URL", "EMAIL_CONFIG", "DYNO", "PORT", "HOST")
 
 
 class Server:
-    """A running service; its log is in `log`.
+    """A running service; its log is in `log`, at DEBUG and in JSON, and is watched.
 
-    application: one of a module in this folder, instead of the service's own.
+    application: one of a module in this folder that makes the service by `watch`.
     """
 
     def __init__(
-        self, folder: Path, config: dict, application: str | None = None, **environment: str
+        self,
+        folder: Path,
+        config: dict,
+        application: str = "watch:create_app()",
+        **environment: str,
     ) -> None:
         self._log = folder / f"server-{os.urandom(4).hex()}.log"
+        self._secrets = self._log.with_name(f"{self._log.name}.secrets")
         self.config_file.write_text(json.dumps(config))
         environment = {
             **{name: value for name, value in os.environ.items() if name not in _NOT_INHERITED},
             "EMAIL_CONFIG": str(self.config_file),
+            "LOG_LEVEL": "debug",
+            "LOG_FORMAT": "json",
+            SECRETS_FILE: str(self._secrets),
             **environment,
         }
         command = [sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py"]
-        if application:
-            command += ["--pythonpath", str(ROOT / "tests"), application]
+        command += ["--pythonpath", str(ROOT / "tests"), application]
         # The socket listens before the server does: a first request waits and is not refused.
         with socket.create_server(("127.0.0.1", 0)) as listener, self._log.open("wb") as log:
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -48,11 +56,16 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a group of its own, to be killed as one
             )
+        self.watch(self._log, is_json=environment["LOG_FORMAT"] == "json")
         try:
             requests.get(f"{self.url}/healthz", timeout=60).raise_for_status()
         except requests.RequestException:
             self.kill()
             raise
+
+    def watch(self, log: Path, *, is_json: bool) -> None:
+        """Look at what is logged there, too: by a process that has the same keys and messages."""
+        WATCH.follow(ServersLog(self.url, log, self._secrets, is_json=is_json))
 
     @property
     def config_file(self) -> Path:

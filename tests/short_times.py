@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from app import create_app as create_service
+from watch import create_app as create_service
+
 from email_services import health, ledger
 
 FIRST_SECONDS = 0.3

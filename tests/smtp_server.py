@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Mapping
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiosmtpd.smtp import SMTP, AuthResult
+
+logging.getLogger("mail.log").setLevel(logging.INFO)  # what it is sent is no secret to a test
 
 Behaviour = Callable[[SMTP], Awaitable[Any]]
 STAGES = ("EHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "RSET")

@@ -87,7 +87,7 @@ def test_all_workers_count_and_log_the_client_and_not_the_proxy(server):
     assert told == [401] * MAX_WRONG_KEYS + [429] * 5
     assert guess(INNER) == 401
     assert guess(CLIENT, **POOL) == 200
-    assert f" {CLIENT} POST /example.com/send 429 " in server.log
-    assert f" {INNER} POST /example.com/send 401 " in server.log
+    assert f'"{CLIENT} POST /example.com/send 429 ' in server.log
+    assert f'"{INNER} POST /example.com/send 401 ' in server.log
     assert server.log.count(f"Too many wrong keys from {CLIENT}.") == 1
     assert "127.0.0.1 POST" not in server.log

@@ -118,13 +118,16 @@ def test_a_worker_apart_tells_prometheus_what_it_does(tmp_path):
     server = Server(tmp_path, make_config(tmp_path), WEB_CONCURRENCY="1", QUEUE_CALLS="0")
     port = free_port()
     variables = {"EMAIL_CONFIG": str(server.config_file), "WORKER_METRICS_PORT": str(port)}
+    variables |= {"LOG_FORMAT": "json", "LOG_LEVEL": "debug"}
+    log = tmp_path / "worker.log"
     url = f"http://127.0.0.1:{port}/metrics"
     labels = 'domain="example.com",outcome="sent",service="primary",stream="default"'
     counted = f"mailpool_messages_total{{{labels}}} 1.0"
     command = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())["services"]["worker"]
     _, _, *check = [part.replace("9464", str(port)) for part in command["healthcheck"]["test"]]
     try:
-        with running(*command["command"][1:], log=tmp_path / "worker.log", **variables) as process:
+        with running(*command["command"][1:], log=log, **variables) as process:
+            server.watch(log, is_json=True)
             wait_for(lambda: process.poll() is not None or answers(url))
             later = {**POOL, "Prefer": "respond-async"}
             sent = requests.post(

@@ -41,13 +41,12 @@ MESSAGE = {
 def lines():
     """What is logged, as data; `lines(recipients, secret)` begins."""
     handler = logging.StreamHandler(io.StringIO())
+    handler.setLevel(logging.INFO)
     root = logging.getLogger()
-    level = root.level
 
     def begin(recipients="none", secret=""):
         handler.setFormatter(JSONLines(recipients, secret))
         root.addHandler(handler)
-        root.setLevel(logging.INFO)
         return lambda event=None: [
             line
             for line in map(json.loads, handler.stream.getvalue().splitlines())
@@ -56,7 +55,6 @@ def lines():
 
     yield begin
     root.removeHandler(handler)
-    root.setLevel(level)
 
 
 @pytest.fixture

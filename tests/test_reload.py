@@ -200,9 +200,11 @@ def test_what_waits_is_delivered_by_what_was_uploaded(tmp_path):
 
 def test_a_worker_that_runs_apart_takes_over_what_was_uploaded(tmp_path):
     server = node(tmp_path, WEB_CONCURRENCY="1", QUEUE_CALLS="0")
-    environment = {"EMAIL_CONFIG": str(server.config_file), "LOG_FORMAT": "json"}
+    logged = {"LOG_FORMAT": "json", "LOG_LEVEL": "debug"}
+    environment = {"EMAIL_CONFIG": str(server.config_file), **logged}
     keys = {"ROOT_KEY": ROOT_KEY, "POOL_KEY": POOL_KEY}
     log = (tmp_path / "worker.log").open("wb")
+    server.watch(tmp_path / "worker.log", is_json=True)
     worker = subprocess.Popen(
         [sys.executable, "-m", "email_services", "worker"],
         cwd=ROOT_FOLDER,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import time
 
 import pytest
@@ -101,7 +102,8 @@ def test_a_202_without_an_id_that_announces_a_body_is_unknown(body, stand_in):
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_the_sdk_itself_would_send_the_same(name, stand_in):
+def test_the_sdk_itself_would_send_the_same(name, stand_in, caplog):
+    caplog.set_level(logging.INFO, "python_http_client")  # which tells what is sent at DEBUG
     server = stand_in(answer(*CONTRACT.accepted))
     service = make_service("sendgrid", server.url)
     message = make_message(**MESSAGES[name]).rendered()

@@ -47,8 +47,8 @@ def serve(tmp_path):
     """Start a service; all are stopped at the end."""
     with contextlib.ExitStack() as stack:
 
-        def start(config: dict, application: str | None = None, **environment: str) -> Server:
-            server = Server(tmp_path, config, application, **environment)
+        def start(config: dict, *application: str, **environment: str) -> Server:
+            server = Server(tmp_path, config, *application, **environment)
             stack.callback(server.kill)
             return server
 

@@ -800,7 +800,7 @@ def without_store(make_app, tmp_path):
 
 @pytest.mark.parametrize("accept", [JSON, BROWSER])
 def test_without_the_database_nobody_signs_in_and_keys_go_on_working(accept, without_store, caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     client = without_store.test_client()
     headers = {"Accept": accept}
     answer = client.post("/sign-in", data={"key": POOL_KEY}, headers=headers)
