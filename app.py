@@ -75,6 +75,7 @@ def create_app(config: Config | None = None, before: Mailpool | None = None) -> 
         app.config["TRUSTED_HOSTS"] = trusted.split(",")
     app.config["EMAIL_DOMAINS"] = len(pools)  # which share the threads (server/worker.py)
     app.config["SECRET_FIELDS"] = (*KEY_FIELDS, TOKEN_FIELD)
+    app.config["COUNTING_FIELDS"] = ("oldest_seconds",)
     calls = int(os.environ.get("QUEUE_CALLS", CALLS)) or 1  # gunicorn.conf.py says so
     uses = before.key_uses if before else KeyUses(store)
     app.extensions["mailpool"] = Mailpool(

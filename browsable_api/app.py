@@ -108,6 +108,7 @@ class BrowsableAPI(FlaskAPI):  # type: ignore[misc]
         self.config["MAX_JSON"] = max_json
         self.config["KNOWS_SENDER"] = knows_sender
         self.config["SECRET_FIELDS"] = ()  # beside passwords, what a page repeats to nobody
+        self.config["COUNTING_FIELDS"] = ()  # of answers: they count on while nothing happens
         self.config["API_DESCRIPTION"] = description
         self.config["CORS_ORIGINS"] = frozenset(cors_origins)
         self.jinja_env.filters |= {"here": here, "markdown": as_html, "pretty": pretty}

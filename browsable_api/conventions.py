@@ -8,12 +8,14 @@ operator lists their origins.
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Collection
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote, urlencode
 
 from flask import current_app
+from werkzeug.http import generate_etag
 from werkzeug.wrappers import Response
 
 from browsable_api.errors import APIError
@@ -27,9 +29,9 @@ LEAST_COMPRESSED_BYTES: Final = 32 * 1024
 """Below it, time is worth more than bytes."""
 
 _REQUEST_HEADERS: Final = (
-    "Authorization, Content-Type, Idempotency-Key, If-None-Match, Prefer, X-Request-ID"
+    "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Prefer, X-Request-ID"
 )
-_EXPOSED_HEADERS: Final = "Idempotent-Replayed, Retry-After, Link, X-Request-ID"
+_EXPOSED_HEADERS: Final = "ETag, Idempotent-Replayed, Retry-After, Link, X-Request-ID"
 
 
 def add_links(response: Response) -> Response:
@@ -101,10 +103,21 @@ def add_tag(response: Response) -> Response:
     operation = current_operation()
     is_told = operation is not None and HTTPStatus.NOT_MODIFIED in operation.answers
     is_whole = response.status_code == HTTPStatus.OK and response.mimetype == "application/json"
-    if not (is_told and is_whole) or "ETag" in response.headers:
+    if not (is_told and is_whole):
         return response
-    response.add_etag()
+    if "ETag" not in response.headers:  # the view may have said which
+        response.set_etag(*tag_of(response.get_data()))
     return response.make_conditional(request)
+
+
+def tag_of(body: bytes) -> tuple[str, bool]:
+    """The ETag of an answer in JSON, and whether it is weak: that something counts on is no news.
+
+    What does, the application's COUNTING_FIELDS name: numbers, as of seconds until now.
+    """
+    names = "|".join(current_app.config["COUNTING_FIELDS"]).encode()
+    steady, count = re.subn(b'"(?:%s)": [0-9.e+-]+' % names, b"", body) if names else (body, 0)
+    return generate_etag(steady), count > 0
 
 
 def kept_by_clients(body: str, media_type: str) -> Response:

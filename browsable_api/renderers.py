@@ -18,9 +18,9 @@ from flask_api.renderers import BaseRenderer
 from markdown.extensions.toc import TocExtension
 from markupsafe import Markup, escape
 from pydantic_core import to_json
-from werkzeug.http import generate_etag, quote_etag
+from werkzeug.http import quote_etag
 
-from browsable_api.conventions import same_in_json
+from browsable_api.conventions import same_in_json, tag_of
 from browsable_api.curl import curl_command
 from browsable_api.forms import FormField, described, filter_fields, form_fields
 from browsable_api.operations import Operation, Operations, current_operation, operations_here
@@ -106,7 +106,7 @@ def pretty(data: Any) -> str:
 
 def _tag_of(data: Any) -> str:
     """The ETag of the same answer as JSON (see `conventions.add_tag`)."""
-    return quote_etag(generate_etag(JSONRenderer().render(data, JSONRenderer.media_type)))
+    return quote_etag(*tag_of(JSONRenderer().render(data, JSONRenderer.media_type)))
 
 
 def _with_files(field: FormField) -> FormField:

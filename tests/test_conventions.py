@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import re
+import time
 
 import pytest
 from conftest import PLAIN, POOL, ROOT, make_config
+from markupsafe import escape
 
 from email_services.message import EmailMessage
 from endpoints.log import MessageFilter
@@ -232,15 +234,15 @@ def test_a_page_of_a_listed_origin_may_read_the_answer(origin, path, cors_client
     assert "Access-Control-Allow-Credentials" not in answer.headers
     assert "Origin" in answer.headers.getlist("Vary")
     exposed = answer.headers.get("Access-Control-Expose-Headers", "")
-    expected = {"Idempotent-Replayed", "Retry-After", "Link", "X-Request-ID"} if is_listed else {""}
-    assert set(re.split(", ", exposed)) == expected
+    told = {"ETag", "Idempotent-Replayed", "Retry-After", "Link", "X-Request-ID"}
+    assert set(re.split(", ", exposed)) == (told if is_listed else {""})
 
 
 def test_a_page_of_a_listed_origin_is_told_beforehand_what_it_may_send(cors_client):
     asked = {
         "Origin": APP,
         "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization,content-type,idempotency-key",
+        "Access-Control-Request-Headers": "authorization,content-type,idempotency-key,if-match",
     }
     answer = cors_client.options("/example.com/send", headers=asked)
     assert (answer.status_code, set(answer.json)) == (200, {"GET", "POST"})
@@ -272,6 +274,23 @@ def test_what_is_large_travels_compressed_to_who_takes_it(path, client):
         asked = client.get(path, headers={**BROWSER, "Accept-Encoding": encodings})
         assert "Content-Encoding" not in asked.headers
     assert "Accept-Encoding" in plain.headers.getlist("Vary")
+
+
+def test_that_a_message_waits_for_longer_is_no_news(client, monkeypatch):
+    listed = lambda **tag: client.get("/example.com", headers={**POOL, **tag})  # noqa: E731
+    none = listed().headers["ETag"]
+    client.post("/example.com/send", json=PLAIN, headers={**POOL, "Prefer": "respond-async"})
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1)
+    first = listed()
+    page = client.get("/example.com", headers={**POOL, **BROWSER}).text
+    monkeypatch.setattr(time, "time", lambda: now + 2)
+    assert listed().json["queue"] != first.json["queue"], "how long it waits is told"
+    assert listed(**{"If-None-Match": first.headers["ETag"]}).status_code == 304
+    assert f'data-tag="{escape(first.headers["ETag"])}"' in page
+    assert listed(**{"If-None-Match": none}).status_code == 200
+    client.post("/example.com/send", json=PLAIN, headers={**POOL, "Prefer": "respond-async"})
+    assert listed(**{"If-None-Match": first.headers["ETag"]}).status_code == 200
 
 
 def test_a_compressed_answer_is_transferred_once_too(client):
