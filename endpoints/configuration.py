@@ -6,10 +6,12 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import NotRequired, TypedDict
+from werkzeug.exceptions import PreconditionFailed
+from werkzeug.http import quote_etag
 
 from browsable_api import APIError, Form, request
 from browsable_api.errors import told
@@ -23,14 +25,18 @@ from email_services.exceptions import (
     UnknownVersion,
     UploadsOff,
 )
+from email_services.message import DAY_SECONDS
 from email_services.store import Uploaded
 from endpoints.access import ROOT, caller, opens_for_caller
 from endpoints.addresses import CONFIG, RESTORE, VERSION, VERSIONS
 from endpoints.context import mailpool
 from endpoints.messages import Time, iso
-from endpoints.rooms import Endpoints, Fields
+from endpoints.rooms import Endpoints, Fields, tagged
 
 LOCKED_OUT: Final = "the key that you use now would not open this any more: keep it beside the new"
+SOON_LOCKED_OUT: Final = (
+    "no key would open this a day from now: one should have no end, or a later one"
+)
 
 MAX_BYTES: Final = MEGABYTE
 """All workers of all machines check it: that took 24 s for 3 MB in which all was wrong."""
@@ -129,8 +135,15 @@ room = Endpoints(
 )
 
 
-@room.operation("GET", CONFIG, ROOT)
-def get_configuration() -> InUse:
+_CHANGING: Final[dict[str, Any]] = {
+    "headers": ("ETag",),
+    "request_headers": ("If-Match",),
+    "raises": (UploadsOff, HTTPStatus.PRECONDITION_FAILED),
+}
+
+
+@room.operation("GET", CONFIG, ROOT, **tagged(InUse))
+def get_configuration() -> tuple[InUse, int, Mapping[str, str]]:
     """Configuration.
 
     What this server serves with. Secrets that its file holds as they are, are not shown. What was
@@ -140,42 +153,50 @@ def get_configuration() -> InUse:
     machine has to say `"config_upload": true`. It is checked as a whole first; one that is wrong
     changes nothing, and `problems` says why. Then every worker of every machine takes it over
     within a second or two, requests in progress end with the one they began with, and services of
-    which nothing changed keep their connections.
+    which nothing changed keep their connections. With the `ETag` of this as `If-Match`, it is taken
+    only while nobody else has uploaded another one.
     """
     config = mailpool.config
-    return {
+    answer: InUse = {
         "version": config.version,
-        "hash": config.fingerprint(mailpool.store.secret("configuration")),
+        "hash": _fingerprint(),
         "takes_uploads": config.takes_uploads,
         "configuration": without_secrets(config.written),
     }
+    return _tagged(answer, config.version)
 
 
 @room.operation(
     "PUT",
     CONFIG,
     ROOT,
-    raises=(UploadsOff,),
+    **_CHANGING,
     examples={"one domain": _EXAMPLE},
 )
-def put_configuration(body: ConfigurationFile) -> Version:
+def put_configuration(body: ConfigurationFile) -> tuple[Version, int, Mapping[str, str]]:
     """Upload a configuration.
 
     The body is what `config.json` would be, but for `state_url`, `queue_url` and `config_upload`,
     which the file of each machine says. It is kept in the database for all of them, and so it may
     hold no secret: a key is `"env:NAME"` or `"file:/run/secrets/name"`, to be read on each machine,
     and keys of this server may be a `hash` instead. The answer comes once it is on the disk.
+
+    With `If-Match`, the `ETag` of what it was made of ([/config](/config)), it is 412 where another
+    one was uploaded since; without it, the last one holds.
     """
     return _upload(body.model_dump(exclude_unset=True))
 
 
-@room.operation("GET", VERSIONS, ROOT, page="versions.html")
-def list_versions() -> Versions:
+@room.operation("GET", VERSIONS, ROOT, page="versions.html", **tagged(Versions))
+def list_versions() -> tuple[Versions, int, Mapping[str, str]]:
     """Uploaded configurations.
 
-    Each with its number, and who uploaded it when. None is ever removed.
+    Each with its number, and who uploaded it when. None is ever removed. The `ETag` is that of the
+    newest.
     """
-    return {"versions": [_version(found) for found in mailpool.store.configurations()]}
+    found = mailpool.store.configurations()
+    answer: Versions = {"versions": [_version(uploaded) for uploaded in found]}
+    return _tagged(answer, found[0].version if found else None)
 
 
 @room.operation("GET", VERSION, ROOT, page="version.html")
@@ -205,12 +226,13 @@ def get_version(version: str, query: Compared) -> VersionInFull:
     ROOT,
     page="restored.html",
     form=Form("Restore it"),
-    raises=(UploadsOff,),
+    **_CHANGING,
 )
-def restore_version(version: str) -> Version:
+def restore_version(version: str) -> tuple[Version, int, Mapping[str, str]]:
     """Restore a configuration.
 
-    It is uploaded again, as a new version, and checked again: what it names may be gone.
+    It is uploaded again, as a new version, and checked again: what it names may be gone. `If-Match`
+    is as for an upload.
     """
     return _upload(json.loads(_found(version).content))
 
@@ -244,16 +266,49 @@ def _name(entry: Any) -> str:
     return next((str(entry[name]) for name in _NAMES if name in entry), "")
 
 
-def _upload(given: Mapping[str, Any]) -> Version:
-    """Keep it for all workers and machines, if it is good."""
-    upcoming = (mailpool.store.newest_version() or 0) + 1
+def _upload(given: Mapping[str, Any]) -> tuple[Version, int, Mapping[str, str]]:
+    """Keep it for all workers and machines, if it is good, and what it is to replace is there."""
+    kept = None
+    while kept is None:
+        kept = _kept_after(mailpool.store.newest_version(), given)
+    return _tagged(_version(kept), kept.version)
+
+
+def _kept_after(newest: int | None, given: Mapping[str, Any]) -> Uploaded | None:
+    """It as the version after the newest; None where another was faster."""
     if not mailpool.config.takes_uploads:
         raise UploadsOff
-    content = _written(given)
-    config = _checked(Uploaded(upcoming, time.time(), caller(), content))
+    # The tag is of what is said, not of bytes: compression makes it weak, and it holds.
+    if request.if_match and not request.if_match.contains_weak(_tag(newest)):
+        raise PreconditionFailed
+    uploaded = Uploaded((newest or 0) + 1, time.time(), caller(), _written(given))
+    _refuse_if_locked_out(_checked(uploaded))
+    return uploaded if mailpool.store.add_configuration(uploaded) else None
+
+
+def _refuse_if_locked_out(config: Config) -> None:
+    """One that the caller could not change again, or that nobody could tomorrow."""
     if not opens_for_caller(config.keyring):
         raise InvalidInput({"root_api_key": f"{LOCKED_OUT}."})
-    return _version(mailpool.store.add_configuration(content, caller(), time.time()))
+    tomorrow = time.time() + DAY_SECONDS
+    if not any(key.role == "root" and key.is_valid(tomorrow) for key in config.root_keys):
+        raise InvalidInput({"root_api_key": f"{SOON_LOCKED_OUT}."})
+
+
+def _tag(version: int | None) -> str:
+    """What stands for a configuration in `If-Match`: its number, or which file it is."""
+    return str(version) if version else _fingerprint()
+
+
+def _fingerprint() -> str:
+    return mailpool.config.fingerprint(mailpool.store.secret("configuration"))
+
+
+Answer = TypeVar("Answer")
+
+
+def _tagged(answer: Answer, version: int | None) -> tuple[Answer, int, Mapping[str, str]]:
+    return answer, HTTPStatus.OK, {"ETag": quote_etag(_tag(version))}
 
 
 def _written(given: Mapping[str, Any]) -> str:

@@ -175,6 +175,13 @@ _PARAMETERS: Final[dict[str, Schema]] = {
         "schema": {"type": "string"},
         "example": "respond-async",
     },
+    "If-Match": {
+        "name": "If-Match",
+        "in": "header",
+        "description": "The `ETag` of what is to be replaced: where something else is, it is 412.",
+        "schema": {"type": "string"},
+        "example": "*",
+    },
 }
 _HEADERS: Final[dict[str, Schema]] = {
     "Link": {

@@ -197,6 +197,15 @@ class Endpoints(Room):
         return answer
 
 
+def tagged(shape: type) -> dict[str, Any]:
+    """Of an operation that tells whoever asks again and again whether anything is new."""
+    return {
+        "answers": {HTTPStatus.OK: (shape,), HTTPStatus.NOT_MODIFIED: ()},
+        "headers": ("ETag",),
+        "raises": (HTTPStatus.PRECONDITION_FAILED,),
+    }
+
+
 def _log_change(operation: Operation, given: Mapping[str, Any]) -> None:
     """Log what a person has changed, with what they asked for; who it was, every line says."""
     asked = given.get("body")

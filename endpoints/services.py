@@ -56,7 +56,7 @@ from endpoints.overview import (
     traffic_of_hour,
     troubles_of,
 )
-from endpoints.rooms import Endpoints, Fields
+from endpoints.rooms import Endpoints, Fields, tagged
 
 LAST_MESSAGES: Final = 5
 """How many of a domain's messages a listing shows."""
@@ -298,15 +298,6 @@ room = Endpoints(
         },
     },
 )
-
-
-def tagged(shape: type) -> dict[str, Any]:
-    """Of an operation that tells whoever asks again and again whether anything is new."""
-    return {
-        "answers": {HTTPStatus.OK: (shape,), HTTPStatus.NOT_MODIFIED: ()},
-        "headers": ("ETag",),
-        "raises": (HTTPStatus.PRECONDITION_FAILED,),
-    }
 
 
 @room.operation("GET", HOME, LISTED, page="home.html", **tagged(Home))

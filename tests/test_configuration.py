@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from datetime import datetime, timedelta, timezone
 from io import BytesIO
 
 import pytest
@@ -18,7 +19,8 @@ from email_services.api_keys import hash_key
 from email_services.config import load_config
 from email_services.config_secrets import HIDDEN, without_secrets
 from email_services.exceptions import ConfigError, StoreUnavailable
-from endpoints.configuration import LOCKED_OUT, NO_FORM
+from email_services.store import Uploaded
+from endpoints.configuration import LOCKED_OUT, NO_FORM, SOON_LOCKED_OUT
 from server.following import Follower
 
 JSON = {**ROOT, "Content-Type": "application/json"}
@@ -55,6 +57,15 @@ def put(client, config, headers=ROOT):
     return client.put("/config", json=config, headers=headers)
 
 
+def newest(client):
+    return client.get("/config/versions", headers=ROOT).json["versions"][0]["version"]
+
+
+def ahead(**time_left):
+    """A time in the future, as config.json writes it."""
+    return (datetime.now(timezone.utc) + timedelta(**time_left)).isoformat()
+
+
 def test_an_upload_is_a_version_with_who_and_when(client, upload):
     answered = put(client, upload)
     assert answered.status_code == 200
@@ -64,6 +75,85 @@ def test_an_upload_is_a_version_with_who_and_when(client, upload):
     listed = client.get("/config/versions", headers=ROOT).json["versions"]
     assert [found["version"] for found in listed] == [2, 1]
     assert {found["by"] for found in listed} == {"root_api_key"}
+
+
+def test_of_two_who_upload_at_once_the_second_is_told_what_was_there_is_gone(app, client, upload):
+    for path in ("/config", "/config/versions"):
+        seen = client.get(path, headers=ROOT).headers["ETag"]
+        first = put(client, upload, {**ROOT, "If-Match": seen})
+        assert first.status_code == 200
+        second = put(client, upload, {**ROOT, "If-Match": seen})
+        assert (second.status_code, second.json["code"]) == (412, "precondition_failed")
+        assert newest(client) == first.json["version"]
+        # The workers of this server are a moment behind: what they show is replaced already.
+        shown = app.test_client().get("/config", headers=ROOT).headers["ETag"]
+        late = put(client, upload, {**ROOT, "If-Match": shown})
+        assert late.status_code == 412
+        app = renewed(app)
+        client = app.test_client()
+        assert client.get("/config", headers=ROOT).headers["ETag"] == first.headers["ETag"]
+    last = put(client, upload, {**ROOT, "If-Match": first.headers["ETag"]})
+    assert last.json["version"] == 3, "what one's own upload was answered is good for the next"
+
+
+def test_a_restore_names_what_it_replaces_in_the_same_way(client, upload):
+    seen = put(client, upload).headers["ETag"]
+    put(client, upload)
+    restore = "/config/versions/1/restore"
+    assert client.post(restore, headers={**ROOT, "If-Match": seen}).status_code == 412
+    assert newest(client) == 2
+    seen = client.get("/config/versions", headers=ROOT).headers["ETag"]
+    assert client.post(restore, headers={**ROOT, "If-Match": seen}).json["version"] == 3
+
+
+@pytest.mark.parametrize(
+    ("match", "status"),
+    [("*", 200), ('"0", "{tag}"', 200), ('W/"{tag}"', 200), ('"0"', 412), ("nothing", 412)],
+)
+def test_what_if_match_names_may_be_anything_or_a_list(match, status, client, upload):
+    tag = client.get("/config", headers=ROOT).headers["ETag"].strip('"')
+    answered = put(client, upload, {**ROOT, "If-Match": match.replace("{tag}", tag)})
+    assert answered.status_code == status
+
+
+@pytest.mark.parametrize("names_it", [True, False])
+def test_another_that_is_kept_while_one_is_checked_is_not_replaced_unseen(
+    names_it, app, client, upload, monkeypatch
+):
+    seen = client.get("/config", headers=ROOT).headers["ETag"]
+    store = app.extensions["mailpool"].store
+    add, others = store.add_configuration, [Uploaded(1, 0.0, "another", "{}")]
+
+    def add_after_another(uploaded):
+        if others:
+            assert add(others.pop())
+        return add(uploaded)
+
+    monkeypatch.setattr(store, "add_configuration", add_after_another)
+    answered = put(client, upload, {**ROOT, "If-Match": seen} if names_it else ROOT)
+    assert answered.status_code == (412 if names_it else 200)
+    assert newest(client) == (1 if names_it else 2)
+
+
+def test_who_looks_again_and_again_is_told_that_nothing_is_new(client, upload):
+    put(client, upload)
+    for path in ("/config", "/config/versions"):
+        tag = client.get(path, headers=ROOT).headers["ETag"]
+        asked = {**ROOT, "If-None-Match": tag}
+        assert client.get(path, headers=asked).status_code == 304
+    put(client, upload)
+    assert client.get("/config/versions", headers=asked).status_code == 200
+
+
+def test_the_file_of_a_machine_is_named_by_what_it_says(make_app, tmp_path):
+    tags = {
+        make_app(make_config(tmp_path, config_upload=True, message_retention_days=days))
+        .test_client()
+        .get("/config", headers=ROOT)
+        .headers["ETag"]
+        for days in (30, 30, 31)
+    }
+    assert len(tags) == 2
 
 
 def test_the_next_application_is_what_was_uploaded(app, client, upload):
@@ -287,6 +377,20 @@ BROKEN = {
         "root_api_key",
         LOCKED_OUT,
     ),
+    "all are locked out in an hour": (
+        lambda c: c["root_api_key"][0].update(until=ahead(hours=1)),
+        "root_api_key",
+        SOON_LOCKED_OUT,
+    ),
+    "only metrics can be read tomorrow": (
+        lambda c: (
+            c["root_api_key"][0].update(until=ahead(hours=1)),
+            c["root_api_key"].append({"name": "graphs", "key": "env:PROVIDER_KEY"}),
+            c["root_api_key"][1].update(role="metrics"),
+        ),
+        "root_api_key",
+        SOON_LOCKED_OUT,
+    ),
     "where the state is": (
         lambda c: c.update(state_url="sqlite:///other.sqlite3"),
         "state_url",
@@ -376,6 +480,17 @@ def test_one_that_is_broken_changes_nothing_and_says_why(broken, app, client, up
     assert renewed(app) is None
 
 
+@pytest.mark.parametrize("left", [{"hours": 25}, {"days": 365}])
+def test_a_root_key_that_ends_is_taken_where_one_is_left_for_a_day(left, client, upload):
+    upload["root_api_key"][0]["until"] = ahead(**left)
+    assert put(client, upload).status_code == 200
+    upload["root_api_key"] = [
+        {"name": "ada", "key": "env:ROOT_KEY", "until": ahead(minutes=5)},
+        {"name": "bob", "hash": hash_key("b" * 30)},
+    ]
+    assert put(client, upload).status_code == 200, "it is bob's from then on"
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "status"),
     [
@@ -428,7 +543,7 @@ def test_all_problems_are_told_at_once(client, upload):
 
 
 def test_an_upload_is_a_change_in_the_log_without_what_it_says(client, upload, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("DEBUG")
     put(client, upload)
     (line,) = [r for r in caplog.records if getattr(r, "event", "") == "change"]
     assert line.getMessage() == (

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from sqlalchemy import bindparam, func, insert, select
+from sqlalchemy.exc import IntegrityError
 
 from email_services.store.database import Database
 from email_services.store.schema import CONFIGURATIONS
@@ -48,9 +49,14 @@ class Configurations(Database):
         """The newest, the last first."""
         return [Uploaded(**row) for row in self._read(_LISTED, {})]
 
-    def add_configuration(self, content: str, author: str, now: float) -> Uploaded:
-        """Keep another one; it is on the disk when this returns."""
-        kept = insert(CONFIGURATIONS).values(at=now, author=author, content=content)
-        with self._transaction(is_durable=True) as connection:
-            (version,) = connection.execute(kept).inserted_primary_key or (0,)
-        return Uploaded(version, now, author, content)
+    def add_configuration(self, uploaded: Uploaded) -> bool:
+        """Keep another one; it is on the disk when this returns.
+
+        Returns whether it is: False where another has its number, being a moment earlier.
+        """
+        try:
+            with self._transaction(is_durable=True) as connection:
+                connection.execute(insert(CONFIGURATIONS).values(**asdict(uploaded)))
+        except IntegrityError:
+            return False
+        return True
