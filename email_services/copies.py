@@ -1,8 +1,9 @@
 """Copies of what was sent: kept for a while where a domain wants that, and no send waits for it.
 
-What is handed in is written by a thread of its own, which also packs and encrypts it. So the last
-few are lost if the process is killed, and some are where the database is away for long: a copy is
-for people to look at, and what became of a message is in the log.
+What is handed in is written by a thread of its own, which also packs and encrypts it, while the
+provider is asked. So what a process had begun a moment before it is killed is lost, and some are
+where the database is away for long: a copy is for people to look at, and what became of a message
+is in the log.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class Copies:
         return self._seconds.get(email_domain, 0) / DAY_SECONDS
 
     def keep(self, email_domain: str, messages: Sequence[EmailMessage]) -> None:
-        """Keep copies of messages that were handed over, if the domain does; never waits."""
+        """Keep copies of messages that are handed over, if the domain does; never waits."""
         seconds = self._seconds.get(email_domain, 0)
         if not seconds or not messages:
             return

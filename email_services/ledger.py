@@ -107,9 +107,10 @@ class Ledger:
         return answered
 
     def begin(self, runs: Sequence[Run], now: float) -> None:
-        """Log that the messages are about to be tried."""
+        """Log that the messages are about to be tried, and have them kept, whatever ends this."""
         with without_the_store(self._email_domain):
             self._store.log_messages([self._logged(run, now) for run in runs])
+        self.keep_copies(runs)
 
     def note(self, runs: Sequence[Run], now: float) -> None:
         """Log what became of the messages, and keep the answers to those with a key."""
@@ -142,10 +143,9 @@ class Ledger:
             run.is_noted = True
             count_message(self._email_domain, self._stream(run.given).name, delivery)
             log_failover(self._email_domain, delivery)
-        self.keep_copies(runs)
 
     def keep_copies(self, runs: Sequence[Run]) -> None:
-        """Keep messages of which it is known what became of them, where the domain does so."""
+        """Keep messages that are tried, or were, where the domain does so."""
         if self._copies:
             self._copies.keep(self._email_domain, [run.given for run in runs])
 

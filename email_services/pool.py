@@ -61,7 +61,7 @@ class PooledEmailService:
     queues_unsent: whether a message that could not be sent waits in the outbox, and is not refused.
     guard: who may get messages.
     queue: what takes those that are to wait, if not the store.
-    copies: what keeps messages once they were sent, if anything does.
+    copies: what keeps messages that are tried, if anything does.
     threads: how many requests of this domain may be in progress in this process.
     processes: how many of them there are, for when they cannot ask each other.
     clock: a monotonic clock in seconds. now: the time in seconds since the epoch.

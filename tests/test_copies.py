@@ -310,6 +310,22 @@ def test_so_is_what_waits_and_what_was_sent_from_the_queue(keeping):
     assert (delivered["outcome"], delivered["captured"]["text"]) == ("sent", "It works.\n")
 
 
+def test_so_is_what_a_worker_was_sending_that_is_killed(keeping, state_url):
+    seen = []
+
+    def look(exchange):
+        with contextlib.closing(Store(state_url)) as other:
+            (message,) = other.messages("example.com", time.time())
+            end = time.monotonic() + 20
+            while not (content := other.content(message.message_id, time.time())):
+                assert time.monotonic() < end, "it is written while the provider is asked"
+            seen.append((message.outcome, content.message_id))
+        WORKS(exchange)
+
+    path = sent(keeping(look))
+    assert seen == [("in progress", path.rpartition("/")[2])]
+
+
 def test_so_is_each_message_of_a_batch(keeping):
     client = keeping()
     batch = {"messages": [{**PLAIN, "raw_text_body": f"Number {n}"} for n in range(3)]}
