@@ -46,6 +46,9 @@ HEALTHZ: Final = "/healthz"
 READYZ: Final = "/readyz"
 METRICS: Final = "/metrics"
 
+SHORT_ID: Final = 8
+"""Characters of a message's id that tell one from another for people."""
+
 
 class DomainConverter(BaseConverter):
     """A part of an address that may be an email domain: it has a dot, as one other word here."""
@@ -75,13 +78,22 @@ def page_addresses() -> dict[str, Any]:
     """Where pages lead to, beside what the answer says; for templates.
 
     message_url: a function of a message's id. places: what a page is about, for its title.
+    called: what a part of the path is called, where that says more than the part.
     """
     parts = request.view_args or {}
     name = parts.get("email_domain")
     if name is None:
-        return {"all_messages_url": path_of(ALL_MESSAGES)}
+        return {
+            "all_messages_url": path_of(ALL_MESSAGES),
+            "keys_url": path_of(KEYS),
+            "config_url": path_of(CONFIG),
+        }
+    id_ = parts.get("message_id")
+    called = {id_: f"message {id_[:SHORT_ID]}"} if id_ else {}
+    about = [parts[part] for part in ("message_id", "service", "email_domain") if part in parts]
     return {
-        "places": [parts[part] for part in ("service", "email_domain") if part in parts],
+        "places": [called.get(part, part) for part in about],
+        "called": called,
         "preview_url": path_of(PREVIEW),
         "send_url": path_of(SEND, email_domain=name),
         "message_url": lambda id_: path_of(MESSAGE, email_domain=name, message_id=id_),

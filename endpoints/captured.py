@@ -107,7 +107,7 @@ def content_answer(message: LoggedMessage) -> Response:
 
 def html_answer(html: str, policy: str = _SANDBOX) -> Response:
     """HTML that anybody wrote, for a frame of our own page."""
-    content = _disconnected(html).encode("utf-8", "replace")
+    content = _without_remote_images(_disconnected(html)).encode("utf-8", "replace")
     return _file(content, "text/html; charset=utf-8", f"{policy}{_SHOWN}")
 
 
@@ -163,6 +163,12 @@ def _why_not(message: LoggedMessage) -> str:
     return "The message is no longer there: it was moved or deleted."
 
 
+_IMAGE: Final = re.compile(r"<img(?=[\s/])[^<>]*>", re.IGNORECASE)
+_IS_REMOTE: Final = re.compile(
+    r"""[\s"'/](?:src|srcset)\s*=\s*["']?\s*(?:https?:|//)""", re.IGNORECASE
+)
+_ALT: Final = re.compile(r"""[\s"'/]alt\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE)
+_IN_ITS_PLACE: Final = '<span style="outline: 1px dashed; padding: 0 .3em">{}</span>'
 _TAGS_THAT_CONNECT: Final = re.compile(
     r"<(?=(?:link|iframe|frame|fencedframe|object|embed)[\s/>])", re.IGNORECASE
 )
@@ -175,6 +181,19 @@ def _disconnected(html: str) -> str:
     A tag is renamed wherever it looks like one: a "<" and a name are one to no browser otherwise.
     """
     return _TAGS_THAT_CONNECT.sub("<no-", html)
+
+
+def _without_remote_images(html: str) -> str:
+    """The HTML with the words for images that are not fetched, which would be shown as broken."""
+    return _IMAGE.sub(_words_for, html)
+
+
+def _words_for(image: re.Match[str]) -> str:
+    if not _IS_REMOTE.search(image[0]):
+        return image[0]
+    alt = _ALT.search(image[0])
+    words = next(filter(None, alt.groups()), "").strip() if alt else ""
+    return _IN_ITS_PLACE.format(words) if words else ""
 
 
 def _file(content: bytes, content_type: str, policy: str) -> Response:

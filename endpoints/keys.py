@@ -37,7 +37,7 @@ class KnownKeys(TypedDict):
 room = Endpoints("keys", __name__, "Which keys there are, for the administrator.")
 
 
-@room.operation("GET", KEYS, ROOT)
+@room.operation("GET", KEYS, ROOT, page="keys.html")
 def list_keys() -> KnownKeys:
     """Keys.
 

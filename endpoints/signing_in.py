@@ -76,7 +76,7 @@ room = Endpoints(
 )
 
 
-@room.operation("GET", SIGN_IN, raises=(StoreUnavailable,))
+@room.operation("GET", SIGN_IN, page="sign_in.html", raises=(StoreUnavailable,))
 def get_session() -> SessionState:
     """Sign in.
 
@@ -96,6 +96,7 @@ def get_session() -> SessionState:
 @room.operation(
     "POST",
     SIGN_IN,
+    page="sign_in.html",
     form=Form("Sign in", fields={"key": Asked("password", is_first=True), "next": Asked("none")}),
     answers=_STATE,
     raises=(KeyRefused, TooManyWrongKeys, StoreUnavailable, HTTPStatus.FORBIDDEN),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 import time
@@ -115,6 +116,22 @@ def test_the_root_sees_keys_by_name_and_when_they_were_used_and_never_themselves
     for key in (LONG, POOL_KEY, READ_KEY, ROOT_KEY, METRICS_KEY):
         assert key not in answer.text
     assert "scrypt" not in answer.text
+
+
+def test_the_page_of_keys_says_of_each_what_the_answer_for_programs_does(make_app, tmp_path):
+    client = make_app(with_lists(tmp_path)).test_client()
+    client.get("/example.com/messages", headers=bearer(READ_KEY))
+    page = client.get("/keys?format=html", headers=bearer(ROOT_KEY)).text
+    page = " ".join(re.sub(r"<[^>]+>", " ", page.partition("<details")[0]).split())
+    assert re.findall("(?:The whole server|example.com|example.net) (?=ops|shop|pool)", page) == [
+        "The whole server ",
+        "example.com ",
+        "example.net ",
+    ]
+    assert "prometheus metrics Not used yet" in page
+    assert re.search(r"support read Last used 20\d\d-", page)
+    assert re.search(r"shop send .*; known by its hash plain send", page)
+    assert re.search(r"last-year send ended Not used yet; ended 20\d\d-", page)
 
 
 def test_a_hash_is_never_listed_and_a_key_only_outside_production(make_app, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 
 import pytest
 from clocks import little_work
@@ -14,6 +15,7 @@ from email_services.captured import CapturedFile, read_captured
 from email_services.providers.maildir import Maildir, MaildirSettings
 from email_services.store import Store
 from email_services.store.schema import MESSAGES
+from endpoints.captured import html_answer
 
 MIXED = b"Content-Type: multipart/mixed; boundary=b\n\n"
 PNG_BYTES = b"\x89PNG\r\n\x1a\n"
@@ -333,6 +335,52 @@ def test_each_part_has_its_own_type_and_policy_whatever_is_accepted(accept, clie
 def test_no_tag_is_left_for_which_a_browser_connects_to_elsewhere(tag, after, client):
     path = send(client, html_body=f"<p>x<{tag}{after}rel=preconnect href=//x><{tag}<{tag}{after}>")
     assert f"<{tag}{after}" not in client.get(f"{path}/content", headers=POOL).text
+
+
+WORDS = '<span style="outline: 1px dashed; padding: 0 .3em">{}</span>'
+
+
+@pytest.mark.parametrize(
+    ("image", "shown"),
+    [
+        (
+            '<img src="https://e.example/a.png" alt="50 % &amp; more">',
+            WORDS.format("50 % &amp; more"),
+        ),
+        ("<IMG width=9 alt='Shop' SRC = //e.example/a>", WORDS.format("Shop")),
+        ("<img/alt=Shop/src=http://e.example/a>", WORDS.format("Shop/src=http://e.example/a")),
+        ("<img srcset='https://e.example/a 2x' alt=Shop>", WORDS.format("Shop")),
+        ('<img src="https://e.example/pixel.gif" width="1">', ""),
+        ('<img src="https://e.example/line.gif" alt="">', ""),
+        ('<img src="data:image/gif;base64,R0lGODlhAQ==" alt="Dot">', None),
+        ('<image src="https://e.example/a.png" alt="none">', None),
+        ("<img alt='https://e.example/'>", None),
+    ],
+)
+def test_words_stand_where_an_image_from_elsewhere_would_be_shown_as_broken(image, shown, client):
+    path = send(client, html_body=f"<p>a{image}b</p>")
+    expected = image if shown is None else shown
+    assert f"<p>a{expected}b</p>" in client.get(f"{path}/content", headers=POOL).text
+
+
+@pytest.mark.parametrize("part", ["<img ", "<img src=//", '<img alt="', "<img src=//a alt=' "])
+def test_html_that_is_made_to_be_slow_to_look_through_is_not(part):
+    started = time.process_time()
+    html_answer(part * 200_000)
+    assert time.process_time() - started < 5
+
+
+def test_the_page_of_a_message_is_called_something_that_can_be_said(client):
+    path = send(client)
+    short = f"message {path.rpartition('/')[2][:8]}"
+    page = client.get(f"{path}?format=html", headers=POOL).text
+    assert f'<span aria-current="page">{short}</span>' in page
+    assert "<title>Hello · Mailpool</title>" in page
+    below = client.get(f"{path}/send-again?format=html", headers=POOL).text
+    assert f'<a href="{path}">{short}</a>' in below
+    assert f"· {short} · example.com · Mailpool</title>" in below
+    unread = client.get(f"{path}?format=html").text
+    assert f"<title>{short.capitalize()} · Mailpool</title>" in unread
 
 
 def test_a_text_alone_is_shown_as_it_is(client):

@@ -429,6 +429,8 @@ PAGES = (
     "/example.com/messages?outcome=wrong",
     "/sign-in",
     "/sign-out",
+    "/keys",
+    "/config/versions",
     "/reference",
     "/healthz",
     "/nothing/here",
