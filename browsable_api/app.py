@@ -223,7 +223,8 @@ def _start_clock() -> None:
 
 def _complete(response: Response) -> Response:
     for name, value in STANDARD_HEADERS.items():
-        response.headers.setdefault(name, value)
+        if name not in response.headers:
+            response.headers.add(name, value)
     response.headers.add("Vary", "Accept")
     response.headers[REQUEST_ID] = request.headers[REQUEST_ID]
     said = {

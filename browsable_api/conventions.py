@@ -100,10 +100,11 @@ def add_tag(response: Response) -> Response:
 
     Of JSON alone: a page is made anew for each who looks at it.
     """
-    operation = current_operation()
-    is_told = operation is not None and HTTPStatus.NOT_MODIFIED in operation.answers
     is_whole = response.status_code == HTTPStatus.OK and response.mimetype == "application/json"
-    if not (is_told and is_whole):
+    if request.method not in {"GET", "HEAD"} or not is_whole:
+        return response
+    operation = current_operation()
+    if operation is None or HTTPStatus.NOT_MODIFIED not in operation.answers:
         return response
     if "ETag" not in response.headers:  # the view may have said which
         response.set_etag(*tag_of(response.get_data()))

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
+from functools import cached_property, lru_cache
 from http import HTTPStatus
 from io import BytesIO
 from itertools import islice
@@ -20,7 +20,7 @@ from flask_api.negotiation import BaseNegotiation
 from flask_api.request import APIRequest
 from werkzeug.datastructures import FileStorage, MIMEAccept, MultiDict
 from werkzeug.formparser import MultiPartParser
-from werkzeug.http import parse_options_header
+from werkzeug.http import parse_accept_header, parse_options_header
 from werkzeug.wrappers import Request as WerkzeugRequest
 
 from browsable_api.errors import APIError
@@ -63,20 +63,22 @@ class Negotiation(BaseNegotiation):  # type: ignore[misc]
 
         The first where anything goes.
         """
-        names = [renderer.media_type for renderer in renderers]
-        if FORMAT in flask.request.args:
-            best = _FORMATS.get(flask.request.args[FORMAT])
+        names = tuple(renderer.media_type for renderer in renderers)
+        if FORMAT in request.args:
+            best = _FORMATS.get(request.args[FORMAT])
         else:
-            best = _accepted(names)
+            best = _accepted(request.headers.get("Accept", ""), names)
         if best is None or best not in names:
             raise exceptions.NotAcceptable
         return renderers[names.index(best)], best
 
 
-def _accepted(names: list[str]) -> str | None:
+@lru_cache(maxsize=256)  # most clients say the same in each request
+def _accepted(header: str, names: tuple[str, ...]) -> str | None:
+    """Which of the media types an Accept header asks for most, if any."""
     wanted = MIMEAccept(
         (media_type.partition(";")[0].strip(), quality)
-        for media_type, quality in flask.request.accept_mimetypes
+        for media_type, quality in parse_accept_header(header, MIMEAccept)
     )
     return wanted.best_match(names) if wanted else names[0]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from email_services.abstract import AbstractEmailService
 from email_services.breakers import GRACE_SECONDS, without_the_store
@@ -125,8 +125,9 @@ class Ledger:
         with without_the_store(self._email_domain):
             self._store.log_outcomes(
                 [
-                    replace(
-                        self._logged(run, now),
+                    self._logged(
+                        run,
+                        now,
                         outcome=delivery.outcome,
                         service_used=delivery.service_used,
                         service_message_id=delivery.service_message_id,
@@ -163,14 +164,8 @@ class Ledger:
         tried again, where they have been tried. Raises StoreUnavailable where none is there.
         """
         queued = {run: replace(run.delivery(), outcome=QUEUED, rejected=False) for run in runs}
-        waiting = [
-            replace(
-                self._waiting(run, now, retry_seconds),
-                service=only.name if only else None,
-                answer=asdict(queued[run]) if run.once_key else None,
-            )
-            for run in runs
-        ]
+        service = only.name if only else None
+        waiting = [self._waiting(run, now, retry_seconds, service, queued[run]) for run in runs]
         try:
             taken = self._queue.put(waiting, now)
         except StoreUnavailable:
@@ -200,23 +195,33 @@ class Ledger:
             with without_the_store(self._email_domain):
                 self._store.settle_keys(self._email_domain, now, keys)
 
-    def _waiting(self, run: Run, now: float, retry_seconds: float | None) -> Waiting:
+    def _waiting(
+        self,
+        run: Run,
+        now: float,
+        retry_seconds: float | None,
+        service: str | None,
+        queued: Delivery,
+    ) -> Waiting:
         message = run.given
         ready_at = message.send_at.timestamp() if message.send_at else now
         expires = ready_at + (message.expires_in or self._stream(message).expires_in)
         due = ready_at if retry_seconds is None else now + retry_seconds
         return Waiting(
-            replace(
-                self._logged(run, now),
+            self._logged(
+                run,
+                now,
                 outcome=QUEUED,
-                attempts=[attempt.as_dict() for attempt in run.delivery().attempts],
+                attempts=[attempt.as_dict() for attempt in queued.attempts],
             ),
-            packed(run.given.for_now()),
+            packed(message.for_now()),
             ready_at,
             min(due, expires),
             expires,
+            service=service,
             tries=0 if retry_seconds is None else 1,
             key=run.once_key,
+            answer=asdict(queued) if run.once_key else None,
         )
 
     def settle(self, whole: Once, deliveries: Sequence[Delivery], now: float) -> None:
@@ -225,8 +230,8 @@ class Ledger:
         with without_the_store(self._email_domain):
             self._store.settle_keys(self._email_domain, now, {whole.key: {} if is_kept else None})
 
-    def _logged(self, run: Run, now: float) -> LoggedMessage:
-        """How the message log shows it, which began `now`, if not before."""
+    def _logged(self, run: Run, now: float, **became: Any) -> LoggedMessage:
+        """How the message log shows it, which began `now`, if not before, and what it became."""
         message = run.given
         recipients = message.recipients
         return LoggedMessage(
@@ -246,6 +251,7 @@ class Ledger:
             kept_back=run.kept_back.addresses,
             redirected_to=run.kept_back.redirected_to,
             again_of=message.again_of,
+            **became,
         )
 
     def _stream(self, message: EmailMessage) -> Stream:

@@ -244,11 +244,12 @@ def given_fields() -> dict[str, Any]:
     """
     if not may_hold_keys():
         return request.data
-    wrong = [name for name in KEY_FIELDS if not isinstance(request.data.get(name, ""), str)]
+    fields = request.data
+    wrong = [name for name in KEY_FIELDS if not isinstance(fields.get(name, ""), str)]
     if wrong:
         raise InvalidInput(dict.fromkeys(wrong, "It should be a string."))
     credentials = {*KEY_FIELDS, TOKEN_FIELD}
-    return {name: value for name, value in request.data.items() if name not in credentials}
+    return {name: value for name, value in fields.items() if name not in credentials}
 
 
 def checked(model: type[Model], fields: Mapping[str, Any]) -> Model:

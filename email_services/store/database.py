@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import PoolProxiedConnection
 
-from email_services.counters import STORE_ERRORS, store_timed
+from email_services.counters import STORE_ERRORS, count_store
 from email_services.exceptions import SearchTooSlow, StoreUnavailable
 from email_services.store.driver import Rows, Write, as_text
 from email_services.store.engines import (
@@ -414,11 +414,11 @@ class Database:
     @contextmanager
     def _answering(self, *, writes: bool) -> Iterator[None]:
         """The one place where SQLAlchemy's errors become ours."""
-        if time.monotonic() < self._away_until[writes]:
+        began = time.monotonic()
+        if began < self._away_until[writes]:
             raise StoreUnavailable("The state database does not answer.")
         try:
-            with store_timed(writes=writes):
-                yield
+            yield
         except IntegrityError:  # another node was first: the caller's to settle
             raise
         except PoolTimeoutError as error:  # many at once, which is no outage
@@ -432,6 +432,8 @@ class Database:
                 self._away_until[False] = away_until
                 self._is_migrated = False  # it may come back empty
             raise StoreUnavailable("The state database does not answer.") from error
+        finally:
+            count_store(time.monotonic() - began, writes=writes)
 
 
 def _driver_of(connection: Connection) -> Any:

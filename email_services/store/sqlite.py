@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -75,8 +75,11 @@ class Turns:
         patience: seconds to wait at most.
         """
         self._take(_Place(None), patience)
-        with self._pausing():
+        began = time.monotonic()
+        try:
             yield
+        finally:
+            self._end(began)
 
     def write(
         self, write: Write, patience: float, carry_out: Callable[[Sequence[Write]], None]
@@ -88,27 +91,24 @@ class Turns:
         """
         self._take(_Place(write), patience)
         if not write.is_over:
-            with self._pausing():
-                others = self._take_along(WRITTEN_TOGETHER - write.weight)
-                try:
-                    carry_out([write, *others.values()])
-                finally:
-                    for place, other in others.items():
-                        if not other.is_over:
-                            other.error, other.is_over = _not_written(), True
-                        place.wakes.release()
+            began = time.monotonic()
+            others = self._take_along(WRITTEN_TOGETHER - write.weight)
+            try:
+                carry_out([write, *others.values()])
+            finally:
+                for place, other in others.items():
+                    if not other.is_over:
+                        other.error, other.is_over = _not_written(), True
+                    place.wakes.release()
+                self._end(began)
         if write.error:
             raise write.error
 
-    @contextmanager
-    def _pausing(self) -> Iterator[None]:
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            if time.monotonic() - started > LONG_SECONDS:
-                time.sleep(LONG_SECONDS)
-            self._pass_on()
+    def _end(self, began: float) -> None:
+        """The turn that began then is over; after a long one, others begin first."""
+        if time.monotonic() - began > LONG_SECONDS:
+            time.sleep(LONG_SECONDS)
+        self._pass_on()
 
     def _take(self, place: _Place, patience: float) -> None:
         with self._lock:
@@ -325,16 +325,16 @@ def prepare_for_the_log(connection: sqlite3.Connection, record: ConnectionPoolEn
     )
 
 
-@contextmanager
-def lasting(connection: PoolProxiedConnection, *, is_durable: bool) -> Iterator[None]:
+def lasting(connection: PoolProxiedConnection, *, is_durable: bool) -> AbstractContextManager[None]:
     """Where it is to be durable, what is written is on the disk when it is over.
 
     Else it is there soon: a loss of power could undo the last of it, a crash of ours could not.
     """
-    if not is_durable:
-        yield
-        return
-    driver: Any = connection.driver_connection
+    return _durable(connection.driver_connection) if is_durable else nullcontext()
+
+
+@contextmanager
+def _durable(driver: Any) -> Iterator[None]:
     driver.execute("PRAGMA synchronous = FULL")
     try:
         yield
