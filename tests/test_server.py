@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import requests
@@ -35,6 +36,11 @@ from servers import Server
 from standins import answer, answer_json, delayed, hang
 
 from email_services.abstract import MAX_TIMEOUT_SECONDS
+from email_services.store.engines import CONNECTIONS, LOG_CONNECTIONS
+
+CONNECTIONS_TO_THE_STATE = sum(
+    CONNECTIONS[kind] + LOG_CONNECTIONS[kind] for kind in ("pool_size", "max_overflow")
+)
 
 ACCEPTED = {
     "mailgun": answer_json(200, {"id": "<1@example.com>", "message": "Queued. Thank you."}),
@@ -110,6 +116,54 @@ def test_200_sends_use_no_more_connections_than_busy_threads(provider, serve, st
         assert list(sent) == [200] * 200
     assert len(stand.requests) == 200
     assert stand.connections <= 4 * 4
+
+
+def test_what_a_worker_keeps_open_has_a_bound_whatever_it_was_asked(serve, stand_in, tmp_path):
+    """As docs/operating.md has it: for the state of SQLite, and for each service."""
+    stand = stand_in(delayed(ACCEPTED["mailgun"], 0.01))
+    services = {"mailgun": account("mailgun", stand.url, 1)}
+    server = serve(
+        with_services(tmp_path, services), WEB_CONCURRENCY="1", WEB_THREADS="8", QUEUE_CALLS="4"
+    )
+    (worker,) = server.workers
+    idle = open_in(worker)
+    later = {**POOL, "Prefer": "respond-async"}
+    url = f"{server.url}/example.com"
+    asked = (
+        lambda: requests.post(f"{url}/send", json=PLAIN, headers=POOL, timeout=60),
+        lambda: requests.post(f"{url}/send", json=PLAIN, headers=later, timeout=60),
+        lambda: requests.get(f"{url}/messages?q=hello", headers=POOL, timeout=60),
+        lambda: requests.get(f"{url}/messages/export.csv", headers=POOL, timeout=60),
+        lambda: requests.get(f"{url}?format=html", headers=POOL, timeout=60),
+    )
+    for _ in range(2):
+        with ThreadPoolExecutor(24) as threads:
+            told = threads.map(lambda number: asked[number % len(asked)]().status_code, range(250))
+            assert {200, 202} <= {*told} <= {200, 202, 503}, "some may find no room"
+        wait_for(lambda: not waiting(url))
+        found = open_in(worker)
+        assert found["state.sqlite3"] <= CONNECTIONS_TO_THE_STATE
+        assert found["state.sqlite3-wal"] <= CONNECTIONS_TO_THE_STATE
+        assert found["state.sqlite3-shm"] <= 1
+        # Those to the service are as many as its threads and its queue; clients read what is left.
+        wait_for(lambda: open_in(worker)["socket"] <= idle["socket"] + 8 + 4)
+        others = {*found} - {*idle, "state.sqlite3", "state.sqlite3-wal", "state.sqlite3-shm"}
+        assert not others
+
+
+def waiting(url: str) -> int:
+    """Messages in the queue of the domain at `url`."""
+    listed = requests.get(url, headers=POOL, timeout=60).json()
+    return sum(depth["waiting"] for depth in listed["queue"].values())
+
+
+def open_in(process: int) -> Counter:
+    """What a process has open, by the name of the file or, of others, by the kind."""
+    found: Counter = Counter()
+    for descriptor in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # that of this very look, and what has ended
+            found[descriptor.readlink().name.partition(":")[0]] += 1
+    return found
 
 
 @pytest.mark.parametrize("provider", sorted(ACCEPTED))
