@@ -133,6 +133,9 @@ def parse_arguments() -> argparse.Namespace:
         "--requests", type=int, default=3000, help="in a run; half after a delay (default: 3000)"
     )
     parser.add_argument("--quick", action="store_true", help="2 rounds of 600 requests")
+    parser.add_argument(
+        "--without-database", action="store_true", help="what would be if keeping it cost nothing"
+    )
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.requests = 2, 600
@@ -158,7 +161,8 @@ def measure(scenario: Scenario, options: argparse.Namespace, threads: int) -> st
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         provider = stack.enter_context(stand_in(scenario.delay))
-        service = stack.enter_context(run_service(scenario, provider, folder))
+        keeps = not options.without_database
+        service = stack.enter_context(run_service(scenario, provider, folder, keeps=keeps))
         bare = stack.enter_context(run_passthrough(scenario, provider, folder, threads))
 
         def run(server: Server, requests: int) -> Run:
@@ -212,16 +216,20 @@ def stand_in(delay: int) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def run_service(scenario: Scenario, provider: int, folder: Path) -> Iterator[Server]:
-    """Run the service, with a configuration and a state of its own."""
+def run_service(
+    scenario: Scenario, provider: int, folder: Path, *, keeps: bool = True
+) -> Iterator[Server]:
+    """Run the service, with a configuration and a state of its own; or the one that keeps none."""
     config = folder / "config.json"
     config.write_text(json.dumps(configuration(provider)), encoding="utf-8")
     environment = {
         "EMAIL_CONFIG": str(config),
         "DATABASE_URL": f"sqlite:///{folder / 'state.sqlite3'}",
     }
+    application = [] if keeps else ["--pythonpath", str(HERE), "variants:create_app()"]
+    environment |= {} if keeps else {"VARIANT_NULL_STORE": "yes"}
     path = f"/{scenario.email_domain}/send"
-    with run_gunicorn([], environment, path, folder / "service.log") as server:
+    with run_gunicorn(application, environment, path, folder / "service.log") as server:
         yield server
 
 
