@@ -88,7 +88,8 @@ def compress(response: Response) -> Response:
 
 def explain_precondition(response: Response) -> Response:
     """Say why a precondition failed, as of any error: Werkzeug leaves the content as it was."""
-    if response.status_code != HTTPStatus.PRECONDITION_FAILED:
+    is_conditional = request.method in {"GET", "HEAD"}  # else the view has said it
+    if response.status_code != HTTPStatus.PRECONDITION_FAILED or not is_conditional:
         return response
     response.close()  # it may be a file
     error = APIError(response.status_code, "What If-Match names is not what is here now.")

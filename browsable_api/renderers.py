@@ -24,7 +24,7 @@ from browsable_api.conventions import same_in_json, tag_of
 from browsable_api.curl import curl_command
 from browsable_api.forms import FormField, described, filter_fields, form_fields
 from browsable_api.operations import Operation, Operations, current_operation, operations_here
-from browsable_api.request import JSON_FIELD, ONCE_FIELD, request
+from browsable_api.request import JSON_FIELD, ONCE_FIELD, SEEN_FIELD, request
 
 MAX_SHOWN: Final = 100_000
 """Characters of its JSON that a page shows; the same address gives programs all of it."""
@@ -90,6 +90,7 @@ class PageRenderer(BaseRenderer):  # type: ignore[misc]
             typed_json=_without(_secrets(fields), request.typed_json),
             json_field=JSON_FIELD,
             once_field=ONCE_FIELD,
+            seen_field=SEEN_FIELD,
             once_key=secrets.token_hex(16) if post and post.form.is_once else "",
             problems={path: (path.partition(".")[0] in shown, p) for path, p in problems.items()},
         )

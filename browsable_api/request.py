@@ -18,9 +18,9 @@ import flask
 from flask_api import exceptions
 from flask_api.negotiation import BaseNegotiation
 from flask_api.request import APIRequest
-from werkzeug.datastructures import FileStorage, MIMEAccept, MultiDict
+from werkzeug.datastructures import ETags, FileStorage, MIMEAccept, MultiDict
 from werkzeug.formparser import MultiPartParser
-from werkzeug.http import parse_accept_header, parse_options_header
+from werkzeug.http import parse_accept_header, parse_etags, parse_options_header
 from werkzeug.wrappers import Request as WerkzeugRequest
 
 from browsable_api.errors import APIError
@@ -53,6 +53,9 @@ JSON_FIELD: Final = "_json"
 
 ONCE_FIELD: Final = "_once"
 """A field of a form that stands for an Idempotency-Key: who loads the answer again does no more."""
+
+SEEN_FIELD: Final = "_seen"
+"""A field of a form that stands for If-Match: what was there when its page was made."""
 
 
 class Negotiation(BaseNegotiation):  # type: ignore[misc]
@@ -136,8 +139,16 @@ class Request(APIRequest):  # type: ignore[misc]
     once_key: str | None = None
     """What the form's ONCE_FIELD held, if it had one."""
 
+    seen: str | None = None
+    """What the form's SEEN_FIELD held, if it had one."""
+
     typed_json: str | None = None
     """What the form's JSON_FIELD held, if it had one."""
+
+    @property
+    def if_match(self) -> ETags:
+        """What has to be there still, as the header says, or a form that was read."""
+        return parse_etags(self.headers.get("If-Match", self.seen))
 
     file_names: Mapping[str, list[str]] = {}
     """The names of the files of each field of a multipart form."""
@@ -152,6 +163,8 @@ class Request(APIRequest):  # type: ignore[misc]
             return fields
         if isinstance(fields.get(ONCE_FIELD), str):
             self.once_key = fields.pop(ONCE_FIELD)
+        if isinstance(fields.get(SEEN_FIELD), str):
+            self.seen = fields.pop(SEEN_FIELD)
         if not isinstance(fields.get(JSON_FIELD), str):
             return fields
         self.typed_json = fields.pop(JSON_FIELD)

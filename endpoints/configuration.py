@@ -10,7 +10,6 @@ from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import NotRequired, TypedDict
-from werkzeug.exceptions import PreconditionFailed
 from werkzeug.http import quote_etag
 
 from browsable_api import APIError, Form, request
@@ -42,6 +41,8 @@ MAX_BYTES: Final = MEGABYTE
 """All workers of all machines check it: that took 24 s for 3 MB in which all was wrong."""
 
 NO_FORM: Final = "It should be no file of a form: send what the file holds, as application/json."
+
+_REPLACED: Final = "Nothing was changed: another configuration was uploaded since you looked."
 
 _NAMES: Final = ("email_domain", "name")
 """What an entry of a list is known by, in this order, if it has one."""
@@ -82,6 +83,7 @@ class Difference(TypedDict):
 class VersionInFull(Version):
     """A configuration that was uploaded, and what it says."""
 
+    newest: Annotated[int, told("The number of the newest, which a restore would replace.")]
     configuration: Annotated[dict[str, Any], told("What was uploaded.")]
     differences: NotRequired[Annotated[list[Difference], told("From the one asked for.")]]
 
@@ -123,7 +125,7 @@ room = Endpoints(
     "The configuration of this server, for the administrator.",
     {
         Version: _VERSION,
-        VersionInFull: {**_VERSION, "configuration": _EXAMPLE},
+        VersionInFull: {**_VERSION, "newest": 5, "configuration": _EXAMPLE},
         Versions: {"versions": [_VERSION]},
         InUse: {
             "version": 4,
@@ -212,6 +214,7 @@ def get_version(version: str, query: Compared) -> VersionInFull:
         "version": found.version,
         "at": iso(found.at),
         "by": found.author,
+        "newest": mailpool.store.newest_version() or found.version,
         "configuration": content,
     }
     if query.against is not None:
@@ -280,7 +283,7 @@ def _kept_after(newest: int | None, given: Mapping[str, Any]) -> Uploaded | None
         raise UploadsOff
     # The tag is of what is said, not of bytes: compression makes it weak, and it holds.
     if request.if_match and not request.if_match.contains_weak(_tag(newest)):
-        raise PreconditionFailed
+        raise APIError(HTTPStatus.PRECONDITION_FAILED, _REPLACED)
     uploaded = Uploaded((newest or 0) + 1, time.time(), caller(), _written(given))
     _refuse_if_locked_out(_checked(uploaded))
     return uploaded if mailpool.store.add_configuration(uploaded) else None

@@ -6,12 +6,13 @@ import copy
 import json
 import re
 from datetime import datetime, timedelta, timezone
+from html import unescape
 from io import BytesIO
 
 import pytest
 from conftest import POOL, POOL_KEY, ROOT, ROOT_KEY, make_config
 from sqlalchemy import create_engine, text
-from test_sign_in import HERE, PAGE, sign_in, token_of
+from test_sign_in import HERE, PAGE, sign_in
 
 from app import renewed
 from browsable_api.request import MEGABYTE
@@ -281,11 +282,47 @@ def test_a_version_is_found_and_restored_with_a_browser(client, upload):
     assert links == ["/config/versions/2?against=1", "/config/versions/1"]
     page = client.get(links[0], headers=PAGE).text
     assert "<code>message_retention_days</code>: not there, here <code>3</code>" in page
-    (action,) = re.findall(r'action="(/config[^"]+)"', client.get(links[1], headers=PAGE).text)
-    form = {"csrf_token": token_of(client)}
-    restored = client.post(action, data=form, headers={**PAGE, **HERE}).text
+    page = client.get(links[1], headers=PAGE).text
+    assert '<a href="/config/versions/2?against=1">version 2</a>' in page, "what it would replace"
+    restored = restore_from(client, page).text
     assert '<a href="/config/versions/3">version 3</a> now.' in restored
     assert client.get("/config/versions/3", headers=ROOT).json["configuration"] == upload
+
+
+def restore_from(client, page):
+    """Click on the button of a page that was loaded, perhaps long ago."""
+    (form,) = re.findall(r'<form method="post" action="/config.*?</form>', page, re.DOTALL)
+    fields = {n: unescape(value) for n, value in re.findall(r'name="(\w+)" value="([^"]+)"', form)}
+    action = re.search(r'action="([^"]+)"', form)[1]
+    return client.post(action, data=fields, headers={**PAGE, **HERE})
+
+
+def test_a_restore_from_a_page_that_is_stale_replaces_nothing_unseen(client, upload):
+    put(client, upload)
+    sign_in(client, ROOT_KEY)
+    page = client.get("/config/versions/1", headers=PAGE).text
+    put(client, {**upload, "message_retention_days": 3})
+    refused = restore_from(client, page)
+    assert refused.status_code == 412
+    assert "another configuration was uploaded since you looked" in refused.text
+    assert '<a class="button" href="/config/versions">' in refused.text
+    assert 'action="/config' not in refused.text
+    assert newest(client) == 2
+    page = client.get("/config/versions/1", headers=PAGE).text
+    assert restore_from(client, page).status_code == 200
+    assert newest(client) == 3
+
+
+def test_a_restore_that_is_wrong_asks_again_for_what_was_seen(client, upload, monkeypatch):
+    put(client, upload)
+    sign_in(client, ROOT_KEY)
+    page = client.get("/config/versions/1", headers=PAGE).text
+    monkeypatch.delenv("PROVIDER_KEY")
+    refused = restore_from(client, page)
+    assert refused.status_code == 400
+    monkeypatch.setenv("PROVIDER_KEY", PLAIN_PROVIDER_KEY)
+    assert restore_from(client, refused.text).status_code == 200
+    assert restore_from(client, refused.text).status_code == 412
 
 
 def test_what_is_restored_is_checked_again(client, upload, monkeypatch):
