@@ -16,6 +16,7 @@ from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+from pydantic import SecretStr
 from pythonjsonlogger.json import JsonFormatter
 
 from email_services.exceptions import ConfigError
@@ -82,7 +83,8 @@ def settings(environment: Mapping[str, str]) -> dict[str, Any]:
     secret = environment.get("LOG_SECRET", "")
     if recipients == "hashed" and not secret:
         raise ConfigError("$LOG_SECRET should be there to hash recipients with, and hard to guess.")
-    json_lines = {"()": JSONLines, "recipients": recipients, "secret": secret}
+    # gunicorn logs all of its settings at DEBUG, this among them.
+    json_lines = {"()": JSONLines, "recipients": recipients, "secret": SecretStr(secret)}
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -107,13 +109,13 @@ class JSONLines(JsonFormatter):  # type: ignore[misc,unused-ignore]
     recipients: "plain", "hashed" with `secret`, or "none".
     """
 
-    def __init__(self, recipients: str = "none", secret: str = "") -> None:
+    def __init__(self, recipients: str = "none", secret: SecretStr | None = None) -> None:
         super().__init__(
             ["message", "name", "process"],
             rename_fields={"name": "logger", "process": "pid", "exc_info": "exception"},
         )
         self._recipients = recipients
-        self._secret = secret.encode()
+        self._secret = secret.get_secret_value().encode() if secret else b""
 
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]

@@ -14,6 +14,7 @@ import requests
 from conftest import OTHER_POOL_KEY, POOL, POOL_KEY, ROOT, ROOT_KEY, make_config
 from contract import contract_of, http_providers, make_service
 from messages import PLAIN
+from pydantic import SecretStr
 from servers import ROOT as REPOSITORY
 from servers import Server
 from smtp_server import SMTPServer
@@ -45,7 +46,7 @@ def lines():
     root = logging.getLogger()
 
     def begin(recipients="none", secret=""):
-        handler.setFormatter(JSONLines(recipients, secret))
+        handler.setFormatter(JSONLines(recipients, SecretStr(secret)))
         root.addHandler(handler)
         return lambda event=None: [
             line
@@ -165,6 +166,16 @@ def test_recipients_are_told_as_the_setting_says(kind, told, client, lines):
 def test_a_hash_can_be_made_in_a_shell_to_look_for_it():
     """By `printf ada@example.org | openssl dgst -sha256 -hmac salt`."""
     assert hashed("ada@example.org", b"salt") == "ad922a3632bea6f5"
+
+
+def test_what_recipients_are_hashed_with_is_in_no_settings_that_gunicorn_logs():
+    environment = {"LOG_FORMAT": "json", "LOG_RECIPIENTS": "hashed", "LOG_SECRET": "the-secret"}
+    made = settings(environment)
+    assert "the-secret" not in repr(made)
+    formatter = made["formatters"]["line"]
+    line = logging.makeLogRecord({"recipients": ["ada@example.org"]})
+    told = json.loads(formatter.pop("()")(**formatter).format(line))
+    assert told["recipients"] == [hashed("ada@example.org", b"the-secret")]
 
 
 def test_a_change_of_health_is_told_once(client, lines):
