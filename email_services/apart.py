@@ -12,6 +12,7 @@ import re
 import threading
 from collections.abc import Iterator
 from typing import Final
+from wsgiref.simple_server import ServerHandler
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.metrics_core import Metric
@@ -69,6 +70,7 @@ class WorkerApart(Collector):
         registry = CollectorRegistry()
         registry.register(self)
         host = os.environ.get("HOST", "127.0.0.1")
+        ServerHandler.server_software = ""  # it would say which Python this is
         try:
             start_http_server(int(value), host, registry)
         except OSError as error:

@@ -43,6 +43,10 @@ USER_AGENT: Final = f"mailpool/{VERSION}"
 def _plain_url(url: AnyHttpUrl) -> AnyHttpUrl:
     if url.username or url.password or url.query or url.fragment:
         raise ValueError("It should hold no user, password, query or fragment.")
+    try:
+        requests.Request("GET", str(url)).prepare()
+    except requests.RequestException:
+        raise ValueError("Its host can be none.") from None
     return url
 
 

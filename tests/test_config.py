@@ -217,6 +217,20 @@ PROBLEMS = [
         changed(*SERVICES, "Mailgun", "base_url", "https://u:p@api.mailgun.net"),
         "email_services[0].enabled_services.Mailgun.base_url: It should hold no user",
     ),
+    *(
+        (
+            changed(*SERVICES, "Mailgun", "base_url", f"https://{host}/v3"),
+            "email_services[0].enabled_services.Mailgun.base_url: Its host can be none",
+        )
+        for host in (".", "..example.com", "*")
+    ),
+    *(
+        (
+            changed(*SERVICES, "kept", {"service": "maildir", "priority_value": 1, "path": path}),
+            "email_services[0].enabled_services.kept.path: It holds a line break",
+        )
+        for path in ("mail\0", "\ud800", "mail\n")
+    ),
     (
         changed(*SERVICES, "Mailgun", "api_key", "k k"),
         "email_services[0].enabled_services.Mailgun.api_key: It should be printable ASCII",

@@ -135,7 +135,8 @@ def test_a_worker_apart_tells_prometheus_what_it_does(tmp_path):
             )
             wait_for(lambda: outcome(sent.json()["url"]) == "sent")
             wait_for(lambda: counted in requests.get(url, timeout=30).text)  # a moment later
-            told = requests.get(url, timeout=30).text
+            telling = requests.get(url, timeout=30)
+            told = telling.text
             webs = requests.get(f"{server.url}/metrics", headers=ROOT, timeout=30).text
             assert subprocess.run([sys.executable, *check], check=False).returncode == 0
     finally:
@@ -146,6 +147,7 @@ def test_a_worker_apart_tells_prometheus_what_it_does(tmp_path):
     assert info in webs
     assert 'mailpool_queue_waiting{domain="example.com",stream="default"} 0.0' in told
     assert POOL_KEY not in told
+    assert "Server" not in telling.headers, "which software it is, is nobody's business"
 
 
 def outcome(url: str) -> str:

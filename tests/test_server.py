@@ -468,6 +468,17 @@ def test_no_key_and_no_body_is_in_the_log_at_debug(serve, stand_in, tmp_path):
     assert "gunicorn.ctl" not in log or "control_socket_disable: True" in log
 
 
+def test_no_answer_says_which_software_serves_it(serve, config):
+    server = serve(config, WEB_CONCURRENCY="1")
+    for asked in (b"GET /healthz HTTP/1.1\r\nHost: x", b"GET /none HTTP/1.0", b"no HTTP"):
+        with socket.create_connection(address_of(server), timeout=20) as raw:
+            raw.sendall(asked + b"\r\n\r\n")
+            told = raw.makefile("rb").read()
+        assert told.startswith(b"HTTP/1.")
+        assert b"server:" not in told.lower()
+        assert b"gunicorn" not in told.lower()
+
+
 def test_a_request_that_is_no_http_is_not_quoted_in_the_log(serve, config):
     server = serve(config, WEB_CONCURRENCY="1")
     start = b"POST /example.com/send HTTP/1.1\r\nHost: x\r\n"

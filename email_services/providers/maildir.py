@@ -9,15 +9,16 @@ import socket
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from email_services.abstract import AbstractEmailService, Acceptance, ServiceSettings, Standing
 from email_services.capabilities import Capabilities
 from email_services.exceptions import ServiceUnavailable
 from email_services.message import EmailMessage
 from email_services.mime import build_mime
+from email_services.texts import refuse_control_characters
 
 STALE_SECONDS: Final = 36 * 3600
 """After which nobody writes a file in `tmp/` any more (cr.yp.to/proto/maildir.html)."""
@@ -26,10 +27,17 @@ CLEARING_SECONDS: Final = 3600
 """How often such files are looked for."""
 
 
+def _can_be_there(path: Path) -> Path:
+    refuse_control_characters(str(path))
+    return path
+
+
 class MaildirSettings(ServiceSettings):
     """What config.json may say of a maildir service."""
 
-    path: Path = Field(Path("mail"), description="The Maildir; made where there is none.")
+    path: Annotated[Path, AfterValidator(_can_be_there)] = Field(
+        Path("mail"), description="The Maildir; made where there is none."
+    )
 
 
 class Maildir(AbstractEmailService):
