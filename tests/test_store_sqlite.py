@@ -18,7 +18,7 @@ from email_services.exceptions import StoreUnavailable
 from email_services.store import LoggedMessage, Store
 from email_services.store.database import WRITTEN_AT_ONCE
 from email_services.store.driver import Rows, Write
-from email_services.store.sqlite import WRITTEN_TOGETHER, Turns
+from email_services.store.sqlite import SMALL_FIRST, WRITTEN_TOGETHER, Turns
 
 PATIENCE = 30
 
@@ -132,6 +132,39 @@ def test_nobody_who_wants_a_transaction_is_overtaken_by_writes_behind():
     for thread in threads:
         thread.join()
     assert order == ["write", "write", "change", "write"]
+
+
+def test_a_part_of_a_batch_lets_a_few_that_write_little_go_first():
+    turns, order, threads = Turns(), [], []
+
+    def carry_out(writes):
+        order.append([write.weight for write in writes])
+        for write in writes:
+            write.is_over = True
+
+    def write(weight):
+        turns.write(Write([Rows("", [{}])], weight), PATIENCE, carry_out)
+
+    def change():
+        with turns.turn(PATIENCE):
+            order.append("change")
+
+    def large():
+        write(WRITTEN_TOGETHER)
+
+    def small():
+        write(2)
+
+    with turns.turn(PATIENCE):
+        for work in (large, large, *[change] * SMALL_FIRST, small, small):
+            threads.append(threading.Thread(target=work))
+            threads[-1].start()
+            wait_until(lambda: len(turns._waiting) == len(threads))
+    for thread in threads:
+        thread.join()
+    few = ["change"] * (SMALL_FIRST - 1)  # with the one that they waited for
+    much = [WRITTEN_TOGETHER]
+    assert order == [*few, much, "change", [2, 2], much]
 
 
 @pytest.fixture

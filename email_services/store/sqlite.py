@@ -35,6 +35,12 @@ LONG_SECONDS: Final = 0.002
 WRITTEN_TOGETHER: Final = 100
 """Rows that several callers write in one transaction."""
 
+LARGE_ROWS: Final = 16
+"""More is large: a part of a batch or of a file, or what became of many messages."""
+
+SMALL_FIRST: Final = 4
+"""Transactions of those who write little that go before who writes much, and was there first."""
+
 LOOK_EVERY: Final = 1_000_000
 """Steps of SQLite's machine, some 20 ms, after which a reader looks whether its time is over. For
 each look it has to wait for Python, which other threads may be using."""
@@ -46,11 +52,13 @@ INTERRUPTED: Final = "interrupted"
 class _Place:
     """One in the line of those who want to write.
 
+    is_large: whether it writes so much that those who write little go first.
     wakes: released when it is its turn, or another has done it meanwhile.
     """
 
     def __init__(self, write: Write | None) -> None:
         self.write = write
+        self.is_large = write is not None and write.weight > LARGE_ROWS
         self.wakes = threading.Lock()
         self.wakes.acquire()
 
@@ -61,12 +69,16 @@ class Turns:
     One file has one writer. Without an order, who writes much comes before those who wait. Writes
     that wait one behind the other are made in one transaction by the first of those who made them:
     to begin and to end one costs more than what is in it.
+
+    A large one, a part of somebody's batch, is overtaken by those that are not, in SMALL_FIRST
+    transactions at most: so who writes little waits for one such part, however many wait.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: deque[_Place] = deque()
         self._is_taken = False
+        self._small = 0  # transactions since the last large one
 
     @contextmanager
     def turn(self, patience: float) -> Iterator[None]:
@@ -92,7 +104,7 @@ class Turns:
         self._take(_Place(write), patience)
         if not write.is_over:
             began = time.monotonic()
-            others = self._take_along(WRITTEN_TOGETHER - write.weight)
+            others = self._take_along(write)
             try:
                 carry_out([write, *others.values()])
             finally:
@@ -114,6 +126,7 @@ class Turns:
         with self._lock:
             if not self._is_taken:
                 self._is_taken = True
+                self._count(place)
                 return
             self._waiting.append(place)
         if place.wakes.acquire(timeout=patience):
@@ -124,23 +137,40 @@ class Turns:
                 raise StoreUnavailable("Too many are waiting to write to the state database.")
         place.wakes.acquire()  # its turn has come just now, or another is writing for it
 
-    def _take_along(self, rows: int) -> dict[_Place, Write]:
-        """Those next in line who only want `rows` or fewer to be written, with what they want."""
-        found = {}
+    def _take_along(self, first: Write) -> dict[_Place, Write]:
+        """Those next in line that are written with it, each with what it wants.
+
+        They are not many rows together, and with a small one no large ones.
+        """
+        found: dict[_Place, Write] = {}
+        rows = WRITTEN_TOGETHER - first.weight
         with self._lock:
-            while self._waiting and (write := self._waiting[0].write):
-                rows -= write.weight
+            for place in list(self._waiting):
+                if not place.write:
+                    break
+                if place.is_large and first.weight <= LARGE_ROWS:
+                    continue
+                rows -= place.write.weight
                 if rows < 0:
                     break
-                found[self._waiting.popleft()] = write
+                self._waiting.remove(place)
+                found[place] = place.write
         return found
 
     def _pass_on(self) -> None:
         with self._lock:
-            if self._waiting:
-                self._waiting.popleft().wakes.release()
-            else:
+            if not self._waiting:
                 self._is_taken = False
+                return
+            place = self._waiting[0]
+            if self._small < SMALL_FIRST:
+                place = next((each for each in self._waiting if not each.is_large), place)
+            self._waiting.remove(place)
+            self._count(place)
+            place.wakes.release()
+
+    def _count(self, place: _Place) -> None:
+        self._small = 0 if place.is_large else self._small + 1
 
 
 def _not_written() -> StoreUnavailable:
