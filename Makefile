@@ -17,11 +17,12 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Known vulnerabilities of the exact versions; needs the internet, and an environment of its own.
+# Known vulnerabilities of the exact versions; needs the internet, and an environment of its own. It
+# fails where it could not ask about one, too.
 audit:
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit
-	.venv-audit/bin/pip-audit --no-deps --disable-pip -r requirements.txt
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r requirements.txt
 
 # The tables of README.md and docs/ that the code knows: fields, providers, modules.
 docs: .venv/dev

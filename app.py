@@ -15,7 +15,7 @@ from werkzeug.wrappers import Response
 from browsable_api import BrowsableAPI, request
 from email_services import traces
 from email_services.config import Config, load_config, newest_config
-from email_services.counters import RELOADED
+from email_services.counters import note_reload
 from email_services.exceptions import EmailServicesError
 from email_services.kafka import KafkaQueue
 from email_services.logs import about, event, only_about
@@ -101,7 +101,8 @@ def create_app(config: Config | None = None, before: Mailpool | None = None) -> 
     app.after_request(count_answer)
     app.after_request(_note_request)
     app.teardown_request(lambda _: traces.end_request())
-    RELOADED.set(1)
+    if before is None:  # it was read from the file; of an upload, who takes it over says so
+        note_reload(is_in_use=True)
     return app
 
 

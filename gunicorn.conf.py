@@ -14,7 +14,7 @@ from server.proxies import trusted_proxies
 
 slots.share_counts()
 from email_services import logs, traces  # noqa: E402 - what they need counts
-from email_services.counters import RELOADED  # noqa: E402 - it counts
+from email_services.counters import note_reload  # noqa: E402 - it counts
 from email_services.exceptions import ConfigError  # noqa: E402
 from email_services.queue import CALLS  # noqa: E402 - likewise
 from server.following import Follower  # noqa: E402 - likewise
@@ -101,7 +101,7 @@ def on_reload(arbiter: Any) -> None:
     try:
         arbiter.app.callable = arbiter.app.load()
     except ConfigError as error:
-        RELOADED.set(0)
+        note_reload(is_in_use=False)
         words = "The configuration was not taken over: %s"
         arbiter.log.error(words, error, extra=logs.event("config", is_taken_over=False))
     else:

@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from email_services import traces
 from email_services.config import Config, load_config, newest_config
-from email_services.counters import COUNTED, RELOADED
+from email_services.counters import COUNTED, note_reload
 from email_services.exceptions import ConfigError, StoreUnavailable
 from email_services.gauges import Known
 from email_services.logs import event
@@ -39,7 +39,7 @@ class WorkerApart(Collector):
 
     def __init__(self) -> None:
         self._config = load_config()
-        RELOADED.set(1)
+        note_reload(is_in_use=True)
         self._store = self._config.store()
         self._copies = self._config.copies(self._store)
         self._calls = int(os.environ.get("QUEUE_CALLS", CALLS)) or CALLS
@@ -114,12 +114,12 @@ class WorkerApart(Collector):
         self._dispatcher = self._made()
         self._begin()
         before.stop()
-        RELOADED.set(1)
+        note_reload(is_in_use=True)
         said = event("config", is_taken_over=True, version=newest.version)
         logger.info("The configuration is version %d now.", newest.version, extra=said)
 
     def _refuse(self, why: str) -> None:
-        RELOADED.set(0)
+        note_reload(is_in_use=False)
         if why != self._refused:
             said = event("config", is_taken_over=False)
             logger.error("The configuration was not taken over: %s", why, extra=said)

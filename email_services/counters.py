@@ -93,12 +93,26 @@ STORE_SECONDS: Final = Histogram(
     buckets=(0.001, 0.005, 0.025, 0.1, 0.5, 2.5),
     registry=COUNTED,
 )
-RELOADED: Final = Gauge(
+_RELOADED: Final = Gauge(
     "mailpool_config_last_reload_successful",
     "Whether the configuration that was read last is in use.",
     multiprocess_mode="mostrecent",
     registry=COUNTED,
 )
+_LAST_RELOAD: Final = Gauge(
+    "mailpool_config_last_reload_timestamp_seconds",
+    "When a configuration was taken over last, in seconds since the epoch.",
+    multiprocess_mode="mostrecent",
+    registry=COUNTED,
+)
+
+
+def note_reload(*, is_in_use: bool) -> None:
+    """A configuration was read."""
+    _RELOADED.set(is_in_use)
+    if is_in_use:
+        _LAST_RELOAD.set_to_current_time()
+
 
 _FAULTS: Final[Collection[type[ProviderError]]] = (
     MessageRejected,

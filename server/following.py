@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from email_services.counters import RELOADED
+from email_services.counters import note_reload
 from email_services.exceptions import ConfigError, StoreUnavailable
 from email_services.logs import event
 
@@ -45,8 +45,12 @@ class Follower:
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
 
     def start(self) -> None:
-        """Look at once, and go on to."""
-        self.look()
+        """Look at once, and go on to.
+
+        What the other workers know already is no news to tell: SIGHUP, which began this one, may
+        just have met a file that is not usable.
+        """
+        self.look(is_news=False)
         self._thread.start()
 
     def stop(self) -> None:
@@ -55,7 +59,7 @@ class Follower:
         if self._thread.is_alive():  # not where the first look failed
             self._thread.join()
 
-    def look(self) -> None:
+    def look(self, *, is_news: bool = True) -> None:
         """Take over what was uploaded since, if it can be used here."""
         try:
             renewed = self._renewed(self._worker.wsgi)
@@ -69,10 +73,12 @@ class Follower:
             self._begin(renewed)
             self._worker.take_over(renewed)
             self._end(before)
+            if is_news:
+                note_reload(is_in_use=True)
 
     def _refuse(self, why: str) -> None:
         """Go on with the one before; said once, since it is found again and again."""
-        RELOADED.set(0)
+        note_reload(is_in_use=False)
         if why != self._refused:
             words = "The configuration was not taken over: %s"
             logger.error(words, why, extra=event("config", is_taken_over=False))

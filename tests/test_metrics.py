@@ -286,6 +286,8 @@ def test_two_nodes_at_one_database_tell_the_same_hash(make_app, config):
     assert first.values("mailpool_config_info") == second.values("mailpool_config_info")
     assert list(first.values("mailpool_config_info").values()) == [1]
     assert first.values("mailpool_config_last_reload_successful") == {(): 1}
+    (at,) = first.values("mailpool_config_last_reload_timestamp_seconds").values()
+    assert 0 <= time.time() - at < 60
 
 
 # Who may read it

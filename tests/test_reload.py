@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -181,6 +182,30 @@ def test_two_nodes_end_on_the_same_configuration_also_over_a_reload_and_a_restar
     finally:
         for server in nodes:
             server.kill()
+
+
+def test_a_file_that_is_not_usable_is_told_beside_an_upload_that_is_in_use(tmp_path):
+    server = node(tmp_path)
+    try:
+        put(server, uploadable(tmp_path, "a", 11)).raise_for_status()
+        wait_for(lambda: {1} == {n for n, _ in versions_in_use(server)})
+        taken_over = last_reload(server)
+        good, before = server.config_file.read_text(), server.workers
+        reload(server, "{")
+        wait_for(lambda: len(server.workers) == 2 and not {*before} & {*server.workers})
+        assert {1} == {n for n, _ in versions_in_use(server)}
+        assert "mailpool_config_last_reload_successful 0" in metrics(server)
+        assert last_reload(server) == taken_over
+        reload(server, good)
+        wait_for(lambda: "mailpool_config_last_reload_successful 1" in metrics(server))
+        assert last_reload(server) > taken_over
+    finally:
+        server.kill()
+
+
+def last_reload(server):
+    name = "mailpool_config_last_reload_timestamp_seconds"
+    return float(re.search(rf"^{name} (\S+)$", metrics(server), re.MULTILINE)[1])
 
 
 def test_what_waits_is_delivered_by_what_was_uploaded(tmp_path):
