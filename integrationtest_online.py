@@ -619,11 +619,14 @@ def run_from(arguments: Sequence[str]) -> Run:
 
 
 def without_keys(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """The options at the beginning, and what comes after them."""
+    """The options, which are before the others or after as many as there should be, and those."""
     place = 0
     while place < len(arguments) and arguments[place].startswith("--"):
         place += 1 if "=" in arguments[place] else 2
-    return arguments[:place], arguments[place:]
+    end = place + len(ARGUMENTS)
+    after = arguments[end:] if arguments[end:] and arguments[end].startswith("--") else []
+    others = arguments[place : len(arguments) - len(after)]
+    return [*arguments[:place], *after], others
 
 
 def main() -> int:

@@ -422,6 +422,19 @@ def test_an_unreachable_server_is_one_line():
     assert (script.stdout, script.status) == ("", 1)
 
 
+def test_options_are_before_the_others_or_after_them():
+    others = ["http://127.0.0.1", "example.com", RECIPIENT, POOL_KEY, "--looks-like-an-option"]
+    options = ["--imap-seconds=3", "--textfile", "report.prom"]
+    for arguments in (
+        [*options, *others],
+        [*others, *options],
+        [*options[:1], *others, *options[1:]],
+    ):
+        run = run_from(arguments)
+        assert (run.inbox_seconds, run.textfile) == (3.0, "report.prom")
+        assert [run.pool_key, run.root_key] == others[3:]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
