@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, TypeVar
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -69,6 +69,7 @@ from email_services.pool import DEFAULT_DEADLINE_SECONDS, MANY, PooledEmailServi
 from email_services.providers import find_provider, provider_names
 from email_services.store import DEFAULT_URL, Store, Uploaded
 from email_services.streams import BUILT_IN, NAME, Stream
+from email_services.transport import is_loopback
 
 _Model = TypeVar("_Model", bound=BaseModel)
 logger = logging.getLogger(__name__)
@@ -528,7 +529,7 @@ def _refuse_state_without_a_file(state_url: str) -> None:
 
 def _refuse_or_warn(config: Config, name: str) -> None:
     """What is convenient on a laptop and dangerous in production."""
-    weaknesses = [*_weak_keys(config), *_clear_text(config)]
+    weaknesses = [*_weak_keys(config), *_clear_text(config), *_fetched_in_the_clear(name)]
     if weaknesses and config.production:
         raise ConfigError(f"{name}: not fit for production: {'; '.join(weaknesses)}")
     for weakness in weaknesses:
@@ -550,3 +551,8 @@ def _clear_text(config: Config) -> Iterable[str]:
         for service in domain.services:
             if what := service.unencrypted():
                 yield f"{service.name} of {domain.email_domain} would send {what} unencrypted"
+
+
+def _fetched_in_the_clear(name: str) -> Iterable[str]:
+    if name.startswith("http://") and not is_loopback(urlsplit(name).hostname or ""):
+        yield "it was fetched unencrypted"

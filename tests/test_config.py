@@ -15,7 +15,7 @@ from standins import answer
 from email_services import providers
 from email_services.__main__ import curl_command, main
 from email_services.__main__ import make_config as write_config
-from email_services.config import PLACEHOLDER, load_config
+from email_services.config import PLACEHOLDER, checked_config, load_config
 from email_services.exceptions import ConfigError, UnknownDomain
 from email_services.pool import DEFAULT_DEADLINE_SECONDS
 from email_services.providers import provider_names
@@ -474,6 +474,14 @@ def test_what_is_weak_is_warned_of_and_refused_in_production(weakness, load, tmp
     assert expected in caplog.text
     line = error_of(load, {**content, "production": True}, tmp_path)
     assert line == f"not fit for production: {expected}"
+
+
+def test_what_is_fetched_in_clear_text_is_fit_for_production_from_this_machine_alone():
+    text = json.dumps(changed("production", True))
+    for name in ("https://config.example/mail.json", "http://127.0.0.1:8080/mail.json"):
+        assert checked_config(text, name).production
+    with pytest.raises(ConfigError, match="not fit for production: it was fetched unencrypted$"):
+        checked_config(text, "http://config.example/mail.json")
 
 
 def test_a_stand_in_on_loopback_is_fit_for_production(load):
