@@ -10,6 +10,9 @@ fast a minute later: only ratios within a round mean anything.
 Each round also measures what a lane costs the other: how long it takes from the request of a
 message in `default` until its provider has it, on an idle service and while many wait in `bulk`.
 
+With `--kafka` the same, where messages wait in Kafka first: a broker on loopback, which keeps them
+in memory (`tests/broker.py`).
+
 Everything is on 127.0.0.1 and ends with this program. It fails where a message was not delivered.
 (It is not called queue.py: started from here, a script would take that for Python's own module.)
 """
@@ -47,6 +50,7 @@ from benchmarks.send import (
     run_gunicorn,
     stand_in,
 )
+from tests.broker import Broker
 
 DELAY_MILLISECONDS: Final = 50
 CALLERS: Final = 64
@@ -90,6 +94,14 @@ class Service:
         query = "SELECT count(*) FROM outbox WHERE email_domain = ? AND stream = ?"
         return self._number(query, account.domain, account.stream)
 
+    def send_all(self, number: int) -> None:
+        """Wait until so many were sent, of all. Raises BenchmarkError."""
+        deadline = time.monotonic() + RUN_SECONDS
+        while self.sent() < number:
+            if time.monotonic() > deadline:
+                raise self.server.failed("Not every message was sent.")
+            time.sleep(0.02)
+
     def sent(self) -> int:
         """How many messages were sent, of all."""
         return self._number("SELECT count(*) FROM messages WHERE outcome = 'sent'")
@@ -122,11 +134,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))  # what we started ends with us
     options = parse_arguments()
     print(
-        f"Python {platform.python_version()}, {os.cpu_count()} CPUs; SQLite, the provider takes"
+        f"Python {platform.python_version()}, {os.cpu_count()} CPUs;"
+        f" SQLite{', Kafka' if options.kafka else ''}, the provider takes"
         f" {DELAY_MILLISECONDS} ms; {options.messages} messages, {options.rounds} rounds.\n"
     )
     try:
-        rates, delays = measure(options.messages, options.rounds)
+        rates, delays = measure(options.messages, options.rounds, has_kafka=options.kafka)
     except BenchmarkError as error:
         sys.exit(f"\n{error}")
     except KeyboardInterrupt:
@@ -151,10 +164,13 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--messages", type=int, default=10_000, help="default: 10000")
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    parser.add_argument("--kafka", action="store_true", help="messages wait in Kafka first")
     return parser.parse_args()
 
 
-def measure(messages: int, rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+def measure(
+    messages: int, rounds: int, *, has_kafka: bool
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Messages a second by what was measured, and seconds until a message was delivered."""
     rates: dict[str, list[float]] = {name: [] for name in ("bare", *TARGETS)}
     delays: dict[str, list[float]] = {"on an idle service": [], f"{messages} wait in `bulk`": []}
@@ -162,12 +178,16 @@ def measure(messages: int, rounds: int) -> tuple[dict[str, list[float]], dict[st
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         provider = stack.enter_context(stand_in(DELAY_MILLISECONDS))
         bare = stack.enter_context(run_passthrough(provider, folder))
-        settings = configuration(provider)
-        delivering = stack.enter_context(run_service(settings, folder / "delivering"))
-        accepting = stack.enter_context(run_service(settings, folder / "accepting", delivers=False))
+        url = stack.enter_context(broker()) if has_kafka else None
+
+        def run(name: str, *, delivers: bool) -> Service:
+            settings = configuration(provider) | ({"queue_url": f"{url}-{name}"} if url else {})
+            return stack.enter_context(run_service(settings, folder / name, delivers=delivers))
+
+        delivering, accepting = run("delivering", delivers=True), run("accepting", delivers=False)
         for server in (bare, delivering.server, accepting.server):
             load(server, CALLERS, CALLERS * 4)  # to warm up
-        delivering.deliver_all()
+        delivering.send_all(CALLERS * 4)
         for _ in range(rounds):
             rates["bare"].append(messages / load(bare, CALLERS, messages))
             for callers in (FEW_CALLERS, CALLERS):
@@ -181,12 +201,13 @@ def measure(messages: int, rounds: int) -> tuple[dict[str, list[float]], dict[st
             for name, queue in ways.items():
                 rates[name].append(messages / timed(delivering, queue, messages))
             idle, busy = delays
+            sent = delivering.sent()
             delays[idle] += [delay(delivering, provider) for _ in range(CODES)]
             delivering.batches(messages, differ=True)
             delays[busy] += [delay(delivering, provider) for _ in range(CODES)]
             if not delivering.waiting():
                 raise BenchmarkError("Nothing waited any more: take more messages.")
-            delivering.deliver_all()
+            delivering.send_all(sent + messages + 2 * CODES)
     return rates, delays
 
 
@@ -194,11 +215,8 @@ def timed(service: Service, queue: Callable[[], object], messages: int) -> float
     """Seconds from the first request to the last delivery. Raises BenchmarkError."""
     before, started = service.sent(), time.perf_counter()
     queue()
-    service.deliver_all()
-    seconds = time.perf_counter() - started
-    if service.sent() - before != messages:
-        raise service.server.failed("Not every message was sent.")
-    return seconds
+    service.send_all(before + messages)
+    return time.perf_counter() - started
 
 
 def delay(service: Service, provider: int) -> float:
@@ -283,6 +301,17 @@ def run_service(
     path = f"/{SHOP.domain}/send"
     with run_gunicorn([], environment, path, folder / "service.log") as server:
         yield Service(server, database)
+
+
+@contextlib.contextmanager
+def broker() -> Iterator[str]:
+    """Run a broker of Kafka's kind; gives how its URLs begin."""
+    running = Broker()
+    try:
+        running.start()
+        yield running.url
+    finally:
+        running.kill()
 
 
 @contextlib.contextmanager

@@ -29,6 +29,9 @@ MOST_TAKEN: Final = 500
 WAIT_SECONDS: Final = 0.5
 """For a record; as often it is looked whether this is to end."""
 
+GATHER_SECONDS: Final = 0.01
+"""For those that come just behind it, to be taken in with it."""
+
 AGAIN_SECONDS: Final = 5.0
 """After which it is begun again, where it could not go on."""
 
@@ -97,13 +100,13 @@ class Intake:
             consumer.close()
 
     def _take_some(self, consumer: Any) -> None:
-        records = _good(consumer.consume(MOST_TAKEN, WAIT_SECONDS))
+        records = _come(consumer)
         messages = _messages(records)
         while messages and not self._is_taken_in(messages):
             # Who does not ask for records counts as gone: so we ask, and want none. Those that had
             # been fetched before come all the same.
             consumer.pause(consumer.assignment())
-            more = _good(consumer.consume(MOST_TAKEN, WAIT_SECONDS))
+            more = _come(consumer)
             records, messages = records + more, messages + _messages(more)
             if self._is_stopping.is_set():
                 return  # nothing is committed: they come again
@@ -132,6 +135,14 @@ class Intake:
             consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:  # they are another's by now, who does nothing with them
             logger.warning("Records of the queue will come again: %s", error)
+
+
+def _come(consumer: Any) -> list[Any]:
+    """Records as soon as there are any: to be asked for several, it would wait for all of them."""
+    first = consumer.poll(WAIT_SECONDS)
+    if first is None:
+        return []
+    return _good([first, *consumer.consume(MOST_TAKEN - 1, GATHER_SECONDS)])
 
 
 def _good(records: Sequence[Any]) -> list[Any]:
