@@ -45,6 +45,7 @@ from typing import Any, Final, cast
 
 from benchmarks.send import GUNICORN_CONF, BenchmarkError, Server, wait_for
 from benchmarks.send import running as running_process
+from email_services.streams import BUILT_IN
 from tests.broker import Broker
 
 DOMAIN: Final = "example.com"
@@ -418,6 +419,7 @@ def machines_of(setup: str, folder: Path, providers: list[Provider]) -> Iterator
             broker = Broker()
             stack.callback(broker.kill)
             broker.start()
+            broker.prepare(broker.url, BUILT_IN)
         config = folder / "config.json"
         settings = {**configuration(providers), **({"queue_url": broker.url} if broker else {})}
         config.write_text(json.dumps(settings), encoding="utf-8")

@@ -50,6 +50,7 @@ from benchmarks.send import (
     run_gunicorn,
     stand_in,
 )
+from email_services.streams import BUILT_IN
 from tests.broker import Broker
 
 DELAY_MILLISECONDS: Final = 50
@@ -178,10 +179,13 @@ def measure(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         provider = stack.enter_context(stand_in(DELAY_MILLISECONDS))
         bare = stack.enter_context(run_passthrough(provider, folder))
-        url = stack.enter_context(broker()) if has_kafka else None
+        kafka = stack.enter_context(broker()) if has_kafka else None
 
         def run(name: str, *, delivers: bool) -> Service:
-            settings = configuration(provider) | ({"queue_url": f"{url}-{name}"} if url else {})
+            settings = configuration(provider)
+            if kafka:
+                settings["queue_url"] = f"{kafka.url}-{name}"
+                kafka.prepare(settings["queue_url"], BUILT_IN)
             return stack.enter_context(run_service(settings, folder / name, delivers=delivers))
 
         delivering, accepting = run("delivering", delivers=True), run("accepting", delivers=False)
@@ -304,12 +308,12 @@ def run_service(
 
 
 @contextlib.contextmanager
-def broker() -> Iterator[str]:
-    """Run a broker of Kafka's kind; gives how its URLs begin."""
+def broker() -> Iterator[Broker]:
+    """Run a broker of Kafka's kind."""
     running = Broker()
     try:
         running.start()
-        yield running.url
+        yield running
     finally:
         running.kill()
 

