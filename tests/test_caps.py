@@ -9,6 +9,7 @@ from conftest import make_message
 from test_batch import Scripted
 
 from email_services.abstract import Acceptance, ServiceSettings
+from email_services.capabilities import Capabilities
 from email_services.caps import Caps, Use, give_back, take
 from email_services.exceptions import (
     AccountRefused,
@@ -19,6 +20,7 @@ from email_services.exceptions import (
 )
 from email_services.pool import PooledEmailService
 from email_services.queue import Dispatcher
+from email_services.rounds import AT_ONCE
 from email_services.store import Store
 from email_services.streams import BUILT_IN, Stream
 
@@ -303,3 +305,24 @@ def test_what_waits_goes_out_at_the_pace_of_the_cap(make_pool, any_store, clock)
     assert max(counts) == 4
     assert len(first.calls) == 40
     assert len(counts) <= 16
+
+
+@pytest.mark.parametrize("reason", ["is asked for by name", "alone can carry it"])
+def test_what_waits_for_the_only_service_it_may_go_through_holds_up_no_other(
+    make_pool, any_store, clock, reason
+):
+    first, second = service("first", priority=2, max_per_second=1), service("second")
+    second.capabilities = Capabilities(headers=0)
+    pool = make_pool(first, second)
+    headers = {"X-Shop": "1"} if reason == "alone can carry it" else {}
+    many = [make_message(stream="default", headers=headers) for _ in range(3 * AT_ONCE)]
+    pool.accept(many, only=None if headers else first)
+    clock.now += 0.1
+    other = make_message(stream="default")
+    pool.accept([other])
+    dispatcher = Dispatcher([pool], any_store, now=clock)
+    for _ in range(4):
+        dispatcher.deliver_due()
+        clock.now += 0.01
+    found = any_store.messages(DOMAIN, clock.now, message_id=other.message_id)
+    assert found[0].service_used == "second"

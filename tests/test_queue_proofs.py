@@ -163,6 +163,25 @@ def test_what_has_waited_for_its_providers_goes_out_within_their_caps(store):
     assert max(call.beside.total() for call in calls if call.service == "b") < AT_ONCE
 
 
+def test_what_a_cap_holds_up_goes_out_in_the_order_it_came_in_but_for_what_is_taken_at_once(store):
+    clock = Moved()
+    service = Outage("a", clock, 10, max_per_second=PER_SECOND)
+    service.then = None
+    pools = [PooledEmailService(DOMAIN, [service], store, now=clock) for _ in range(PROCESSES)]
+    messages = [make_message() for _ in range(10 * PER_SECOND)]
+    for message in messages:
+        pools[0].accept([message])
+        clock.now += 0.001
+    clock.run()
+    with running(pools, store, clock):
+        wait_for(lambda: not store.depths(DOMAIN, clock()))
+    places = {message.message_id: n for n, message in enumerate(messages)}
+    came = [places[call.message_id] for call in service.calls_since()]
+    assert len(came) == len(messages)
+    # A process takes so many for each call, and gives back what the cap leaves over.
+    assert max(n - place for n, place in enumerate(came)) < 4 * PROCESSES * TOGETHER
+
+
 def accepted(pool, number):
     messages = [make_message(stream="default" if n % 4 else "bulk") for n in range(number)]
     for start in range(0, number, 500):

@@ -15,6 +15,10 @@ LONGEST_RETRY_SECONDS: Final = 15 * 60.0
 SOON_SECONDS: Final = 1.0
 """After which one is tried again that nobody had room or time for."""
 
+KEPT_PLACE_SECONDS: Final = 2.0
+"""One that a cap holds up for less stays where it is in its lane, which waits, rather than come
+behind all the others there; but not where these may go through services that it may not."""
+
 JITTER: Final = 0.2
 """A wait is up to this part longer, so that what failed together is not tried again together."""
 
@@ -48,8 +52,8 @@ def what_follows(
     elif now >= claimed.expires:
         outcome = UNKNOWN if is_doubtful else EXPIRED
     else:
-        wait, tries = _wait(run, claimed, random)
-        due = min(now + wait, claimed.expires)
+        due, tries = _next_try(run, claimed, now, random)
+        due = min(due, claimed.expires)
         return Again(claimed.message_id, due, tries, _as_dicts(attempts))
     return Ended(
         claimed.message_id,
@@ -61,14 +65,20 @@ def what_follows(
     )
 
 
-def _wait(run: Run, claimed: Claimed, random: Callable[[], float]) -> tuple[float, int]:
-    """Seconds until the next try, and how many it has behind it then."""
+def _next_try(
+    run: Run, claimed: Claimed, now: float, random: Callable[[], float]
+) -> tuple[float, int]:
+    """When it is due for its next try, and how many it has behind it then."""
     if any(attempt.outcome != SKIPPED for attempt in run.attempts):
-        return wait_before(claimed.tries + 1, random), claimed.tries + 1
+        return now + wait_before(claimed.tries + 1, random), claimed.tries + 1
     seconds = max(SOON_SECONDS, run.retry_after or 0.0)
-    if run.is_at_cap:  # another service may take it before a day is over
+    if run.is_at_cap:
+        may_go_anywhere = not (claimed.service or run.unable or run.doubted)
+        if seconds < KEPT_PLACE_SECONDS and may_go_anywhere:
+            return claimed.ready_at, claimed.tries
+        # Another service may take it before a day is over.
         seconds = min(seconds, LONGEST_RETRY_SECONDS)
-    return seconds * (1 + JITTER * random()), claimed.tries
+    return now + seconds * (1 + JITTER * random()), claimed.tries
 
 
 def _timeline(run: Run, now: float) -> list[Attempt]:
