@@ -16,7 +16,11 @@ from email_services.kafka.address import PARTITIONS, KafkaAddress, make_topics
 
 
 class Broker:
-    """A broker on a port of its own, which it keeps over its deaths."""
+    """A broker on a port of its own, which it keeps over its deaths.
+
+    Where two processes write to a partition at once, on a busy machine, a reader may be given what
+    comes behind some records and never those: docs/performance.md.
+    """
 
     def __init__(self):
         with socket.create_server(("127.0.0.1", 0)) as probe:
