@@ -303,11 +303,11 @@ def test_while_one_message_probes_a_service_all_workers_pass_it_by(
 def test_a_stop_in_the_middle_of_100_sends_answers_all_of_them(serve, first, tmp_path):
     released = threading.Event()
     first.accept_when(released)
-    # Threads enough for all, however the workers share them; none is just starting.
+    # In each worker threads enough for all, however they share them; none is just starting.
     server = serve(
         alone(with_services(tmp_path, {"first": first.account(1)})),
         WEB_CONCURRENCY="4",
-        WEB_THREADS="64",
+        WEB_THREADS="128",
     )
     wait_for(lambda: server.log.count("Booting worker") == 4)
     with ThreadPoolExecutor(100) as clients:
@@ -328,7 +328,7 @@ def test_what_a_killed_worker_had_in_progress_is_in_the_log_as_unknown(serve, fi
         alone(with_services(tmp_path, {"first": first.account(1)}, deadline_seconds=10)),
         SHORT_TIMES,
         WEB_CONCURRENCY="4",
-        WEB_THREADS="64",
+        WEB_THREADS="128",
     )
     subjects = {f"message-{number}" for number in range(100)}
     answered, cut_off = set(), set()
