@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import OTHER_POOL_KEY, POOL_KEY, ROOT, ROOT_KEY, make_config
+from conftest import OTHER_POOL_KEY, PLAIN, POOL, POOL_KEY, ROOT, ROOT_KEY, make_config
 
 PAGE = {"Accept": "text/html"}
 FAIL = "/example.com/primary/fail"
@@ -41,6 +41,18 @@ def test_every_page_says_that_a_rehearsal_is_on(path, client):
     assert banner.startswith(
         "Rehearsal: primary of example.com, simulated failure: unavailable. See or end it"
     )
+
+
+def test_the_row_of_a_service_says_once_that_its_failure_is_a_rehearsal(client):
+    start(client)
+    client.post("/example.com/send", json=PLAIN, headers=POOL)
+    page = client.get("/", headers=PAGE).text
+    (row,) = re.findall(r'<span class="why">(.*?)</span>\s*<span class="count">', page, re.DOTALL)[
+        :1
+    ]
+    said = re.sub(r"\s+", " ", re.sub(r"<.*?>", "", row)).strip()
+    assert re.match(r"simulated failure: unavailable; failing, for \d+ s, since ", said)
+    assert said.count("simulated failure") == 1
 
 
 def test_it_says_what_is_simulated_for_whom_and_until_when(client):
